@@ -2,7 +2,8 @@
 enable_testing()
 add_compile_options(-g -O1 -fno-omit-frame-pointer)
 add_compile_options(-stdlib=libc++)
-add_link_options(-stdlib=libc++ -fuse-ld=lld)
+# Static: the libc++.so beside it may be an older release than the headers (Debian keeps libc++1-19).
+add_link_options(-stdlib=libc++ -static-libstdc++ -fuse-ld=lld)
 target_compile_options(engine PUBLIC -g -O1 -stdlib=libc++)
 if(LAPIDARY_SANITIZE)
   set(SANITIZE -fsanitize=address,undefined -fno-sanitize-recover=all)
