@@ -1,4 +1,4 @@
-# Clang for wasm32-wasi. Debian: clang-22 lld-22 libc++-22-dev-wasm32 wasi-libc. Elsewhere: wasi-sdk, named by
+# Clang for wasm32-wasip1. Debian: clang-22 lld-22 libc++-22-dev-wasm32 wasi-libc. Elsewhere: wasi-sdk, named by
 # the environment variable WASI_SDK_PATH.
 set(CMAKE_SYSTEM_NAME WASI)
 set(CMAKE_SYSTEM_VERSION 1)
@@ -13,9 +13,8 @@ else()
   set(CMAKE_AR llvm-ar-22)
   set(CMAKE_RANLIB llvm-ranlib-22)
 endif()
-set(CMAKE_CXX_COMPILER_TARGET wasm32-wasi)
+set(CMAKE_CXX_COMPILER_TARGET wasm32-wasip1)
 set(CMAKE_CXX_FLAGS_INIT "-msimd128 -mbulk-memory -mnontrapping-fptoint -msign-ext -stdlib=libc++")
 set(CMAKE_EXE_LINKER_FLAGS_INIT "-mexec-model=reactor")
-set(CMAKE_EXECUTABLE_SUFFIX ".wasm")
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)

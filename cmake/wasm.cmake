@@ -1,9 +1,10 @@
 # The reactor modules: lapidary.wasm (the engine) and kernel_tests.wasm (the kernel tier, never shipped).
-add_compile_options(-Oz -flto -ffunction-sections -fdata-sections)
+
 target_compile_options(engine PRIVATE -O2 -ffunction-sections -fdata-sections)
 
 function(lapidary_reactor name)
   add_executable(${name} ${ARGN})
+  set_target_properties(${name} PROPERTIES SUFFIX .wasm)
   target_compile_options(${name} PRIVATE -O2)
   target_link_options(${name} PRIVATE -O2 -Wl,--gc-sections -Wl,--strip-debug -Wl,-z,stack-size=262144
                       -Wl,--max-memory=268435456)
@@ -11,3 +12,10 @@ endfunction()
 
 lapidary_reactor(lapidary engine/exports.cpp)
 target_link_libraries(lapidary PRIVATE engine)
+
+# The kernel tier: every kernel family against the reference, run under Node (tests/kernels/run.mjs).
+file(GLOB KERNEL_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/kernels/*.cpp)
+if(KERNEL_TESTS AND TARGET reference)
+  lapidary_reactor(kernel_tests ${KERNEL_TESTS})
+  target_link_libraries(kernel_tests PRIVATE reference engine)
+endif()

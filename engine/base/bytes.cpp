@@ -7,7 +7,8 @@ float half_to_float(uint16_t half) {
   const uint32_t exponent = (half >> 10) & 0x1F;
   uint32_t mantissa = half & 0x3FF;
   if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals
   return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | sign);
 }
@@ -19,7 +20,8 @@ uint16_t float_to_half(float value) {
   if (magnitude > 0x7F800000) return sign | 0x7E00;   // NaN
   if (magnitude >= 0x477FF000) return sign | 0x7C00;  // rounds to infinity
   if (magnitude < 0x38800000) {                       // half subnormal or zero
-    // Adding 0.5 aligns the mantissa so that the hardware rounds to nearest even at half's last bit.
+    // Adding 0.5 aligns the mantissa so that the hardware rounds to nearest even at half's last
+    // bit.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3F000000u);
   }

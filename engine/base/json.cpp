@@ -11,7 +11,8 @@ Result<Json> parse_json(std::string_view text, std::string_view what, int max_de
     return !too_deep;
   };
   Json value = Json::parse(text, callback, /*allow_exceptions=*/false);
-  if (too_deep) return fail(ErrorCode::kInvalidFormat, cat(what, ": JSON nested deeper than ", max_depth));
+  if (too_deep)
+    return fail(ErrorCode::kInvalidFormat, cat(what, ": JSON nested deeper than ", max_depth));
   if (value.is_discarded()) return fail(ErrorCode::kInvalidFormat, cat(what, ": not valid JSON"));
   return value;
 }

@@ -1,5 +1,6 @@
-// JSON, by nlohmann/json with exceptions off. Objects keep their order: templates render keys as they came.
-// With JSON_NOEXCEPTION a wrong access aborts: check the type first, or use the helpers here.
+// JSON, by nlohmann/json with exceptions off. Objects keep their order: templates render keys as
+// they came. With JSON_NOEXCEPTION a wrong access aborts: check the type first, or use the helpers
+// here.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -12,8 +13,8 @@ namespace lapidary {
 
 using Json = nlohmann::ordered_json;
 
-// Parses `text`; kInvalidFormat with `what` in the message. Nesting deeper than `max_depth` is refused, since
-// walkers of the result recurse.
+// Parses `text`; kInvalidFormat with `what` in the message. Nesting deeper than `max_depth` is
+// refused, since walkers of the result recurse.
 Result<Json> parse_json(std::string_view text, std::string_view what, int max_depth = 64);
 
 // Serialises; broken UTF-8 inside strings becomes U+FFFD rather than an error.

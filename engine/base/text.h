@@ -1,4 +1,5 @@
-// Small text helpers: building messages without <format>, whose tables would double the size of the .wasm.
+// Small text helpers: building messages without <format>, whose tables would double the size of the
+// .wasm.
 #pragma once
 
 #include <charconv>
@@ -15,7 +16,8 @@ inline void append(std::string& out, const char* s) { out.append(s); }
 inline void append(std::string& out, char c) { out.push_back(c); }
 inline void append(std::string& out, bool b) { out.append(b ? "true" : "false"); }
 template <typename T>
-  requires((std::integral<T> || std::floating_point<T>) && !std::same_as<T, bool> && !std::same_as<T, char>)
+  requires((std::integral<T> || std::floating_point<T>) && !std::same_as<T, bool> &&
+           !std::same_as<T, char>)
 void append(std::string& out, T value) {
   char buffer[40];
   auto [end, ec] = std::to_chars(buffer, buffer + sizeof buffer, value);
@@ -31,7 +33,8 @@ std::string cat(const Parts&... parts) {
   return out;
 }
 
-// Text from outside, made safe for a message: at most `limit` bytes, control bytes and broken UTF-8 shown as '?'.
+// Text from outside, made safe for a message: at most `limit` bytes, control bytes and broken UTF-8
+// shown as '?'.
 std::string printable(std::string_view text, size_t limit = 64);
 
 }  // namespace lapidary

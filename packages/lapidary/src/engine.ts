@@ -1,0 +1,249 @@
+// One wasm instance of the engine with its host imports: memory, calls, byte sources.
+
+import { LapidaryError, messageOf } from './errors.js';
+import type { OpenedDevice } from './gpu/device.js';
+import { GpuHost } from './gpu/host.js';
+import type { ByteSource } from './source/source.js';
+
+/** The exports of engine/exports.cpp that the host itself needs; the rest are called by name. */
+interface EngineExports {
+  memory: WebAssembly.Memory;
+  _initialize(): void;
+  lap_alloc(size: number): number;
+  lap_free(pointer: number): void;
+  lap_resume(ticket: number, code: number, message: number, length: number): void;
+  lap_result_data(): number;
+  lap_result_size(): number;
+}
+
+export type LogLevel = 'debug' | 'info' | 'warning' | 'error';
+const LEVELS: LogLevel[] = ['debug', 'info', 'warning', 'error'];
+
+interface PendingCall {
+  resolve: (json: string) => void;
+  reject: (error: LapidaryError) => void;
+  onEvent: ((event: unknown) => void) | undefined;
+}
+
+/** Bytes that one upload reads at a time; the next piece is fetched while this one goes to the GPU. */
+const UPLOAD_CHUNK = 8 << 20;
+/** Bytes handed to the GPU before the upload waits for it, so that staging memory stays bounded. */
+const UPLOAD_WINDOW = 64 << 20;
+
+export class Engine {
+  readonly gpu: GpuHost | undefined;
+  private exports!: EngineExports & Record<string, (...args: number[]) => number>;
+  private readonly sources: (ByteSource | undefined)[] = [undefined];
+  private readonly calls = new Map<number, PendingCall>();
+  private nextCall = 1;
+
+  private constructor(
+    opened: OpenedDevice | undefined,
+    private readonly onLog: (level: LogLevel, text: string) => void,
+  ) {
+    if (opened) {
+      this.gpu = new GpuHost(opened, {
+        memory: () => this.exports.memory.buffer,
+        resume: (ticket, error) => this.resume(ticket, error),
+      });
+    }
+  }
+
+  /** Instantiates `wasm`. Without a device, only calls that need no GPU work. */
+  static async create(
+    wasm: WebAssembly.Module,
+    opened: OpenedDevice | undefined,
+    onLog: (level: LogLevel, text: string) => void = () => {},
+  ): Promise<Engine> {
+    const engine = new Engine(opened, onLog);
+    const instance = await WebAssembly.instantiate(wasm, engine.imports(wasm));
+    engine.exports = instance.exports as unknown as Engine['exports'];
+    engine.exports._initialize();
+    return engine;
+  }
+
+  /** Bytes of wasm memory; it never shrinks, so this is its peak. */
+  get heapBytes(): number {
+    return this.exports.memory.buffer.byteLength;
+  }
+
+  addSource(source: ByteSource): number {
+    return this.sources.push(source) - 1;
+  }
+
+  removeSource(handle: number): void {
+    this.sources[handle] = undefined;
+  }
+
+  /** Calls an export that answers at once: 0 and a result, or an error code with its message as the result. */
+  callSync(name: string, ...args: (number | string | Uint8Array)[]): Uint8Array {
+    const code = this.invoke(name, args);
+    const { memory } = this.exports;
+    const result = new Uint8Array(memory.buffer, this.exports.lap_result_data(), this.exports.lap_result_size()).slice();
+    if (code !== 0) throw LapidaryError.fromNumber(code, new TextDecoder().decode(result));
+    return result;
+  }
+
+  callSyncText(name: string, ...args: (number | string | Uint8Array)[]): string {
+    return new TextDecoder().decode(this.callSync(name, ...args));
+  }
+
+  /** Calls an export that finishes later; its first argument is the call's number. Events come as they are emitted. */
+  call(
+    name: string,
+    args: (number | string | Uint8Array)[],
+    onEvent?: (event: unknown) => void,
+  ): { id: number; done: Promise<string> } {
+    const id = this.nextCall++;
+    const done = new Promise<string>((resolve, reject) => {
+      this.calls.set(id, { resolve, reject, onEvent });
+    });
+    this.invoke(name, [id, ...args]);
+    return { id, done };
+  }
+
+  private invoke(name: string, args: (number | string | Uint8Array)[]): number {
+    const target = this.exports[name];
+    if (!target) throw new LapidaryError('internal_error', `the engine exports no '${name}'`);
+    const owned: number[] = [];
+    const flat: number[] = [];
+    for (const arg of args) {
+      if (typeof arg === 'number') {
+        flat.push(arg);
+        continue;
+      }
+      const bytes = typeof arg === 'string' ? new TextEncoder().encode(arg) : arg;
+      const pointer = this.exports.lap_alloc(bytes.length);
+      if (pointer === 0) throw new LapidaryError('out_of_memory', `no room for ${bytes.length} bytes in the wasm heap`);
+      new Uint8Array(this.exports.memory.buffer, pointer, bytes.length).set(bytes);
+      owned.push(pointer);
+      flat.push(pointer, bytes.length);
+    }
+    try {
+      return target(...flat);
+    } finally {
+      for (const pointer of owned) this.exports.lap_free(pointer);
+    }
+  }
+
+  private resume(ticket: number, error?: unknown): void {
+    if (error === undefined) {
+      this.exports.lap_resume(ticket, 0, 0, 0);
+      return;
+    }
+    const bytes = new TextEncoder().encode(messageOf(error));
+    const pointer = this.exports.lap_alloc(bytes.length);
+    if (pointer !== 0) new Uint8Array(this.exports.memory.buffer, pointer, bytes.length).set(bytes);
+    this.exports.lap_resume(ticket, LapidaryError.numberOf(error, 'io_error'), pointer, pointer ? bytes.length : 0);
+    if (pointer !== 0) this.exports.lap_free(pointer);
+  }
+
+  private text(pointer: number, length: number): string {
+    return new TextDecoder().decode(new Uint8Array(this.exports.memory.buffer, pointer, length));
+  }
+
+  private source(handle: number): ByteSource {
+    const source = this.sources[handle];
+    if (!source) throw new LapidaryError('internal_error', `byte source ${handle} is not open`);
+    return source;
+  }
+
+  private async readSource(handle: number, offset: number, address: number, size: number): Promise<void> {
+    const bytes = await this.source(handle).read(offset, size);
+    new Uint8Array(this.exports.memory.buffer, address, size).set(bytes);
+  }
+
+  private async uploadSource(
+    handle: number,
+    offset: number,
+    size: number,
+    buffer: number,
+    bufferOffset: number,
+  ): Promise<void> {
+    const source = this.source(handle);
+    const { gpu } = this;
+    if (!gpu) throw new LapidaryError('no_adapter', 'this engine was made without a GPU');
+    const target = gpu.buffer(buffer);
+    const piece = (done: number) => source.read(offset + done, Math.min(UPLOAD_CHUNK, size - done));
+    let next = size > 0 ? piece(0) : undefined;
+    let unwaited = 0;
+    for (let done = 0; next; ) {
+      const bytes = await next;
+      done += bytes.length;
+      next = done < size ? piece(done) : undefined;
+      // A rejection while this piece is being written is reported when its turn comes.
+      next?.catch(() => {});
+      const at = bufferOffset + done - bytes.length;
+      const whole = bytes.length & ~3;
+      gpu.queue.writeBuffer(target, at, bytes as Uint8Array<ArrayBuffer>, 0, whole);
+      if (whole < bytes.length) {
+        const tail = new Uint8Array(4);
+        tail.set(bytes.subarray(whole));
+        gpu.queue.writeBuffer(target, at + whole, tail);
+      }
+      unwaited += bytes.length;
+      if (unwaited >= UPLOAD_WINDOW) {
+        await gpu.queue.onSubmittedWorkDone();
+        unwaited = 0;
+      }
+    }
+  }
+
+  private finish(ticket: number, work: Promise<void>): void {
+    void work.then(
+      () => this.resume(ticket),
+      (error: unknown) => this.resume(ticket, error),
+    );
+  }
+
+  private imports(wasm: WebAssembly.Module): WebAssembly.Imports {
+    const host: Record<string, unknown> = {
+      log: (level: number, pointer: number, length: number) =>
+        this.onLog(LEVELS[level] ?? 'error', this.text(pointer, length)),
+      now: () => performance.now(),
+      emit: (call: number, pointer: number, length: number) =>
+        this.calls.get(call)?.onEvent?.(JSON.parse(this.text(pointer, length))),
+      complete: (call: number, code: number, pointer: number, length: number) => {
+        const pending = this.calls.get(call);
+        this.calls.delete(call);
+        const text = this.text(pointer, length);
+        if (code === 0) pending?.resolve(text);
+        else pending?.reject(LapidaryError.fromNumber(code, text));
+      },
+      source_size: (handle: number) => this.source(handle).size,
+      source_read: (handle: number, offset: number, address: number, size: number, ticket: number) =>
+        this.finish(ticket, this.readSource(handle, offset, address, size)),
+      source_upload: (handle: number, offset: number, size: number, buffer: number, at: number, ticket: number) =>
+        this.finish(ticket, this.uploadSource(handle, offset, size, buffer, at)),
+      ...this.gpu?.imports(),
+    };
+    const wasi: Record<string, unknown> = {
+      proc_exit: (status: number) => {
+        throw new LapidaryError('internal_error', `the engine stopped with status ${status}`);
+      },
+      fd_write: (fd: number, vectors: number, count: number, written: number) => {
+        const view = new DataView(this.exports.memory.buffer);
+        let total = 0;
+        for (let i = 0; i < count; i++) {
+          const length = view.getUint32(vectors + 8 * i + 4, true);
+          this.onLog('error', this.text(view.getUint32(vectors + 8 * i, true), length));
+          total += length;
+        }
+        view.setUint32(written, total, true);
+        return 0;
+      },
+    };
+    // What libc names but the engine never calls in earnest answers ENOSYS; what a GPU-less engine lacks throws.
+    const modules: Record<string, Record<string, unknown>> = { host, wasi_snapshot_preview1: wasi };
+    for (const { module, name } of WebAssembly.Module.imports(wasm)) {
+      const table = (modules[module] ??= {});
+      table[name] ??=
+        module === 'host'
+          ? () => {
+              throw new LapidaryError('no_adapter', `'${name}' needs a GPU`);
+            }
+          : () => 52;
+    }
+    return modules as WebAssembly.Imports;
+  }
+}

@@ -1,0 +1,74 @@
+// Finds an adapter and opens a device with every limit and feature that the engine can use.
+
+import { LapidaryError, messageOf } from '../errors.js';
+
+/** What the engine runs on, for people and for the engine. */
+export interface DeviceInfo {
+  description: string;
+  vendor: string;
+  architecture: string;
+  software: boolean;
+}
+
+export interface OpenedDevice {
+  device: GPUDevice;
+  info: DeviceInfo;
+  features: { f16: boolean; subgroups: boolean; timestamps: boolean; dot4i8: boolean };
+  subgroupSizes: [number, number];
+}
+
+const WANTED_LIMITS = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+] as const;
+
+const SOFTWARE = /llvmpipe|swiftshader|lavapipe|basic render|software/i;
+
+/** Opens the best adapter of `gpu`; `no_adapter` with advice when there is none. */
+export async function openDevice(gpu: GPU | undefined): Promise<OpenedDevice> {
+  if (!gpu) {
+    throw new LapidaryError(
+      'no_adapter',
+      'This browser has no WebGPU. Use a current Chrome, Edge, Safari 26 or Firefox, over https or localhost.',
+    );
+  }
+  const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
+  if (!adapter) {
+    throw new LapidaryError(
+      'no_adapter',
+      'WebGPU found no usable GPU: update the graphics driver, or install a software Vulkan driver.',
+    );
+  }
+  const requiredLimits: Record<string, number> = {};
+  for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
+  const has = (name: string) => adapter.features.has(name as GPUFeatureName);
+  const requiredFeatures = ['shader-f16', 'subgroups', 'timestamp-query'].filter(has) as GPUFeatureName[];
+  let device: GPUDevice;
+  try {
+    device = await adapter.requestDevice({ requiredLimits, requiredFeatures, label: 'lapidary' });
+  } catch (error) {
+    throw new LapidaryError('no_adapter', `The GPU refused a device: ${messageOf(error)}`);
+  }
+  const info = adapter.info;
+  const description = info.description || info.device || info.vendor || 'unknown GPU';
+  return {
+    device,
+    info: {
+      description,
+      vendor: info.vendor,
+      architecture: info.architecture,
+      software: SOFTWARE.test(`${description} ${info.architecture} ${info.vendor}`),
+    },
+    features: {
+      f16: has('shader-f16'),
+      subgroups: has('subgroups'),
+      timestamps: has('timestamp-query'),
+      dot4i8: gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product'),
+    },
+    subgroupSizes: [info.subgroupMinSize ?? 0, info.subgroupMaxSize ?? 0],
+  };
+}
