@@ -1,0 +1,72 @@
+// How weights lie in GPU memory. A matrix [rows, cols] is repacked into planes: quants apart from
+// scales, so that neighbouring threads read neighbouring 16-byte vectors. One unit is 32
+// consecutive elements of a row.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "engine/base/error.h"
+#include "engine/gguf/tensor_type.h"
+
+namespace lapidary::kernels {
+
+// The block formats with a WGSL codec (wgsl/codec_*.wgsl).
+enum class Codec : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ5_0, kQ4_K, kQ5_K, kQ6_K };
+inline constexpr Codec kCodecs[] = {Codec::kF32,  Codec::kF16,  Codec::kBF16,
+                                    Codec::kQ8_0, Codec::kQ4_0, Codec::kQ5_0,
+                                    Codec::kQ4_K, Codec::kQ5_K, Codec::kQ6_K};
+
+// nullopt for a type that the GPU cannot decode.
+std::optional<Codec> codec_for(gguf::TensorType type);
+gguf::TensorType tensor_type(Codec codec);
+// The prefix of the codec's WGSL functions: "q4_k".
+std::string_view codec_prefix(Codec codec);
+
+// Where the planes of one matrix start. `quants` and `supers` count 16-byte vectors, the others
+// 32-bit words, all from the start of the matrix. A codec uses those it needs:
+//   F32          quants 8 vectors a unit (rows padded with zeros to whole units)
+//   F16 BF16     quants 4 vectors a unit (the same)
+//   Q8_0         quants 2 vectors a unit (i8 in order); scales f16 d a unit
+//   Q4_0         quants 1 vector a unit (byte j: element j low, j + 16 high); scales f16 d a unit
+//   Q5_0         as Q4_0; high 1 word a unit: bit 8 j + k is bit 4 of element 4 k + j
+//   Q4_K         quants as Q4_0; supers 1 vector a 256: f16 d, f16 dmin, 12 bytes as in the file
+//   Q5_K         quants and high as Q5_0; supers as Q4_K
+//   Q6_K         quants as Q4_0; high 2 words a unit: bits 8 j + 2 k (2 bits) of word h are bits
+//   4-5
+//                of element 16 h + 4 k + j; scales 2 i8 a unit; deltas f16 d a 256
+// Rows of f16 planes are padded to whole words.
+struct PackedLayout {
+  uint32_t units;  // a row
+  uint64_t quants = 0;
+  uint64_t high = 0;
+  uint64_t scales = 0;
+  uint64_t deltas = 0;
+  uint64_t supers = 0;
+  uint64_t bytes = 0;  // of the whole matrix, a multiple of 256
+};
+PackedLayout packed_layout(Codec codec, uint32_t rows, uint32_t cols);
+
+// Bytes of the repacked matrix: a multiple of 256, within 3 % of the file's for real shapes.
+uint64_t packed_bytes(Codec codec, uint32_t rows, uint32_t cols);
+
+// Bytes of one row as the file has it.
+uint64_t file_row_bytes(Codec codec, uint32_t cols);
+
+// kInvalidArgument unless rows and cols are at least 1, cols is a whole number of the codec's
+// blocks, and the repacked matrix stays below 4 GiB. Every other function here assumes that this
+// held.
+Status check_matrix(Codec codec, uint64_t rows, uint64_t cols);
+
+// One matrix of a group. A group is the matrices that one dispatch computes (q, k, v; gate, up):
+// the same cols, in one buffer, each with its own codec.
+struct Segment {
+  Codec codec;
+  uint32_t rows;
+  uint32_t offset = 0;  // bytes from the start of the bound range, a multiple of 256
+};
+uint32_t total_rows(std::span<const Segment> segments);
+
+}  // namespace lapidary::kernels

@@ -1,0 +1,32 @@
+// Y = X W^T for many tokens, tiled; weights are decoded to f32 tiles in workgroup memory.
+#pragma once
+
+#include <vector>
+
+#include "engine/kernels/compose.h"
+#include "engine/kernels/matvec.h"
+
+namespace lapidary::kernels {
+
+struct MatmulSpec {
+  std::vector<Segment> segments;
+  uint32_t cols = 0;
+  Epilogue epilogue = Epilogue::kStore;  // kGeluMul: r mul, see below
+  float cap = 30.0f;                     // kSoftcap
+  // Y's row of a token: y_stride floats, of which this kernel writes those from row_offset on.
+  // y_stride 0: as many as the kernel has output rows.
+  uint32_t y_stride = 0;
+  uint32_t row_offset = 0;
+  // kGeluMul: the factor of token t, row r is mul[t * mul_stride + mul_offset + r]. mul_stride 0:
+  // the number of output rows.
+  uint32_t mul_stride = 0;
+  uint32_t mul_offset = 0;
+};
+
+// X: [T, cols] f32, Y: [T, y_stride] f32, T = step.tokens.
+// Bindings: 0 r weights, 1 w Y, 2 r X, 3 r mul (kGeluMul only), last u step.
+KernelSource matmul_source(const MatmulSpec& spec);
+// T at least 1 and at most 65,535 * 32.
+Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens);
+
+}  // namespace lapidary::kernels

@@ -1,0 +1,64 @@
+// y = W x for one token, W a group of quantised matrices; what comes before (norms, the merge of
+// attention splits) and after (GeGLU, softcap) is fused into the same dispatch.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "engine/kernels/compose.h"
+
+namespace lapidary::kernels {
+
+// What makes the input vector h[cols]. All f32. rms(v) = v / sqrt(mean(v^2) + eps).
+// A norm site is one buffer of 2 cols + 1 floats: post[cols] at 0, pre[cols] at cols, scale at
+// 2 cols. Absent parts keep their place and are not read (has_post, has_pre); scale is always
+// there.
+enum class Prologue : uint8_t {
+  kPlain,  // r x[cols]:                        h = x
+  kNorm,   // r x[cols], r site:                h = rms(x) * pre          (post, scale unused)
+  kResidualNorm,  // r x_old[cols], r delta[cols], r site, w x_new[cols]:
+                  //   x_new = (x_old + (has_post ? rms(delta) * post : delta)) * scale
+                  //   h = has_pre ? rms(x_new) * pre : x_new
+  kMerge,  // r partial[splits][heads][head_dim], r stats[splits][heads][2] (max, sum), u step:
+           //   h = the attention output of all splits; cols = heads * head_dim
+};
+
+enum class Epilogue : uint8_t {
+  kStore,    // y[row] = acc
+  kGeglu,    // two segments of equal rows: y[row] = gelu_tanh(gate) * up
+  kGeluMul,  // r mul[rows]: y[row] = gelu_tanh(acc) * mul[row]
+  kSoftcap,  // y[row] = cap * tanh(acc / cap)
+};
+
+// How a matvec is cut: a workgroup of `threads`, `lanes` of them on a row, each on `rows` rows.
+struct MatvecTiling {
+  uint32_t threads;  // a power of two, 32 to 256
+  uint32_t lanes;    // a power of two, <= threads
+  uint32_t rows;     // rows a thread works on at once, 1 to 8
+};
+
+struct MatvecSpec {
+  std::vector<Segment> segments;
+  uint32_t cols = 0;
+  Prologue prologue = Prologue::kPlain;
+  Epilogue epilogue = Epilogue::kStore;
+  uint32_t row_offset = 0;  // y[row_offset] is the first row: for a matrix in several parts
+  float eps = 1e-6f;
+  float cap = 30.0f;  // kSoftcap
+  bool has_post = true;
+  bool has_pre = true;
+  // kMerge, as in attention.h.
+  uint32_t heads = 0;
+  uint32_t head_dim = 0;
+  uint32_t window = 0;
+  uint32_t max_splits = 16;
+  // Chosen from the shape when absent.
+  std::optional<MatvecTiling> tiling;
+};
+
+// Bindings: 0 r weights, 1 w y, then the prologue's and the epilogue's in the order listed above,
+// last u step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
+KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
+Groups matvec_groups(const MatvecSpec& spec);
+
+}  // namespace lapidary::kernels

@@ -1,0 +1,21 @@
+// Known-answer tests of every kernel family, run at load on the user's own device: silent wrong
+// output on some GPUs is this field's signature failure. Each compares with plain loops on the CPU.
+#pragma once
+
+#include "engine/gpu/device.h"
+#include "engine/kernels/compose.h"
+
+namespace lapidary::kernels {
+
+// kSelfTest, with the family and the first wrong value, when this device answers wrongly.
+Task<Status> selftest_weights(gpu::Device& device,
+                              Variant variant);  // repack, gather, matvec, matmul
+Task<Status> selftest_attention(gpu::Device& device,
+                                Variant variant);  // selftest_attention.cpp (and norms)
+Task<Status> selftest_sampling(gpu::Device& device, Variant variant);  // selftest_sampling.cpp
+
+// The fastest variant that this device offers and computes rightly. A variant that fails is dropped
+// with a warning; kSelfTest when the plain form fails too.
+Task<Result<Variant>> choose_variant(gpu::Device& device);
+
+}  // namespace lapidary::kernels
