@@ -1,0 +1,87 @@
+// Attention kernels: one token over the KV cache (decode), T tokens over it (prefill), and the
+// normalisation, rope and cache write that come before the latter. Formulas: gemma4.md §4.3, §4.5.
+//
+// KV cache of one layer: a K buffer and a V buffer of kv_cache_bytes(spec) each, laid out
+// [slots][kv_heads][kv_row_elements]; position p lives in slot p % slots. Elements are f16 (two in
+// a u32) or f32. Rows are padded with zeros to a multiple of 8 elements. Attention always uses
+// values rounded to the cache's type, also for the token at hand, so decode and prefill agree.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/base/error.h"
+#include "engine/kernels/compose.h"
+
+namespace lapidary::kernels {
+
+struct AttentionSpec {
+  uint32_t heads = 1;           // query heads; a multiple of kv_heads
+  uint32_t kv_heads = 1;        // query head a reads KV head a / (heads / kv_heads)
+  uint32_t head_dim = 64;       // even, 2..512
+  uint32_t window = 0;          // keys seen, the query's own included; 0: all (global layer)
+  uint32_t slots = 0;           // of the cache: >= context where global; >= window (decode) and
+                                // >= window - 1 + T (prefill) where sliding
+  uint32_t rotated_pairs = 32;  // leading pairs that rope turns; the others pass through
+  bool kv_f32 = false;          // cache elements are f32, not f16
+  bool shares_kv = false;       // the layer has no K/V of its own: it only reads another's cache
+  bool v_from_k = false;        // no V projection: v = rms(k before norm and rope)
+  float eps = 1e-6f;
+  uint32_t max_splits = 16;  // most workgroups per head in decode, 1..64
+
+  // Rows of the fused q,k,v projection, so the stride of a token: q [heads][head_dim], then k and v
+  // [kv_heads][head_dim] each. No k, v when shares_kv; no v when v_from_k.
+  uint32_t qkv_rows() const {
+    const uint32_t parts = shares_kv ? 0 : v_from_k ? 1 : 2;
+    return (heads + parts * kv_heads) * head_dim;
+  }
+  friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
+};
+
+// kInvalidArgument when a kernel cannot be made of the spec (see the limits above).
+Status check_attention(const AttentionSpec& spec);
+
+// Elements of one cached row of one head: head_dim rounded up to a multiple of 8.
+uint32_t kv_row_elements(const AttentionSpec& spec);
+// Bytes of the K buffer, and of the V buffer; a multiple of 16. Fill them with zeros at creation
+// (WebGPU does).
+uint64_t kv_cache_bytes(const AttentionSpec& spec);
+
+// How many parts a head's keys are split into at `position` (0-based) in decode, 1..max_splits:
+// clamp(ceil(n_keys / kKeysPerSplit), 1, max_splits), n_keys = position + 1, at most the window.
+// splits.wgsl is its twin (const WINDOW and MAX_SPLITS are given by whoever includes it).
+inline constexpr uint32_t kKeysPerSplit = 128;
+uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_splits);
+
+// Decode: q/k/v norms, rope, cache write and attention of one token at step.position.
+//   0 r qkv       f32 [qkv_rows()], raw projections
+//   1 r qk_norms  f32 [2][head_dim]: q_norm, then k_norm (unused, but bound, when shares_kv)
+//   2 r rope      rope_table() of this layer's kind
+//   3 w K cache   (r when shares_kv)
+//   4 w V cache   (r when shares_kv)
+//   5 w partial   f32 [max_splits][heads][head_dim]: sums of p*v, not divided by the sum of p
+//   6 w stats     f32 [max_splits][heads][2]: maximum score of the split, sum of p = exp(s - max)
+//   7 u step
+// Only the first attention_splits() splits are written. A split without keys has max -1e30 and sum
+// 0. When shares_kv the owner must have written the slot of step.position before.
+// Dispatch: x = heads, y >= attention_splits(position, …); surplus workgroups return at once, so a
+// kept command list may use a bound for the positions that it will serve.
+KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant);
+Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position);
+
+// Prefill, first half: T = step.tokens tokens in place. q becomes normed and roped q; K and V of
+// the tokens go to their slots; k and v in qkv stay as they are.
+//   0 w qkv  f32 [T][qkv_rows()]      1 r qk_norms      2 r rope
+//   3 w K cache   4 w V cache   5 u step      (when shares_kv: no caches, 3 u step)
+// Dispatch: qkv_post_groups(spec, T).
+KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant);
+Groups qkv_post_groups(const AttentionSpec& spec, uint32_t tokens);
+
+// Prefill, second half: causal (and windowed) attention of T = step.tokens queries at positions
+// step.position + t, whose keys are already in the cache. At T = 1 it equals decode.
+//   0 r qkv  f32 [T][qkv_rows()], the q part only, after qkv_post
+//   1 r K cache   2 r V cache   3 w out f32 [T][heads * head_dim]   4 u step
+// Dispatch: attention_prefill_groups(spec, T).
+KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& variant);
+Groups attention_prefill_groups(const AttentionSpec& spec, uint32_t tokens);
+
+}  // namespace lapidary::kernels

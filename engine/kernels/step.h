@@ -1,0 +1,19 @@
+// The step: one small uniform that every dispatch of a submission shares. It says where in the
+// sequence the submission stands, so that command lists can be built once and submitted again.
+#pragma once
+
+#include <cstdint>
+
+namespace lapidary::kernels {
+
+// The C++ twin of WGSL's `struct Step` (step.wgsl). In decode the argmax kernel adds 1 to
+// `position` on the GPU, so that several tokens can be in flight.
+struct alignas(16) Step {
+  uint32_t position = 0;  // absolute position of the submission's first token, from 0
+  uint32_t tokens = 1;    // T, the number of tokens of the submission; 1 in decode
+  uint32_t row = 0;       // reserved, 0
+  uint32_t pad = 0;       // reserved, 0
+};
+static_assert(sizeof(Step) == 16);
+
+}  // namespace lapidary::kernels
