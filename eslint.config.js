@@ -1,41 +1,41 @@
 // What eslint decides: typescript-eslint's type-aware rules on TypeScript, the plain ones on the tools.
-import js from "@eslint/js";
-import tseslint from "typescript-eslint";
+import js from '@eslint/js';
+import tseslint from 'typescript-eslint';
 
 const nodeGlobals = Object.fromEntries(
-  ["console", "process", "performance", "URL", "setTimeout", "clearTimeout", "fetch"].map(
-    (name) => [name, "readonly"],
+  ['console', 'process', 'performance', 'URL', 'setTimeout', 'clearTimeout', 'fetch'].map(
+    (name) => [name, 'readonly'],
   ),
 );
 
 export default tseslint.config(
   {
     ignores: [
-      "build/",
-      ".tools/",
-      "**/dist/",
-      "node_modules/",
-      "engine/",
-      "models/",
-      "tests/fixtures/",
+      'build/',
+      '.tools/',
+      '**/dist/',
+      'node_modules/',
+      'engine/',
+      'models/',
+      'tests/fixtures/',
     ],
   },
   js.configs.recommended,
   {
-    files: ["**/*.{js,mjs}"],
+    files: ['**/*.{js,mjs}'],
     languageOptions: { globals: nodeGlobals },
   },
   {
-    files: ["**/*.ts"],
+    files: ['**/*.ts'],
     extends: [tseslint.configs.recommendedTypeChecked],
     languageOptions: { parserOptions: { projectService: true } },
     rules: {
       // tsc sees undefined names, and knows the DOM's.
-      "no-undef": "off",
-      "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_" }],
-      "@typescript-eslint/switch-exhaustiveness-check": "error",
-      "@typescript-eslint/restrict-template-expressions": [
-        "error",
+      'no-undef': 'off',
+      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
+      '@typescript-eslint/switch-exhaustiveness-check': 'error',
+      '@typescript-eslint/restrict-template-expressions': [
+        'error',
         { allowNumber: true, allowBoolean: true },
       ],
     },

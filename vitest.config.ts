@@ -1,32 +1,40 @@
-// The tests in TypeScript, one vitest project a tier (and the kernel tier once for each software Vulkan):
+// The tests in TypeScript, one vitest project a tier (and the kernel tier once for each software Vulkan, and once
+// without subgroups):
 //   npx vitest run --project model
 // tests/unit-ts, tests/kernels, tests/model, tests/oracle and tests/browser hold them.
-import { existsSync, readdirSync } from "node:fs";
-import { defineConfig } from "vitest/config";
+import { existsSync, readdirSync } from 'node:fs';
+import { defineConfig } from 'vitest/config';
 
-const icdFolder = "/usr/share/vulkan/icd.d";
+const icdFolder = '/usr/share/vulkan/icd.d';
 const lavapipe = existsSync(icdFolder)
   ? readdirSync(icdFolder).find((name) => /^lvp_icd.*\.json$/.test(name))
   : undefined;
 const drivers = {
   // Mesa's llvmpipe: shader-f16, subgroups of 8. SwiftShader: no f16, subgroups of 4.
-  llvmpipe: `${icdFolder}/${lavapipe ?? "lvp_icd.json"}`,
-  swiftshader: "/usr/lib/chromium/vk_swiftshader_icd.json",
+  llvmpipe: `${icdFolder}/${lavapipe ?? 'lvp_icd.json'}`,
+  swiftshader: '/usr/lib/chromium/vk_swiftshader_icd.json',
 };
 
-function tier(name: string, folders: string[], driver: keyof typeof drivers, timeoutSeconds = 120) {
+function tier(
+  name: string,
+  folders: string[],
+  driver: keyof typeof drivers,
+  timeoutSeconds = 120,
+  env: Record<string, string> = {},
+) {
   return {
     test: {
       name,
       include: folders,
       // A process of its own for each file, one after another: the Vulkan loader reads the real environment,
       // and two software GPUs at once only make each other slow.
-      pool: "forks" as const,
+      pool: 'forks' as const,
       fileParallelism: false,
       env: {
         VK_DRIVER_FILES: drivers[driver],
-        VK_LOADER_LAYERS_DISABLE: "~implicit~",
+        VK_LOADER_LAYERS_DISABLE: '~implicit~',
         LAPIDARY_TEST_DRIVER: driver,
+        ...env,
       },
       testTimeout: timeoutSeconds * 1000,
       hookTimeout: timeoutSeconds * 1000,
@@ -38,15 +46,18 @@ export default defineConfig({
   test: {
     projects: [
       tier(
-        "unit",
-        ["tests/unit-ts/**/*.test.ts", "{packages,apps}/*/src/**/*.test.ts"],
-        "llvmpipe",
+        'unit',
+        ['tests/unit-ts/**/*.test.ts', '{packages,apps}/*/src/**/*.test.ts'],
+        'llvmpipe',
       ),
-      tier("kernel-llvmpipe", ["tests/kernels/**/*.test.ts"], "llvmpipe", 300),
-      tier("kernel-swiftshader", ["tests/kernels/**/*.test.ts"], "swiftshader", 300),
-      tier("model", ["tests/model/**/*.test.ts"], "llvmpipe", 300),
-      tier("oracle", ["tests/oracle/**/*.test.ts"], "llvmpipe", 300),
-      tier("browser", ["tests/browser/**/*.test.ts"], "swiftshader", 300),
+      tier('kernel-llvmpipe', ['tests/kernels/**/*.test.ts'], 'llvmpipe', 300),
+      tier('kernel-swiftshader', ['tests/kernels/**/*.test.ts'], 'swiftshader', 300),
+      tier('kernel-nosubgroups', ['tests/kernels/**/*.test.ts'], 'llvmpipe', 300, {
+        LAPIDARY_NO_SUBGROUPS: '1',
+      }),
+      tier('model', ['tests/model/**/*.test.ts'], 'llvmpipe', 300),
+      tier('oracle', ['tests/oracle/**/*.test.ts'], 'llvmpipe', 300),
+      tier('browser', ['tests/browser/**/*.test.ts'], 'swiftshader', 300),
     ],
   },
 });

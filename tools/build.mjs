@@ -3,10 +3,10 @@
 //   ts      packages/lapidary and apps/cli (tsc)
 //   web     apps/web (Vite)
 //   native  unit tests and fuzzers under sanitizers
-import { existsSync, mkdirSync, renameSync, statSync } from "node:fs";
-import { availableParallelism } from "node:os";
-import { checkWasmSize } from "./check-wasm-size.mjs";
-import { bin, must, root, run, say, seconds } from "./run.mjs";
+import { existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { checkWasmSize } from './check-wasm-size.mjs';
+import { bin, must, root, run, say, seconds } from './run.mjs';
 
 const modified = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
 // Linking and sanitized C++ take memory; more jobs than cores help nobody.
@@ -14,28 +14,28 @@ const jobs = String(Math.max(1, availableParallelism()));
 
 async function cmake(preset) {
   if (!existsSync(`${root}/build/${preset}/build.ninja`)) {
-    await must("cmake", ["--preset", preset]);
+    await must('cmake', ['--preset', preset]);
   }
-  const ninja = await must("ninja", ["-C", `build/${preset}`, "-j", jobs]);
-  return !ninja.includes("no work to do");
+  const ninja = await must('ninja', ['-C', `build/${preset}`, '-j', jobs]);
+  return !ninja.includes('no work to do');
 }
 
 async function buildWasm() {
   const started = performance.now();
   const linked = `${root}/build/wasm/lapidary.wasm`;
   const shipped = `${root}/packages/lapidary/dist/lapidary.wasm`;
-  if (!existsSync(linked)) say("building the engine (WebAssembly)");
-  await cmake("wasm");
+  if (!existsSync(linked)) say('building the engine (WebAssembly)');
+  await cmake('wasm');
   if (!existsSync(linked)) {
-    say("the engine has no exports yet (engine/exports.cpp): no lapidary.wasm is built");
+    say('the engine has no exports yet (engine/exports.cpp): no lapidary.wasm is built');
     return;
   }
   if (modified(linked) <= modified(shipped)) return;
   mkdirSync(`${root}/packages/lapidary/dist`, { recursive: true });
   // Written beside and renamed: a failed step never leaves half a module where one is expected.
   const fresh = `${shipped}.new`;
-  const strip = ["--strip-debug", "--strip-producers", "--strip-target-features"];
-  await must(bin("wasm-opt"), ["-O3", ...strip, linked, "-o", fresh]);
+  const strip = ['--strip-debug', '--strip-producers', '--strip-target-features'];
+  await must(bin('wasm-opt'), ['-O3', ...strip, linked, '-o', fresh]);
   const { ok, text } = checkWasmSize(fresh);
   if (!ok) {
     say(text);
@@ -47,14 +47,14 @@ async function buildWasm() {
 
 async function buildTypeScript() {
   const started = performance.now();
-  const targets = ["packages/lapidary", "apps/cli"].filter((path) =>
+  const targets = ['packages/lapidary', 'apps/cli'].filter((path) =>
     existsSync(`${root}/${path}/src`),
   );
   if (targets.length === 0) return;
-  const { code, output } = await run(bin("tsc"), ["-b", ...targets], { capture: true });
+  const { code, output } = await run(bin('tsc'), ['-b', ...targets], { capture: true });
   if (code !== 0) {
     process.stderr.write(output);
-    say("the TypeScript does not compile");
+    say('the TypeScript does not compile');
     process.exit(1);
   }
   say(`built the TypeScript in ${seconds(started)}`);
@@ -63,20 +63,20 @@ async function buildTypeScript() {
 async function buildWeb() {
   if (!existsSync(`${root}/apps/web/index.html`)) return;
   const started = performance.now();
-  await must(bin("vite"), ["build", "--logLevel", "warn"], { cwd: `${root}/apps/web` });
+  await must(bin('vite'), ['build', '--logLevel', 'warn'], { cwd: `${root}/apps/web` });
   say(`built the page in ${seconds(started)}`);
 }
 
 async function buildNative() {
   const started = performance.now();
-  if (await cmake("native")) say(`built unit tests and fuzzers in ${seconds(started)}`);
+  if (await cmake('native')) say(`built unit tests and fuzzers in ${seconds(started)}`);
 }
 
 const parts = { wasm: buildWasm, ts: buildTypeScript, web: buildWeb, native: buildNative };
-const wanted = process.argv.length > 2 ? process.argv.slice(2) : ["wasm", "ts", "web"];
+const wanted = process.argv.length > 2 ? process.argv.slice(2) : ['wasm', 'ts', 'web'];
 for (const name of wanted) {
   if (!(name in parts)) {
-    say(`no part is called '${name}'; there are: ${Object.keys(parts).join(", ")}`);
+    say(`no part is called '${name}'; there are: ${Object.keys(parts).join(', ')}`);
     process.exit(2);
   }
 }

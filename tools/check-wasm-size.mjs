@@ -1,9 +1,9 @@
 // The engine's size is a promise to everyone who opens a page: under 1,000,000 bytes, and under 350,000 as a
 // server sends it (brotli). Run alone, it checks the shipped module:
 //   node tools/check-wasm-size.mjs [file.wasm]
-import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { brotliCompressSync, constants } from "node:zlib";
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { brotliCompressSync, constants } from 'node:zlib';
 
 const MAX_BYTES = 1_000_000;
 const MAX_BROTLI_BYTES = 350_000;
@@ -18,7 +18,7 @@ export function checkWasmSize(path) {
     },
   });
   const ok = bytes.length < MAX_BYTES && packed.length < MAX_BROTLI_BYTES;
-  const count = (n) => n.toLocaleString("en-US");
+  const count = (n) => n.toLocaleString('en-US');
   const sizes = `${count(bytes.length)} bytes, ${count(packed.length)} with brotli`;
   const limits = `${count(MAX_BYTES)} and ${count(MAX_BROTLI_BYTES)}`;
   return {
@@ -28,7 +28,7 @@ export function checkWasmSize(path) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const shipped = new URL("../packages/lapidary/dist/lapidary.wasm", import.meta.url);
+  const shipped = new URL('../packages/lapidary/dist/lapidary.wasm', import.meta.url);
   const { ok, text } = checkWasmSize(process.argv[2] ?? fileURLToPath(shipped));
   console.log(text);
   process.exitCode = ok ? 0 : 1;

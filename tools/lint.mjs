@@ -1,22 +1,22 @@
 // Every check that needs no run of the code, each named when it fails: clang-format, clang-tidy, prettier, eslint,
 // tsc. Names as arguments choose among them; --fix rewrites what the formatters can.
-import { existsSync, readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
-import { bin, must, root, run, say, seconds } from "./run.mjs";
+import { existsSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { bin, must, root, run, say, seconds } from './run.mjs';
 
 const LLVM = 22;
 
 async function sources(...patterns) {
   // Git knows the files that count: tracked, or new and not ignored.
-  const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ...patterns];
-  const names = (await must("git", args)).split("\0").filter(Boolean);
+  const args = ['ls-files', '-z', '--cached', '--others', '--exclude-standard', '--', ...patterns];
+  const names = (await must('git', args)).split('\0').filter(Boolean);
   return [...new Set(names)].filter((name) => existsSync(`${root}/${name}`));
 }
 
 async function clangFormat(fix) {
-  const files = await sources("engine/*.h", "engine/*.cpp", "tests/*.h", "tests/*.cpp");
-  if (files.length === 0) return { code: 0, output: "" };
-  const mode = fix ? ["-i"] : ["--dry-run", "-Werror"];
+  const files = await sources('engine/*.h', 'engine/*.cpp', 'tests/*.h', 'tests/*.cpp');
+  if (files.length === 0) return { code: 0, output: '' };
+  const mode = fix ? ['-i'] : ['--dry-run', '-Werror'];
   return run(`clang-format-${LLVM}`, [...mode, ...files], { capture: true });
 }
 
@@ -24,9 +24,9 @@ async function clangFormat(fix) {
 // compiler's own warnings.
 async function clangTidy() {
   if (!existsSync(`${root}/build/native/compile_commands.json`)) {
-    await must("cmake", ["--preset", "native"]);
+    await must('cmake', ['--preset', 'native']);
   }
-  const database = JSON.parse(readFileSync(`${root}/build/native/compile_commands.json`, "utf8"));
+  const database = JSON.parse(readFileSync(`${root}/build/native/compile_commands.json`, 'utf8'));
   const files = database
     .map((entry) => entry.file)
     .filter((file) => file.startsWith(`${root}/engine/`) && !/_(test|fuzz)\.cpp$/.test(file))
@@ -34,15 +34,15 @@ async function clangTidy() {
     .sort();
   const queue = [...new Set(files)];
   let code = 0;
-  let output = "";
+  let output = '';
   const worker = async () => {
     for (let file = queue.shift(); file; file = queue.shift()) {
-      const result = await run(`clang-tidy-${LLVM}`, ["-p", "build/native", "--quiet", file], {
+      const result = await run(`clang-tidy-${LLVM}`, ['-p', 'build/native', '--quiet', file], {
         capture: true,
       });
       if (result.code === 0) continue;
       code = 1;
-      output += result.output.replace(/^\d+ warnings? .*\n/gm, "");
+      output += result.output.replace(/^\d+ warnings? .*\n/gm, '');
     }
   };
   await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
@@ -50,27 +50,27 @@ async function clangTidy() {
 }
 
 const prettier = (fix) =>
-  run(bin("prettier"), [fix ? "--write" : "--check", "--log-level", "warn", "."], {
+  run(bin('prettier'), [fix ? '--write' : '--check', '--log-level', 'warn', '.'], {
     capture: true,
   });
-const eslint = (fix) => run(bin("eslint"), [...(fix ? ["--fix"] : []), "."], { capture: true });
+const eslint = (fix) => run(bin('eslint'), [...(fix ? ['--fix'] : []), '.'], { capture: true });
 
 async function tsc() {
-  const args = ["-b"];
-  for (const path of ["packages/lapidary", "apps/cli", "apps/web"]) {
+  const args = ['-b'];
+  for (const path of ['packages/lapidary', 'apps/cli', 'apps/web']) {
     if ((await sources(`${path}/src/*.ts`)).length > 0) args.push(path);
   }
-  args.push("tsconfig.tests.json");
-  return run(bin("tsc"), args, { capture: true });
+  args.push('tsconfig.tests.json');
+  return run(bin('tsc'), args, { capture: true });
 }
 
-const checks = { "clang-format": clangFormat, prettier, tsc, eslint, "clang-tidy": clangTidy };
-const fix = process.argv.includes("--fix");
-const fixers = ["clang-format", "eslint", "prettier"];
-const named = process.argv.slice(2).filter((word) => word !== "--fix");
+const checks = { 'clang-format': clangFormat, prettier, tsc, eslint, 'clang-tidy': clangTidy };
+const fix = process.argv.includes('--fix');
+const fixers = ['clang-format', 'eslint', 'prettier'];
+const named = process.argv.slice(2).filter((word) => word !== '--fix');
 for (const name of named) {
   if (!(name in checks)) {
-    say(`no check is called '${name}'; there are: ${Object.keys(checks).join(", ")}`);
+    say(`no check is called '${name}'; there are: ${Object.keys(checks).join(', ')}`);
     process.exit(2);
   }
 }
@@ -83,7 +83,7 @@ for (const name of named.length > 0 ? named : fix ? fixers : Object.keys(checks)
   if (code === 0) passed += 1;
   else failed += 1;
   if (output) process.stdout.write(output);
-  console.log(`lint: ${name.padEnd(12)} ${code === 0 ? "ok" : "FAILED"} (${seconds(started)})`);
+  console.log(`lint: ${name.padEnd(12)} ${code === 0 ? 'ok' : 'FAILED'} (${seconds(started)})`);
 }
 console.log(`lint: ${passed} passed, ${failed} failed`);
 process.exitCode = failed > 0 ? 1 : 0;

@@ -1,8 +1,8 @@
 // Running other programs from the tools: one line said for each step, output shown only as asked for.
-import { spawn } from "node:child_process";
-import { fileURLToPath } from "node:url";
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 
-export const root = fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, "");
+export const root = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
 
 /** Says one line about what is happening, on standard error as the launcher does. */
 export function say(text) {
@@ -19,14 +19,14 @@ export function run(program, args, options = {}) {
       cwd: options.cwd ?? root,
       env: { ...process.env, ...options.env },
       // What a build prints goes to standard error: standard output belongs to the program's answer.
-      stdio: options.capture ? ["ignore", "pipe", "pipe"] : ["ignore", 2, 2],
+      stdio: options.capture ? ['ignore', 'pipe', 'pipe'] : ['ignore', 2, 2],
     });
-    let output = "";
+    let output = '';
     for (const stream of [child.stdout, child.stderr]) {
-      stream?.setEncoding("utf8").on("data", (text) => (output += text));
+      stream?.setEncoding('utf8').on('data', (text) => (output += text));
     }
-    child.on("error", reject);
-    child.on("close", (code, signal) => resolve({ code: code ?? 128, signal, output }));
+    child.on('error', reject);
+    child.on('close', (code, signal) => resolve({ code: code ?? 128, signal, output }));
   });
 }
 
@@ -35,7 +35,7 @@ export async function must(program, args, options = {}) {
   const result = await run(program, args, { capture: true, ...options });
   if (result.code !== 0) {
     process.stderr.write(result.output);
-    say(`failed (exit ${result.code}): ${[program, ...args].join(" ")}`);
+    say(`failed (exit ${result.code}): ${[program, ...args].join(' ')}`);
     process.exit(1);
   }
   return result.output;

@@ -10,11 +10,11 @@ import {
   readFileSync,
   readdirSync,
   rmSync,
-} from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
-import { join } from "node:path";
-import { checkWasmSize } from "./check-wasm-size.mjs";
-import { bin, root, run, say, seconds } from "./run.mjs";
+} from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { checkWasmSize } from './check-wasm-size.mjs';
+import { bin, root, run, say, seconds } from './run.mjs';
 
 const FUZZ_SECONDS = Number(process.env.LAPIDARY_FUZZ_SECONDS ?? 60);
 const results = `${root}/build/test-results`;
@@ -26,11 +26,11 @@ async function one(program, args) {
 }
 
 async function build() {
-  return one(process.execPath, ["tools/build.mjs", "wasm", "ts", "web", "native"]);
+  return one(process.execPath, ['tools/build.mjs', 'wasm', 'ts', 'web', 'native']);
 }
 
 async function lint() {
-  const { output } = await run(process.execPath, ["tools/lint.mjs"], { capture: true });
+  const { output } = await run(process.execPath, ['tools/lint.mjs'], { capture: true });
   process.stdout.write(output);
   const [, passed, failed] = output.match(/^lint: (\d+) passed, (\d+) failed$/m) ?? [0, 0, 1];
   return { passed: Number(passed), failed: Number(failed) };
@@ -54,16 +54,16 @@ const built = (suffix) => {
 // The native unit tests: one GoogleTest binary a room of engine/, under ASan and UBSan.
 async function native() {
   const total = { passed: 0, failed: 0 };
-  for (const name of built("_test")) {
+  for (const name of built('_test')) {
     const report = `${results}/${name}.json`;
     rmSync(report, { force: true });
     const started = performance.now();
-    const args = [`--gtest_output=json:${report}`, "--gtest_brief=1"];
+    const args = [`--gtest_output=json:${report}`, '--gtest_brief=1'];
     const { code, output } = await run(`build/native/${name}`, args, { capture: true });
     let passed = 0;
     let failed = 0;
     if (existsSync(report)) {
-      const { tests, failures, disabled } = JSON.parse(readFileSync(report, "utf8"));
+      const { tests, failures, disabled } = JSON.parse(readFileSync(report, 'utf8'));
       failed = failures + disabled;
       passed = tests - failed;
     }
@@ -83,11 +83,11 @@ async function fuzz() {
   const total = { passed: 0, failed: 0 };
   const failures = `${root}/build/fuzz-failures`;
   mkdirSync(failures, { recursive: true });
-  const queue = built("_fuzz");
+  const queue = built('_fuzz');
   const worker = async () => {
     for (let name = queue.shift(); name; name = queue.shift()) {
       const corpus = mkdtempSync(join(tmpdir(), `lapidary-${name}-`));
-      const kept = `${root}/tests/fuzz/${name.replace(/_fuzz$/, "")}`;
+      const kept = `${root}/tests/fuzz/${name.replace(/_fuzz$/, '')}`;
       if (existsSync(kept)) cpSync(kept, corpus, { recursive: true });
       const { code, output } = await run(
         `${root}/build/native/${name}`,
@@ -95,21 +95,21 @@ async function fuzz() {
           corpus,
           `-max_total_time=${FUZZ_SECONDS}`,
           `-artifact_prefix=${failures}/${name}-`,
-          "-timeout=10",
-          "-rss_limit_mb=2048",
-          "-print_final_stats=1",
+          '-timeout=10',
+          '-rss_limit_mb=2048',
+          '-print_final_stats=1',
         ],
         { capture: true },
       );
       rmSync(corpus, { recursive: true, force: true });
-      const runs = output.match(/stat::number_of_executed_units:\s*(\d+)/)?.[1] ?? "0";
+      const runs = output.match(/stat::number_of_executed_units:\s*(\d+)/)?.[1] ?? '0';
       const ok = code === 0 && Number(runs) > 0;
       if (ok) total.passed += 1;
       else {
         total.failed += 1;
-        process.stdout.write(output.split("\n").slice(-60).join("\n"));
+        process.stdout.write(output.split('\n').slice(-60).join('\n'));
       }
-      console.log(`fuzz: ${name} ${ok ? "ok" : "FAILED"}, ${runs} inputs`);
+      console.log(`fuzz: ${name} ${ok ? 'ok' : 'FAILED'}, ${runs} inputs`);
     }
   };
   await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
@@ -121,16 +121,16 @@ const vitest = (project) => async () => {
   const report = `${results}/${project}.json`;
   rmSync(report, { force: true });
   const args = [
-    "run",
-    "--project",
+    'run',
+    '--project',
     project,
-    "--reporter=default",
-    "--reporter=json",
+    '--reporter=default',
+    '--reporter=json',
     `--outputFile.json=${report}`,
   ];
-  const { code } = await run(bin("vitest"), args);
+  const { code } = await run(bin('vitest'), args);
   if (!existsSync(report)) return { passed: 0, failed: 1 };
-  const { numPassedTests, numTotalTests } = JSON.parse(readFileSync(report, "utf8"));
+  const { numPassedTests, numTotalTests } = JSON.parse(readFileSync(report, 'utf8'));
   // A skipped test is one that did not run: it counts as failed.
   const failed = numTotalTests - numPassedTests;
   return { passed: numPassedTests, failed: code !== 0 && failed === 0 ? 1 : failed };
@@ -142,25 +142,26 @@ const tiers = {
   size,
   native,
   fuzz,
-  unit: vitest("unit"),
-  "kernel-llvmpipe": vitest("kernel-llvmpipe"),
-  "kernel-swiftshader": vitest("kernel-swiftshader"),
-  model: vitest("model"),
-  oracle: vitest("oracle"),
-  browser: vitest("browser"),
+  unit: vitest('unit'),
+  'kernel-llvmpipe': vitest('kernel-llvmpipe'),
+  'kernel-swiftshader': vitest('kernel-swiftshader'),
+  'kernel-nosubgroups': vitest('kernel-nosubgroups'),
+  model: vitest('model'),
+  oracle: vitest('oracle'),
+  browser: vitest('browser'),
 };
 
-// "kernel" names both kernel tiers; what is tested is always built first.
+// "kernel" names all kernel tiers; what is tested is always built first.
 const named = process.argv.slice(2);
 const chosen = Object.keys(tiers).filter(
   (tier) =>
     named.length === 0 ||
-    tier === "build" ||
+    tier === 'build' ||
     named.some((word) => tier === word || tier.startsWith(`${word}-`)),
 );
 for (const word of named) {
   if (!Object.keys(tiers).some((tier) => tier === word || tier.startsWith(`${word}-`))) {
-    say(`no tier is called '${word}'; there are: ${Object.keys(tiers).join(", ")}`);
+    say(`no tier is called '${word}'; there are: ${Object.keys(tiers).join(', ')}`);
     process.exit(2);
   }
 }
@@ -176,7 +177,7 @@ for (const tier of chosen) {
     counts = { passed: 0, failed: 1 };
   }
   rows.push({ tier, ...counts, time: seconds(started) });
-  if (tier === "build" && counts.failed > 0) break;
+  if (tier === 'build' && counts.failed > 0) break;
 }
 
 console.log();
@@ -187,8 +188,8 @@ for (const { tier, passed, failed, time } of rows) {
     `${failed}`.padStart(6),
     time.padStart(9),
   ];
-  console.log(columns.join(" ") + (failed > 0 ? "  FAILED" : ""));
+  console.log(columns.join(' ') + (failed > 0 ? '  FAILED' : ''));
 }
 const sum = (key) => rows.reduce((total, row) => total + row[key], 0);
-console.log(`\n${sum("passed")} passed, ${sum("failed")} failed`);
-process.exitCode = sum("failed") > 0 ? 1 : 0;
+console.log(`\n${sum('passed')} passed, ${sum('failed')} failed`);
+process.exitCode = sum('failed') > 0 ? 1 : 0;
