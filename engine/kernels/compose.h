@@ -48,8 +48,8 @@ class Composer {
   // `const NAME: u32 = value;`, and a count for //#repeat.
   Composer& constant(std::string_view name, uint32_t value);
   Composer& constant(std::string_view name, float value);  // finite
-  // A name for //#if only.
-  Composer& flag(std::string_view name, bool value);
+  // A name for directives only.
+  Composer& flag(std::string_view name, uint32_t value);
   // `enable name;`: goes to the top.
   Composer& enable(std::string_view name);
   Composer& text(std::string_view wgsl);       // directives are resolved

@@ -25,21 +25,31 @@ gguf::TensorType tensor_type(Codec codec);
 // The prefix of the codec's WGSL functions: "q4_k".
 std::string_view codec_prefix(Codec codec);
 
-// Where the planes of one matrix start. `quants` and `supers` count 16-byte vectors, the others
-// 32-bit words, all from the start of the matrix. A codec uses those it needs:
-//   F32          quants 8 vectors a unit (rows padded with zeros to whole units)
-//   F16 BF16     quants 4 vectors a unit (the same)
-//   Q8_0         quants 2 vectors a unit (i8 in order); scales f16 d a unit
-//   Q4_0         quants 1 vector a unit (byte j: element j low, j + 16 high); scales f16 d a unit
+// 32-bit words that a row takes in each plane; the planes follow each other in this order, each
+// starting at a multiple of 16 bytes. A codec has those it needs:
+//   F32          quants 32 words a unit (rows padded with zeros to whole units)
+//   F16 BF16     quants 16 words a unit (the same)
+//   Q8_0         quants 8 words a unit (i8 in order); scales f16 d a unit
+//   Q4_0         quants 4 words a unit (byte j: element j low, j + 16 high); scales f16 d a unit
 //   Q5_0         as Q4_0; high 1 word a unit: bit 8 j + k is bit 4 of element 4 k + j
-//   Q4_K         quants as Q4_0; supers 1 vector a 256: f16 d, f16 dmin, 12 bytes as in the file
+//   Q4_K         quants as Q4_0; supers 4 words a 256: f16 d, f16 dmin, 12 bytes as in the file
 //   Q5_K         quants and high as Q5_0; supers as Q4_K
 //   Q6_K         quants as Q4_0; high 2 words a unit: bits 8 j + 2 k (2 bits) of word h are bits
 //   4-5
 //                of element 16 h + 4 k + j; scales 2 i8 a unit; deltas f16 d a 256
 // Rows of f16 planes are padded to whole words.
+struct PlaneWords {
+  uint32_t quants = 0;
+  uint32_t high = 0;
+  uint32_t scales = 0;
+  uint32_t deltas = 0;
+  uint32_t supers = 0;
+};
+PlaneWords plane_words(Codec codec, uint32_t cols);
+
+// Where the planes of one matrix start: `quants` and `supers` in 16-byte vectors, the others in
+// words, all from the start of the matrix.
 struct PackedLayout {
-  uint32_t units;  // a row
   uint64_t quants = 0;
   uint64_t high = 0;
   uint64_t scales = 0;

@@ -10,9 +10,9 @@
 namespace lapidary::kernels {
 
 // What makes the input vector h[cols]. All f32. rms(v) = v / sqrt(mean(v^2) + eps).
-// A norm site is one buffer of 2 cols + 1 floats: post[cols] at 0, pre[cols] at cols, scale at
-// 2 cols. Absent parts keep their place and are not read (has_post, has_pre); scale is always
-// there.
+// A norm site is one buffer of 2 cols + 1 floats, its range padded to whole 16 bytes: post[cols] at
+// 0, pre[cols] at cols, scale at 2 cols. Absent parts keep their place and are not read (has_post,
+// has_pre); scale is always there. With a norm, cols is a multiple of 4.
 enum class Prologue : uint8_t {
   kPlain,  // r x[cols]:                        h = x
   kNorm,   // r x[cols], r site:                h = rms(x) * pre          (post, scale unused)
@@ -44,10 +44,11 @@ struct MatvecSpec {
   Epilogue epilogue = Epilogue::kStore;
   uint32_t row_offset = 0;  // y[row_offset] is the first row: for a matrix in several parts
   float eps = 1e-6f;
-  float cap = 30.0f;  // kSoftcap
+  float cap = 30.0f;        // kSoftcap
+  uint32_t mul_offset = 0;  // kGeluMul: the factor of row r is mul[mul_offset + r]
   bool has_post = true;
   bool has_pre = true;
-  // kMerge, as in attention.h.
+  // kMerge, as in attention.h; heads * max_splits <= 2048.
   uint32_t heads = 0;
   uint32_t head_dim = 0;
   uint32_t window = 0;

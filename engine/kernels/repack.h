@@ -19,9 +19,9 @@ struct RepackParams {
 };
 static_assert(sizeof(RepackParams) == 16);
 
-// Bindings: 0 r raw: array<u32> (file bytes), 1 w packed: the matrix's range, packed_bytes() long,
-// 2 u RepackParams. The packed range needs no clearing; rows may come in any order and chunking.
-// Exact: decoded values equal the file's.
+// Bindings: 0 r raw (file bytes), 1 w packed (the matrix's range, packed_bytes() long), 2 u
+// RepackParams. The packed range needs no clearing; rows may come in any order and chunking. A
+// `raw` range must be a multiple of 4 bytes long. Exact: decoded values equal the file's.
 KernelSource repack_source(const RepackSpec& spec);
 Groups repack_groups(const RepackSpec& spec, uint32_t n_rows);
 

@@ -1,0 +1,14 @@
+// Q4_K: value = d * scale * q - dmin * min. (row, u): unit u of a row; h: its lower or upper half.
+//#include k_scales.wgsl
+fn q4_k_half(p: Planes, row: u32, u: u32, h: u32) -> mat4x4<f32> {
+  let q = weights[p.quants + row * UNITS + u];
+  let s = k_scales(weights[p.supers + row * SUPERS + (u >> 3u)], u & 7u);
+  return scaled(bytes_matrix(nibbles(q, h)), s.x, -s.y);
+}
+
+fn q4_k_dot(p: Planes, row: u32, u: u32, a: Activations) -> f32 {
+  let q = weights[p.quants + row * UNITS + u];
+  let s = k_scales(weights[p.supers + row * SUPERS + (u >> 3u)], u & 7u);
+  let sums = bytes_dot(nibbles(q, 0u), nibbles(q, 1u), a);
+  return s.x * (sums.x + sums.y) - s.y * (a.low_sum + a.high_sum);
+}

@@ -1,0 +1,281 @@
+// y = W h for one token. A workgroup of THREADS computes SLOTS * ROWS rows: LANES neighbouring
+// threads share a row and take its units in turn; each thread works on ROWS rows at once, so that an
+// activation is read from workgroup memory once for all of them. h is staged in tiles of TILE_UNITS.
+//
+// matvec.cpp adds: locate() (which rows this workgroup has), accumulate() (the codecs' inner loop)
+// and store() (the epilogue).
+//#include reduce.wgsl
+const SLOTS: u32 = THREADS / LANES;
+const VECTORS: u32 = (COLS + 3u) / 4u;
+
+// Vector k of unit u at k * TILE_STRIDE + u: neighbouring threads read neighbouring vectors. The
+// stride is odd, so that staging writes do not collide in a bank. The final reduction reuses it.
+var<workgroup> tile: array<vec4<f32>, TILE_SIZE>;
+
+var<private> segment: u32;
+var<private> segment_rows: u32;
+var<private> first_row: u32;  // of this workgroup, in its segment
+var<private> y_base: u32;     // y index of the segment's row 0
+//#repeat r ROWS
+var<private> row_${r}: u32;
+//#end
+// Sums of stream s (gate, up), row r: component (s * ROWS + r) & 3 of vector (s * ROWS + r) >> 2.
+//#repeat g SUM_VECTORS
+var<private> sums_${g}: vec4<f32>;
+//#end
+
+fn stage(unit: u32, k: u32, value: vec4<f32>) { tile[k * TILE_STRIDE + unit] = value; }
+
+fn activations(unit: u32) -> Activations {
+  var a: Activations;
+  a.v0 = tile[unit];
+  a.v1 = tile[TILE_STRIDE + unit];
+  a.v2 = tile[2u * TILE_STRIDE + unit];
+  a.v3 = tile[3u * TILE_STRIDE + unit];
+  a.v4 = tile[4u * TILE_STRIDE + unit];
+  a.v5 = tile[5u * TILE_STRIDE + unit];
+  a.v6 = tile[6u * TILE_STRIDE + unit];
+  a.v7 = tile[7u * TILE_STRIDE + unit];
+  a.low_sum = dot((a.v0 + a.v1) + (a.v2 + a.v3), vec4<f32>(1.0));
+  a.high_sum = dot((a.v4 + a.v5) + (a.v6 + a.v7), vec4<f32>(1.0));
+  return a;
+}
+
+//#if PLAIN
+fn source(j: u32) -> vec4<f32> {
+//#if ALIGNED
+  return x[j];
+//#else
+  var v = vec4<f32>(0.0);
+  for (var i = 0u; i < 4u; i++) {
+    if (4u * j + i < COLS) {
+      v[i] = x[4u * j + i];
+    }
+  }
+  return v;
+//#endif
+}
+//#endif
+
+//#if MERGE
+//#include step.wgsl
+//#include splits.wgsl
+// The weight of a split's partial sums: exp(its maximum - the head's) / the head's sum.
+var<workgroup> split_weights: array<f32, HEADS * MAX_SPLITS>;
+
+fn weigh_splits(tid: u32) {
+  let splits = attention_splits(step.position);
+  for (var head = tid; head < HEADS; head += THREADS) {
+    var top = -1e30;
+    for (var s = 0u; s < splits; s++) {
+      top = max(top, stats[s * HEADS + head].x);
+    }
+    var total = 0.0;
+    for (var s = 0u; s < splits; s++) {
+      let stat = stats[s * HEADS + head];
+      total += stat.y * exp(stat.x - top);
+    }
+    for (var s = 0u; s < splits; s++) {
+      split_weights[head * MAX_SPLITS + s] = exp(stats[s * HEADS + head].x - top) / total;
+    }
+  }
+  workgroupBarrier();
+}
+
+fn source(j: u32) -> vec4<f32> {
+  let splits = attention_splits(step.position);
+  var v = vec4<f32>(0.0);
+//#if HEAD_VECTORS
+  let head = j / (HEAD_DIM / 4u);
+  for (var s = 0u; s < splits; s++) {
+    v += partial[s * VECTORS + j] * split_weights[head * MAX_SPLITS + s];
+  }
+//#else
+  for (var i = 0u; i < 4u; i++) {
+    let at = 4u * j + i;
+    if (at < COLS) {
+      for (var s = 0u; s < splits; s++) {
+        v[i] += partial[s * COLS + at] * split_weights[(at / HEAD_DIM) * MAX_SPLITS + s];
+      }
+    }
+  }
+//#endif
+  return v;
+}
+//#endif
+
+//#if NORM
+// The input in registers: vector tid + p * THREADS in hidden[p]. Past the end it is zero.
+var<private> hidden: array<vec4<f32>, HIDDEN>;
+
+fn rms_factor(square_sum: f32) -> f32 { return 1.0 / sqrt(square_sum / f32(COLS) + EPS); }
+
+fn norm(tid: u32, merge: u32, write: bool) {
+  var squares = 0.0;
+//#if RESIDUAL
+//#if HAS_POST
+//#repeat p HIDDEN
+  {
+    let j = tid + ${p}u * THREADS;
+    if (j < VECTORS) {
+      hidden[${p}] = delta[j];
+      squares += dot(hidden[${p}], hidden[${p}]);
+    }
+  }
+//#end
+  let post = rms_factor(workgroup_sum(squares, tid, merge));
+  squares = 0.0;
+//#endif
+  let scale = site[2u * VECTORS].x;
+//#repeat p HIDDEN
+  {
+    let j = tid + ${p}u * THREADS;
+    if (j < VECTORS) {
+//#if HAS_POST
+      let v = (x_old[j] + hidden[${p}] * post * site[j]) * scale;
+//#else
+      let v = (x_old[j] + delta[j]) * scale;
+//#endif
+      if (write) {
+        x_new[j] = v;
+      }
+      hidden[${p}] = v;
+      squares += dot(v, v);
+    }
+  }
+//#end
+//#else
+//#repeat p HIDDEN
+  {
+    let j = tid + ${p}u * THREADS;
+    if (j < VECTORS) {
+      hidden[${p}] = x[j];
+      squares += dot(hidden[${p}], hidden[${p}]);
+    }
+  }
+//#end
+//#endif
+//#if HAS_PRE
+  let pre = rms_factor(workgroup_sum(squares, tid, merge));
+//#repeat p HIDDEN
+  {
+    let j = tid + ${p}u * THREADS;
+    if (j < VECTORS) {
+      hidden[${p}] = hidden[${p}] * pre * site[VECTORS + j];
+    }
+  }
+//#end
+//#endif
+}
+//#endif
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) group_count: vec3<u32>,
+//#if SUBGROUPS
+        @builtin(subgroup_invocation_id) invocation: u32, @builtin(subgroup_size) size: u32,
+//#endif
+        @builtin(local_invocation_index) tid: u32) {
+  let group = group_id.y * group_count.x + group_id.x;
+  if (group >= GROUPS) {
+    return;
+  }
+  let lane = tid % LANES;
+  let slot = tid / LANES;
+  locate(group);
+//#repeat r ROWS
+  row_${r} = min(first_row + ${r}u * SLOTS + slot, segment_rows - 1u);
+//#end
+//#if SUBGROUPS
+  let merge = find_merge_step(tid, invocation, size);
+//#else
+  let merge = 1u;
+//#endif
+
+//#if NORM
+  norm(tid, merge, group == 0u);
+//#repeat t TILES
+  {
+//#if SEVERAL_TILES
+    workgroupBarrier();
+//#endif
+//#repeat q TILE_HIDDEN
+    {
+      const P = ${t}u * TILE_HIDDEN + ${q}u;
+      let j = tid + P * THREADS;
+      if (P < HIDDEN && j < UNITS * 8u) {
+        stage((j >> 3u) - ${t}u * TILE_UNITS, j & 7u, hidden[min(P, HIDDEN - 1u)]);
+      }
+    }
+//#end
+    workgroupBarrier();
+    accumulate(lane, ${t}u * TILE_UNITS);
+  }
+//#end
+//#else
+//#if MERGE
+  weigh_splits(tid);
+//#endif
+  for (var first = 0u; first < UNITS; first += TILE_UNITS) {
+//#if SEVERAL_TILES
+    workgroupBarrier();
+//#endif
+    let count = min(TILE_UNITS, UNITS - first);
+    for (var i = tid; i < count * 8u; i += THREADS) {
+      let j = first * 8u + i;
+//#if WHOLE_UNITS
+      stage(i >> 3u, i & 7u, source(j));
+//#else
+      var v = vec4<f32>(0.0);
+      if (j < VECTORS) {
+        v = source(j);
+      }
+      stage(i >> 3u, i & 7u, v);
+//#endif
+    }
+    workgroupBarrier();
+    accumulate(lane, first);
+  }
+//#endif
+
+  // Sums of the LANES threads of a row, into its lane 0.
+//#if SUBGROUPS
+//#repeat i LOG_LANES
+  if ((1u << ${i}u) < merge) {
+//#repeat g SUM_VECTORS
+    sums_${g} += subgroupShuffleXor(sums_${g}, 1u << ${i}u);
+//#end
+  }
+//#end
+  if (merge < LANES) {
+    workgroupBarrier();
+//#repeat g SUM_VECTORS
+    tile[${g}u * THREADS + tid] = sums_${g};
+//#end
+    workgroupBarrier();
+    if (lane == 0u) {
+      for (var i = merge; i < LANES; i += merge) {
+//#repeat g SUM_VECTORS
+        sums_${g} += tile[${g}u * THREADS + tid + i];
+//#end
+      }
+    }
+  }
+//#else
+  workgroupBarrier();
+//#repeat g SUM_VECTORS
+  tile[${g}u * THREADS + tid] = sums_${g};
+//#end
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (lane < half) {
+//#repeat g SUM_VECTORS
+      sums_${g} += tile[${g}u * THREADS + tid + half];
+      tile[${g}u * THREADS + tid] = sums_${g};
+//#end
+    }
+  }
+//#endif
+  if (lane == 0u) {
+    store(slot);
+  }
+}

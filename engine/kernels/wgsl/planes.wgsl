@@ -1,0 +1,63 @@
+// Reading the planes of a repacked matrix (layout.h). Needs `weights: array<vec4<u32>>`.
+// quants, supers: in vectors; high, scales, deltas: in words.
+struct Planes { quants: u32, high: u32, scales: u32, deltas: u32, supers: u32 }
+
+// The 32 activations of a unit, and their sums by half: formats with an offset need those.
+struct Activations {
+  v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>,
+  v4: vec4<f32>, v5: vec4<f32>, v6: vec4<f32>, v7: vec4<f32>,
+  low_sum: f32, high_sum: f32,
+}
+
+fn plane_word(i: u32) -> u32 { return weights[i >> 2u][i & 3u]; }
+
+// Entry i of an f16 plane whose row starts at word `row`.
+fn plane_half(row: u32, i: u32) -> f32 {
+  return unpack2x16float(plane_word(row + (i >> 1u)) >> ((i & 1u) * 16u)).x;
+}
+
+// The four bytes of a word as floats.
+fn bytes(w: u32) -> vec4<f32> {
+  return vec4<f32>((vec4<u32>(w) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xFFu));
+}
+
+// Sums of quants times activations, elements 0-15 and 16-31 apart; each argument holds 16 bytes.
+fn bytes_dot(low: vec4<u32>, high: vec4<u32>, a: Activations) -> vec2<f32> {
+  return vec2<f32>(
+      dot(bytes(low.x), a.v0) + dot(bytes(low.y), a.v1) + dot(bytes(low.z), a.v2) +
+          dot(bytes(low.w), a.v3),
+      dot(bytes(high.x), a.v4) + dot(bytes(high.y), a.v5) + dot(bytes(high.z), a.v6) +
+          dot(bytes(high.w), a.v7));
+}
+
+fn bytes_matrix(q: vec4<u32>) -> mat4x4<f32> {
+  return mat4x4<f32>(bytes(q.x), bytes(q.y), bytes(q.z), bytes(q.w));
+}
+
+// Every element times `scale` plus `offset`.
+fn scaled(m: mat4x4<f32>, scale: f32, offset: f32) -> mat4x4<f32> {
+  return mat4x4<f32>(m[0] * scale + offset, m[1] * scale + offset, m[2] * scale + offset,
+                     m[3] * scale + offset);
+}
+
+// Every element plus `offset`, then times `scale`: the order in which ggml rounds.
+fn shifted(m: mat4x4<f32>, offset: f32, scale: f32) -> mat4x4<f32> {
+  return mat4x4<f32>((m[0] + offset) * scale, (m[1] + offset) * scale, (m[2] + offset) * scale,
+                     (m[3] + offset) * scale);
+}
+
+fn matrix_dot(low: mat4x4<f32>, high: mat4x4<f32>, a: Activations) -> f32 {
+  return dot(low[0], a.v0) + dot(low[1], a.v1) + dot(low[2], a.v2) + dot(low[3], a.v3) +
+         dot(high[0], a.v4) + dot(high[1], a.v5) + dot(high[2], a.v6) + dot(high[3], a.v7);
+}
+
+const NIBBLES = vec4<u32>(0x0F0F0F0Fu);
+
+// The nibbles of half h (0 or 1) of a unit, a byte each.
+fn nibbles(q: vec4<u32>, h: u32) -> vec4<u32> { return (q >> vec4<u32>(4u * h)) & NIBBLES; }
+
+// The fifth bits of half h, in place over nibbles.
+fn fifth_bits(high: u32, h: u32) -> vec4<u32> {
+  return ((vec4<u32>(high) >> (vec4<u32>(0u, 1u, 2u, 3u) + 4u * h)) & vec4<u32>(0x01010101u)) <<
+         vec4<u32>(4u);
+}
