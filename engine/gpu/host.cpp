@@ -38,7 +38,8 @@ bool HostCallBase::resume(uint32_t ticket, ErrorCode code, std::string message) 
   table.free.push_back(ticket);
   call->code_ = code;
   call->message_ = std::move(message);
-  call->handle_.resume();
+  call->done_ = true;
+  if (call->handle_) std::exchange(call->handle_, nullptr).resume();
   return true;
 }
 

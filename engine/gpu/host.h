@@ -107,7 +107,12 @@ class HostCallBase {
 
  protected:
   uint32_t park(std::coroutine_handle<> handle);
+  Status take_status() {
+    if (code_ == ErrorCode::kOk) return {};
+    return fail(code_, std::move(message_));
+  }
   std::coroutine_handle<> handle_;
+  bool done_ = false;
   ErrorCode code_ = ErrorCode::kOk;
   std::string message_;
 };
@@ -119,13 +124,28 @@ class HostCall : private HostCallBase {
   HostCall(const HostCall&) = delete;
   bool await_ready() const noexcept { return false; }
   void await_suspend(std::coroutine_handle<> handle) { start_(park(handle)); }
-  Status await_resume() {
-    if (code_ == ErrorCode::kOk) return {};
-    return fail(code_, std::move(message_));
-  }
+  Status await_resume() { return take_status(); }
 
  private:
   Start start_;
+};
+
+// A host call that is started now and awaited later, so that several can be in flight. It must stay
+// where it is from start() until it is done; awaiting one that was never started gives success at
+// once.
+class HostFuture : private HostCallBase {
+ public:
+  HostFuture() { done_ = true; }
+  HostFuture(const HostFuture&) = delete;
+  // The ticket to hand to the host.
+  uint32_t start() {
+    done_ = false;
+    code_ = ErrorCode::kOk;
+    return park(nullptr);
+  }
+  bool await_ready() const noexcept { return done_; }
+  void await_suspend(std::coroutine_handle<> handle) { handle_ = handle; }
+  Status await_resume() { return take_status(); }
 };
 
 }  // namespace lapidary::gpu

@@ -1,0 +1,134 @@
+// The sampler against the definitions of top_k, top_p, min_p and temperature, and stop strings over
+// a stream.
+#include "engine/generate/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "engine/generate/stop.h"
+
+namespace lapidary::generate {
+namespace {
+
+std::vector<Candidate> ramp(size_t n) {
+  std::vector<Candidate> out;
+  for (size_t i = 0; i < n; ++i)
+    out.push_back({static_cast<uint32_t>(100 + i), -static_cast<float>(i)});
+  return out;
+}
+
+float log_sum_exp(const std::vector<Candidate>& all) {
+  double sum = 0;
+  for (const Candidate& c : all) sum += std::exp(static_cast<double>(c.logit));
+  return static_cast<float>(std::log(sum));
+}
+
+std::map<uint32_t, int> draw(const SamplingOptions& options, const std::vector<Candidate>& all,
+                             int times) {
+  Sampler sampler(options, 7);
+  std::map<uint32_t, int> counts;
+  for (int i = 0; i < times; ++i) ++counts[sampler.sample(all, log_sum_exp(all), true).value()];
+  return counts;
+}
+
+TEST(Sampler, GreedyTakesTheBest) {
+  SamplingOptions options;
+  options.temperature = 0;
+  EXPECT_EQ(draw(options, ramp(5), 10).at(100), 10);
+}
+
+TEST(Sampler, EqualSeedsGiveEqualDraws) {
+  const auto all = ramp(20);
+  Sampler a({}, 42), b({}, 42), c({}, 43);
+  bool differs = false;
+  for (int i = 0; i < 100; ++i) {
+    const auto x = a.sample(all, log_sum_exp(all), true);
+    EXPECT_EQ(x, b.sample(all, log_sum_exp(all), true));
+    differs |= x != c.sample(all, log_sum_exp(all), true);
+  }
+  EXPECT_TRUE(differs);
+}
+
+TEST(Sampler, FrequenciesFollowTheSoftmaxAtTheTemperature) {
+  SamplingOptions options{.temperature = 2.0f, .top_k = 0, .top_p = 1.0f};
+  const auto all = ramp(4);
+  const auto counts = draw(options, all, 40000);
+  double total = 0;
+  for (const Candidate& c : all) total += std::exp(c.logit / 2.0);
+  for (const Candidate& c : all) {
+    EXPECT_NEAR(counts.at(c.id) / 40000.0, std::exp(c.logit / 2.0) / total, 0.01) << c.id;
+  }
+}
+
+TEST(Sampler, TopKTopPAndMinPCutTheTail) {
+  const auto all = ramp(50);
+  EXPECT_EQ(draw({.top_k = 3, .top_p = 1.0f}, all, 5000).size(), 3u);
+  // e^-i normalised: 0.632, 0.233, 0.0855, ...: 0.86 is passed by the second, 0.9 by the third.
+  EXPECT_EQ(draw({.top_k = 0, .top_p = 0.86f}, all, 5000).size(), 2u);
+  EXPECT_EQ(draw({.top_k = 0, .top_p = 0.9f}, all, 5000).size(), 3u);
+  EXPECT_EQ(draw({.top_k = 0, .top_p = 1.0f, .min_p = 0.1f}, all, 5000).size(), 3u);
+  // top_p acts on what top_k left: 0.731, 0.269.
+  EXPECT_EQ(draw({.top_k = 2, .top_p = 0.7f}, all, 5000).size(), 1u);
+}
+
+TEST(Sampler, SaysWhenTheCandidatesDoNotSuffice) {
+  const auto all = ramp(50);
+  const std::vector<Candidate> some(all.begin(), all.begin() + 4);
+  const float lse = log_sum_exp(all);
+  EXPECT_TRUE(Sampler({.top_k = 4, .top_p = 1.0f}, 1).sample(some, lse, false).has_value());
+  EXPECT_TRUE(Sampler({.top_k = 0, .top_p = 0.9f}, 1).sample(some, lse, false).has_value());
+  EXPECT_TRUE(
+      Sampler({.top_k = 0, .top_p = 1.0f, .min_p = 0.1f}, 1).sample(some, lse, false).has_value());
+  EXPECT_FALSE(Sampler({.top_k = 5, .top_p = 0.1f}, 1).sample(some, lse, false).has_value());
+  EXPECT_FALSE(Sampler({.top_k = 0, .top_p = 0.9999f}, 1).sample(some, lse, false).has_value());
+  EXPECT_FALSE(Sampler({.top_k = 0, .top_p = 1.0f}, 1).sample(some, lse, false).has_value());
+}
+
+TEST(StopMatcher, HoldsBackWhatMayBecomeAStop) {
+  StopMatcher matcher({"END", "\n\n"});
+  EXPECT_EQ(matcher.push("one E"), "one ");
+  EXPECT_EQ(matcher.push("N"), "");
+  EXPECT_EQ(matcher.push("x"), "ENx");
+  EXPECT_EQ(matcher.push(" two\n"), " two");
+  EXPECT_EQ(matcher.push("\nthree END"), "");
+  EXPECT_EQ(matcher.matched(), "\n\n");
+  EXPECT_EQ(matcher.push("more"), "");
+}
+
+TEST(StopMatcher, TheEarliestStopWinsAndTheRestFlushes) {
+  StopMatcher matcher({"b", "ab"});
+  EXPECT_EQ(matcher.push("xxab"), "xx");
+  EXPECT_EQ(matcher.matched(), "ab");
+  StopMatcher open({"STOP"});
+  EXPECT_EQ(open.push("ends in STO"), "ends in ");
+  EXPECT_EQ(open.flush(), "STO");
+  EXPECT_TRUE(open.matched().empty());
+}
+
+TEST(Options, AreReadAndBounded) {
+  const auto parse = [](std::string_view text) {
+    return parse_options(parse_json(text, "test").value(), GenerateOptions{}, 1000);
+  };
+  const auto good = parse(
+      R"({"temperature":0.5,"topK":7,"seed":-1,"stop":"x","logitBias":{"3":-2.5},"num_predict":9})");
+  ASSERT_TRUE(good.has_value());
+  EXPECT_EQ(good->sampling.temperature, 0.5f);
+  EXPECT_EQ(good->sampling.top_k, 7u);
+  EXPECT_FALSE(good->sampling.seed.has_value());
+  EXPECT_EQ(good->stop, std::vector<std::string>{"x"});
+  EXPECT_EQ(good->sampling.logit_bias[0], std::make_pair(3u, -2.5f));
+  EXPECT_EQ(good->max_tokens, 9u);
+  for (const char* bad :
+       {R"({"temperature":-1})", R"({"temperature":"hot"})", R"({"topP":1.5})", R"({"topK":1.5})",
+        R"({"seed":0.5})", R"({"stop":[1]})", R"({"logitBias":{"1000":1}})",
+        R"({"logitBias":{"x":1}})", R"({"logitBias":{"1":1e9}})", R"({"logprobs":21})", "[]"}) {
+    const auto result = parse(bad);
+    ASSERT_FALSE(result.has_value()) << bad;
+    EXPECT_EQ(result.error().code, ErrorCode::kInvalidArgument) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace lapidary::generate

@@ -1,0 +1,309 @@
+#include "engine/model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/base/bytes.h"
+#include "engine/base/text.h"
+
+namespace lapidary::model {
+namespace {
+
+// Positions that a sliding layer keeps beyond what a prefill batch needs: a reply of this length
+// can be taken back (a changed prompt, a stripped thought) without running the prompt again.
+constexpr uint32_t kRingSlack = 512;
+// Floats of the logits of all positions that are on the GPU at once.
+constexpr uint32_t kAllLogitsFloats = 4 << 20;
+constexpr uint32_t kTopk = kernels::kMaxTopK;
+
+uint32_t max_of(const Config& config, uint32_t (*value)(const LayerConfig&)) {
+  uint32_t best = 0;
+  for (const LayerConfig& layer : config.layers) best = std::max(best, value(layer));
+  return best;
+}
+
+}  // namespace
+
+Decoder::Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config,
+                 Weights weights, const DecoderOptions& options)
+    : device_(device),
+      cache_(cache),
+      config_(config),
+      weights_(std::move(weights)),
+      options_(options) {
+  options_.max_batch = std::clamp(options_.max_batch, 1u, options_.context);
+  topk_ = std::min(kTopk, config_.vocab);
+  ring_slots_ = std::max(
+      config_.window,
+      std::min(options_.context, static_cast<uint32_t>(round_up(
+                                     config_.window + options_.max_batch + kRingSlack, 64))));
+  batch_layers_ = 0;
+  while (batch_layers_ < config_.layers.size() && !config_.layers[batch_layers_].shares_kv)
+    ++batch_layers_;
+}
+
+Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
+    gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
+    const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress) {
+  std::unique_ptr<Decoder> decoder(new Decoder(device, cache, config, std::move(weights), options));
+  CO_TRY_VOID(decoder->allocate());
+  decoder->record_decode();
+  decoder->record_sampling();
+  decoder->record_batch_inputs();
+  uint32_t current = 0;
+  for (size_t l = 0; l < decoder->batch_layers_; ++l) {
+    decoder->record_batch_layer(l, decoder->batch_layers_programs_[l], current);
+    decoder->batch_exit_[l] = current;
+  }
+  CO_TRY_VOID(co_await cache.compile(std::move(progress)));
+  for (Program* program : {&decoder->decode_inputs_, &decoder->decode_head_, &decoder->argmax_,
+                           &decoder->topk_program_, &decoder->adjust_, &decoder->batch_inputs_}) {
+    CO_TRY_VOID(program->bind(device, cache));
+  }
+  for (Program& program : decoder->decode_layers_) CO_TRY_VOID(program.bind(device, cache));
+  for (size_t l = 0; l < decoder->batch_layers_; ++l) {
+    CO_TRY_VOID(decoder->batch_layers_programs_[l].bind(device, cache));
+  }
+  CO_TRY_VOID(co_await device.sync());
+  co_return std::move(decoder);
+}
+
+Result<gpu::Buffer> Decoder::buffer(uint64_t bytes, uint32_t usage, std::string_view label) {
+  if (static_cast<double>(bytes) > device_.info().max_binding_size) {
+    return fail(ErrorCode::kOutOfMemory,
+                cat(label, " needs a binding of ", bytes, " bytes; this adapter allows ",
+                    device_.info().max_binding_size, ". A shorter context needs less"));
+  }
+  TRY(gpu::Buffer made, device_.create_buffer(bytes, usage, label));
+  scratch_bytes_ += made.size();
+  return made;
+}
+
+kernels::AttentionSpec Decoder::attention_spec(size_t l) const {
+  const LayerConfig& layer = config_.layers[l];
+  kernels::AttentionSpec spec;
+  spec.heads = config_.heads;
+  spec.kv_heads = layer.kv_heads;
+  spec.head_dim = layer.head_dim;
+  spec.window = layer.sliding ? config_.window : 0;
+  spec.slots = layer.sliding ? ring_slots_ : options_.context;
+  spec.rotated_pairs = layer.sliding ? weights_.rotated_sliding : weights_.rotated_global;
+  spec.kv_f32 = options_.kv_f32;
+  spec.shares_kv = layer.shares_kv;
+  spec.v_from_k = layer.v_from_k;
+  spec.eps = config_.rms_eps;
+  return spec;
+}
+
+const gpu::Buffer& Decoder::rope(size_t l) const {
+  return config_.layers[l].sliding ? weights_.rope_sliding : weights_.rope_global;
+}
+
+Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
+  const uint32_t head_dim = max_of(config_, [](const LayerConfig& l) { return l.head_dim; });
+  const uint32_t kv_width = max_of(config_, [](const LayerConfig& l) { return l.kv_width(); });
+  const uint32_t ffn = max_of(config_, [](const LayerConfig& l) { return l.ffn; });
+  const uint64_t row = uint64_t{tokens} * sizeof(float);
+  const uint64_t q_width = uint64_t{config_.heads} * head_dim;
+  const uint64_t splits = batch ? 1 : kernels::AttentionSpec{}.max_splits;
+  TRY(s.tokens, buffer(uint64_t{tokens} * 4, gpu::kStorageUsage, "tokens"));
+  TRY(s.step, buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step"));
+  for (gpu::Buffer& x : s.x) {
+    TRY(x, buffer(row * config_.hidden, gpu::kStorageUsage, "residual stream"));
+  }
+  TRY(s.delta, buffer(row * config_.hidden, gpu::kStorageUsage, "residual update"));
+  TRY(s.qkv, buffer(row * (q_width + 2 * kv_width), gpu::kStorageUsage, "q, k, v"));
+  TRY(s.attention, buffer(row * q_width * splits, gpu::kStorageUsage, "attention output"));
+  TRY(s.ffn, buffer(row * ffn, gpu::kStorageUsage, "feed-forward activations"));
+  if (batch) {
+    TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
+  } else {
+    TRY(s.stats,
+        buffer(row * config_.heads * 2 * splits, gpu::kStorageUsage, "attention statistics"));
+  }
+  if (config_.per_layer_dim > 0) {
+    const uint64_t all = row * config_.per_layer_dim * config_.layers.size();
+    TRY(s.ple_tok, buffer(all, gpu::kStorageUsage, "per-layer embedding rows"));
+    TRY(s.ple_ctx, buffer(all, gpu::kStorageUsage, "per-layer context"));
+    TRY(s.ple, buffer(all, gpu::kStorageUsage, "per-layer inputs"));
+    TRY(s.ple_gate, buffer(row * config_.per_layer_dim, gpu::kStorageUsage, "per-layer gate"));
+  }
+  return {};
+}
+
+Status Decoder::allocate() {
+  TRY_VOID(allocate_scratch(one_, 1, false));
+  TRY_VOID(allocate_scratch(batch_, options_.max_batch, true));
+  TRY(logits_, buffer(uint64_t{config_.vocab} * 4, gpu::kStorageUsage, "logits"));
+  TRY(argmax_partial_,
+      buffer(kernels::argmax_partial_bytes(config_.vocab), gpu::kStorageUsage, "argmax"));
+  TRY(results_, buffer(kernels::kResultSlots * 4, gpu::kStorageUsage, "chosen tokens"));
+  TRY(topk_partial_, buffer(kernels::topk_partial_bytes({config_.vocab, topk_}), gpu::kStorageUsage,
+                            "top-k partial"));
+  TRY(candidates_, buffer(kernels::topk_bytes(topk_), gpu::kStorageUsage, "candidates"));
+  TRY(adjust_params_, buffer(sizeof(kernels::AdjustParams), gpu::kParamsUsage, "penalties"));
+  // Distinct tokens that penalties and biases can name at once.
+  TRY(adjust_entries_, buffer(uint64_t{std::min(config_.vocab, options_.context + 4096)} *
+                                  sizeof(kernels::AdjustEntry),
+                              gpu::kStorageUsage, "penalised tokens"));
+  const uint64_t scratch = scratch_bytes_;
+  k_cache_.resize(config_.layers.size());
+  v_cache_.resize(config_.layers.size());
+  for (size_t l = 0; l < config_.layers.size(); ++l) {
+    const kernels::AttentionSpec spec = attention_spec(l);
+    TRY_VOID(kernels::check_attention(spec));
+    if (config_.layers[l].shares_kv) continue;
+    TRY(k_cache_[l], buffer(kernels::kv_cache_bytes(spec), gpu::kStorageUsage, "key cache"));
+    TRY(v_cache_[l], buffer(kernels::kv_cache_bytes(spec), gpu::kStorageUsage, "value cache"));
+  }
+  kv_bytes_ = scratch_bytes_ - scratch;
+  scratch_bytes_ = scratch;
+  decode_layers_.resize(config_.layers.size());
+  decode_entry_.resize(config_.layers.size());
+  batch_layers_programs_.resize(config_.layers.size());
+  batch_exit_.resize(config_.layers.size());
+  return {};
+}
+
+void Decoder::write_step(const gpu::Buffer& target, uint32_t position, uint32_t tokens) {
+  const kernels::Step step{.position = position, .tokens = tokens};
+  device_.write(target, 0, std::as_bytes(std::span(&step, 1)));
+}
+
+void Decoder::set_token(uint32_t token, uint32_t position) {
+  device_.write(one_.tokens, 0, std::as_bytes(std::span(&token, 1)));
+  write_step(one_.step, position, 1);
+}
+
+Status Decoder::set_adjustments(std::span<const kernels::AdjustEntry> entries,
+                                const kernels::AdjustParams& params) {
+  if (entries.size_bytes() > adjust_entries_.size()) {
+    return fail(ErrorCode::kInvalidArgument,
+                cat("penalties and biases name ", entries.size(), " tokens; at most ",
+                    adjust_entries_.size() / sizeof(kernels::AdjustEntry), " fit"));
+  }
+  if (!entries.empty()) device_.write(adjust_entries_, 0, std::as_bytes(entries));
+  device_.write(adjust_params_, 0, std::as_bytes(std::span(&params, 1)));
+  return {};
+}
+
+// Ends the pass after the head: adjusts, chooses, reads back. position: of the token whose logits
+// these are.
+void Decoder::append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position) {
+  if (readback.adjust_entries > 0) adjust_.record(list, cache_, readback.adjust_entries);
+  if (readback.choose == Choose::kArgmax) argmax_.record(list, cache_, 0);
+  if (readback.choose == Choose::kTopk) topk_program_.record(list, cache_, 0);
+  list.end_pass();
+  switch (readback.choose) {
+    case Choose::kNothing:
+      break;
+    case Choose::kArgmax:
+      list.read(results_, uint64_t{position % kernels::kResultSlots} * 4, 4, readback.address,
+                readback.ticket);
+      break;
+    case Choose::kTopk:
+      list.read(candidates_, 0, candidate_bytes(), readback.address, readback.ticket);
+      break;
+    case Choose::kLogits:
+      list.read(logits_, 0, config_.vocab * 4, readback.address, readback.ticket);
+      break;
+  }
+}
+
+void Decoder::decode(uint32_t position, const Readback& readback) {
+  list_.reset();
+  list_.begin_pass();
+  decode_inputs_.record(list_, cache_, position);
+  for (const Program& layer : decode_layers_) layer.record(list_, cache_, position);
+  decode_head_.record(list_, cache_, position);
+  append_tail(list_, readback, position);
+  device_.submit(list_);
+}
+
+void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
+                      const Readback& readback) {
+  const auto count = static_cast<uint32_t>(tokens.size());
+  const uint32_t end = position + count - 1;
+  if (last) set_token(tokens.back(), end);
+  if (count == 1 && last) {
+    decode(end, readback);
+    return;
+  }
+  device_.write(batch_.tokens, 0, std::as_bytes(tokens));
+  write_step(batch_.step, position, count);
+  list_.reset();
+  list_.begin_pass();
+  batch_inputs_.record(list_, cache_, count);
+  for (size_t l = 0; l < batch_layers_; ++l) batch_layers_programs_[l].record(list_, cache_, count);
+  if (!last) {
+    list_.end_pass();
+    device_.submit(list_);
+    return;
+  }
+  // The last token goes on alone. Its per-layer inputs are made anew; its stream comes from the
+  // batch.
+  const bool more = batch_layers_ < config_.layers.size();
+  if (more) decode_inputs_.record(list_, cache_, end);
+  list_.end_pass();
+  const uint64_t row = uint64_t{config_.hidden} * sizeof(float);
+  const gpu::Buffer& x = batch_.x[batch_exit_[batch_layers_ - 1]];
+  const uint32_t entry = more ? decode_entry_[batch_layers_] : head_entry_;
+  list_.copy(x, (count - 1) * row, one_.x[entry], 0, row);
+  list_.copy(batch_.delta, (count - 1) * row, one_.delta, 0, row);
+  list_.begin_pass();
+  for (size_t l = batch_layers_; l < config_.layers.size(); ++l)
+    decode_layers_[l].record(list_, cache_, end);
+  decode_head_.record(list_, cache_, end);
+  append_tail(list_, readback, end);
+  device_.submit(list_);
+}
+
+Task<Status> Decoder::prepare_all_positions() {
+  if (logits_rows_ > 0) co_return Status{};
+  uint32_t current = batch_exit_[batch_layers_ - 1];
+  for (size_t l = batch_layers_; l < config_.layers.size(); ++l) {
+    record_batch_layer(l, batch_layers_programs_[l], current);
+    batch_exit_[l] = current;
+  }
+  // Whole multiples of 64 rows keep every block's binding aligned.
+  const uint32_t rows = std::max(64u, kAllLogitsFloats / config_.vocab / 64 * 64);
+  const uint32_t block = std::min(rows, static_cast<uint32_t>(round_up(options_.max_batch, 64)));
+  CO_TRY(all_logits_, buffer(uint64_t{block} * config_.vocab * 4, gpu::kStorageUsage,
+                             "logits of all positions"));
+  CO_TRY(all_step_, buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step of the head"));
+  record_all_head(current, block);
+  CO_TRY_VOID(co_await cache_.compile());
+  for (Program& program : batch_layers_programs_) CO_TRY_VOID(program.bind(device_, cache_));
+  CO_TRY_VOID(all_norm_.bind(device_, cache_));
+  for (Program& program : all_head_) CO_TRY_VOID(program.bind(device_, cache_));
+  logits_rows_ = block;
+  co_return Status{};
+}
+
+void Decoder::run_all_layers(std::span<const uint32_t> tokens, uint32_t position) {
+  const auto count = static_cast<uint32_t>(tokens.size());
+  device_.write(batch_.tokens, 0, std::as_bytes(tokens));
+  write_step(batch_.step, position, count);
+  list_.reset();
+  list_.begin_pass();
+  batch_inputs_.record(list_, cache_, count);
+  for (const Program& layer : batch_layers_programs_) layer.record(list_, cache_, count);
+  all_norm_.record(list_, cache_, count);
+  list_.end_pass();
+  device_.submit(list_);
+}
+
+Task<Status> Decoder::read_logits(uint32_t first_row, std::span<float> out) {
+  const auto rows = static_cast<uint32_t>(out.size() / config_.vocab);
+  write_step(all_step_, 0, rows);
+  co_return co_await gpu::HostCall([&](uint32_t ticket) {
+    list_.reset();
+    list_.begin_pass();
+    all_head_[first_row / logits_rows_].record(list_, cache_, rows);
+    list_.end_pass();
+    list_.read(all_logits_, 0, static_cast<uint32_t>(out.size_bytes()), out.data(), ticket);
+    device_.submit(list_);
+  });
+}
+
+}  // namespace lapidary::model

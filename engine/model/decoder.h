@@ -1,0 +1,157 @@
+// The text decoder on the GPU: batched prefill and one-token decode over one KV cache (gemma4.md
+// §4).
+//
+// Two programs share weights and cache. The batch program runs T tokens through the layers that
+// compute K and V. The decode program runs one token through all layers and the head. A prompt's
+// last token enters the decode program where the batch program ends: the layers that share K/V, and
+// the head, run for that token alone.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/kernels/attention.h"
+#include "engine/kernels/matmul.h"
+#include "engine/kernels/matvec.h"
+#include "engine/kernels/sampling.h"
+#include "engine/kernels/step.h"
+#include "engine/model/config.h"
+#include "engine/model/program.h"
+#include "engine/model/weights.h"
+
+namespace lapidary::model {
+
+struct DecoderOptions {
+  uint32_t context = 4096;   // positions of the KV cache
+  uint32_t max_batch = 512;  // tokens of one prefill submission
+  bool kv_f32 = false;       // K and V in f32 rather than f16
+  kernels::Variant variant;
+};
+
+// What a submission does with the logits of its last token.
+enum class Choose : uint8_t {
+  kNothing,
+  kArgmax,  // the best token goes to the token buffer, and its id is read back: 4 bytes
+  kTopk,    // the candidates (kernels/sampling.h) are read back
+  kLogits,  // all logits are read back: 4 * vocab bytes
+};
+
+// Where the answer of a submission goes. `address` must stay valid until `ticket` is resumed.
+struct Readback {
+  Choose choose = Choose::kNothing;
+  uint32_t adjust_entries = 0;  // of set_adjustments, applied to the logits first
+  void* address = nullptr;
+  uint32_t ticket = 0;
+};
+
+class Decoder {
+ public:
+  // Allocates buffers, records the programs and compiles their kernels.
+  static Task<Result<std::unique_ptr<Decoder>>> create(
+      gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
+      const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress);
+
+  uint32_t max_batch() const { return options_.max_batch; }
+  uint32_t context() const { return options_.context; }
+  // Positions below this one stay readable by sliding layers while at most this many newer ones are
+  // written.
+  uint32_t ring_slots() const { return ring_slots_; }
+  uint64_t kv_bytes() const { return kv_bytes_; }
+  uint64_t scratch_bytes() const { return scratch_bytes_; }
+  const Weights& weights() const { return weights_; }
+  uint32_t candidates() const { return topk_; }
+  uint32_t candidate_bytes() const { return static_cast<uint32_t>(kernels::topk_bytes(topk_)); }
+
+  // Submits 1..max_batch tokens at `position`; readback applies to the last of them. `last`: no
+  // more of the prompt follows. Without it the batch stops where K and V end, and readback must be
+  // kNothing.
+  void prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
+               const Readback& readback);
+  // Submits the token in the token buffer at the position in the step buffer, which the host knows
+  // to be `position`.
+  void decode(uint32_t position, const Readback& readback);
+  // Overrides what decode() will run next; needed after anything but a kArgmax submission.
+  void set_token(uint32_t token, uint32_t position);
+  // Penalties and biases for the submissions that follow.
+  Status set_adjustments(std::span<const kernels::AdjustEntry> entries,
+                         const kernels::AdjustParams& params);
+
+  // Runs tokens through every layer, for the logits of each position: kernels compile on the first
+  // use.
+  Task<Status> prepare_all_positions();
+  // After prepare_all_positions: one batch through all layers, then logits for rows of it, f32
+  // [rows, vocab].
+  void run_all_layers(std::span<const uint32_t> tokens, uint32_t position);
+  Task<Status> read_logits(uint32_t first_row, std::span<float> out);
+  // The most rows that one read_logits may ask for; first_row is a multiple of it.
+  uint32_t logits_rows() const { return logits_rows_; }
+
+ private:
+  struct Scratch {
+    gpu::Buffer tokens, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok, ple_ctx, ple,
+        ple_gate;
+  };
+
+  Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
+          const DecoderOptions& options);
+  Status allocate();
+  Status allocate_scratch(Scratch& scratch, uint32_t tokens, bool batch);
+  Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
+  kernels::AttentionSpec attention_spec(size_t layer) const;
+  gpu::Range vectors(const Site& site) const { return {weights_.vectors, site.offset, site.bytes}; }
+  const gpu::Buffer& rope(size_t layer) const;
+  const gpu::Buffer& k_cache(size_t layer) const {
+    return k_cache_[config_.layers[layer].kv_source];
+  }
+  const gpu::Buffer& v_cache(size_t layer) const {
+    return v_cache_[config_.layers[layer].kv_source];
+  }
+
+  void record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges);
+  void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges);
+  const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
+                                          uint32_t& current);
+  void record_all_head(uint32_t current, uint32_t rows);
+  void record_decode();
+  void record_decode_layer(size_t layer, uint32_t& current);
+  void record_sampling();
+  void record_batch_inputs();
+  void record_batch_layer(size_t layer, Program& program, uint32_t& current);
+  void record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
+                     const gpu::Buffer& out, float scale, const gpu::Buffer& step);
+  void append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position);
+  void write_step(const gpu::Buffer& step, uint32_t position, uint32_t tokens);
+
+  gpu::Device& device_;
+  kernels::KernelCache& cache_;
+  Config config_;
+  Weights weights_;
+  DecoderOptions options_;
+  uint32_t ring_slots_ = 0;
+  uint32_t topk_ = 0;
+  uint64_t kv_bytes_ = 0;
+  uint64_t scratch_bytes_ = 0;
+  size_t batch_layers_ = 0;  // layers that the batch program runs: those with K/V of their own
+
+  std::vector<gpu::Buffer> k_cache_, v_cache_;  // by layer; empty where a layer shares
+  Scratch one_, batch_;
+  gpu::Buffer logits_, argmax_partial_, results_, topk_partial_, candidates_, adjust_entries_,
+      adjust_params_;
+  gpu::Buffer all_logits_, all_step_;
+  uint32_t logits_rows_ = 0;
+
+  Program decode_inputs_, decode_head_, argmax_, topk_program_, adjust_;
+  std::vector<Program> decode_layers_;
+  std::vector<uint32_t>
+      decode_entry_;         // by layer: which of one_.x holds the residual stream before it
+  uint32_t head_entry_ = 0;  // the same before the head
+  Program batch_inputs_;
+  std::vector<Program> batch_layers_programs_;
+  std::vector<uint32_t> batch_exit_;  // by layer: which of batch_.x holds the stream after it
+  Program all_norm_;
+  std::vector<Program> all_head_;  // by block of logits_rows_ rows
+  gpu::CommandList list_;
+};
+
+}  // namespace lapidary::model

@@ -1,0 +1,297 @@
+// Records the decoder's programs: which kernels run in which order on which buffers. Read top to
+// bottom, this is the forward pass of gemma4.md §4.
+#include <cmath>
+
+#include "engine/kernels/elementwise.h"
+#include "engine/kernels/gather.h"
+#include "engine/kernels/matmul.h"
+#include "engine/kernels/matvec.h"
+#include "engine/model/decoder.h"
+
+namespace lapidary::model {
+namespace {
+
+using kernels::Epilogue;
+using kernels::Groups;
+using kernels::MatmulSpec;
+using kernels::MatvecSpec;
+using kernels::Prologue;
+
+// A range that starts `offset` bytes into a buffer, moved down to a legal binding offset; `rest`
+// floats remain.
+struct Aligned {
+  gpu::Range range;
+  uint32_t rest;
+};
+Aligned align(const gpu::Buffer& buffer, uint64_t offset) {
+  const uint64_t start = offset / 256 * 256;
+  return {{buffer, start, buffer.size() - start},
+          static_cast<uint32_t>((offset - start) / sizeof(float))};
+}
+
+}  // namespace
+
+// --- One token ---
+
+void Decoder::record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
+                            const gpu::Buffer& out, float scale, const gpu::Buffer& step) {
+  for (const Table::Part& part : table.parts) {
+    const kernels::GatherSpec spec{table.codec, table.cols, scale, part.row_begin, part.rows};
+    const bool one = &out == &one_.x[0] || &out == &one_.ple_tok;
+    program.add(cache_, kernels::gather_source(spec),
+                std::vector<gpu::Range>{part.buffer, tokens, out, step},
+                [spec, one](uint32_t n) { return kernels::gather_groups(spec, one ? 1 : n); });
+  }
+}
+
+void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges) {
+  program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
+              [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
+}
+
+namespace {
+
+MatvecSpec group_spec(const MatrixGroup& group, const Config& config) {
+  MatvecSpec spec;
+  spec.segments = group.segments;
+  spec.cols = group.cols;
+  spec.eps = config.rms_eps;
+  spec.cap = config.softcap;
+  return spec;
+}
+
+void set_site(MatvecSpec& spec, const Site& site) {
+  spec.prologue = Prologue::kResidualNorm;
+  spec.has_post = site.has_post;
+  spec.has_pre = site.has_pre;
+}
+
+}  // namespace
+
+void Decoder::record_decode() {
+  const auto hidden = static_cast<float>(config_.hidden);
+  record_gather(decode_inputs_, weights_.token_embd, one_.tokens, one_.x[0], std::sqrt(hidden),
+                one_.step);
+  if (config_.per_layer_dim > 0) {
+    record_gather(decode_inputs_, weights_.per_layer_token_embd, one_.tokens, one_.ple_tok,
+                  std::sqrt(static_cast<float>(config_.per_layer_dim)), one_.step);
+    record_matvec(decode_inputs_, group_spec(weights_.per_layer_model_proj, config_),
+                  {weights_.per_layer_model_proj.buffer, one_.ple_ctx, one_.x[0]});
+    const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
+                                          config_.per_layer_dim, config_.hidden, config_.rms_eps};
+    decode_inputs_.add(
+        cache_, kernels::ple_combine_source(combine, options_.variant),
+        {one_.ple_ctx, one_.ple_tok, vectors(weights_.per_layer_proj_norm), one_.ple, one_.step},
+        Groups{combine.layers, 1, 1});
+  }
+  uint32_t current = 0;
+  for (size_t l = 0; l < config_.layers.size(); ++l) {
+    decode_entry_[l] = current;
+    record_decode_layer(l, current);
+  }
+  head_entry_ = current;
+  for (const Table::Part& part : weights_.head().parts) {
+    MatvecSpec spec;
+    spec.segments = {{weights_.head().codec, part.rows, 0}};
+    spec.cols = config_.hidden;
+    spec.row_offset = part.row_begin;
+    spec.eps = config_.rms_eps;
+    spec.cap = config_.softcap;
+    spec.epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
+    set_site(spec, weights_.before_head);
+    record_matvec(decode_head_, spec,
+                  {part.buffer, logits_, one_.x[current], one_.delta, vectors(weights_.before_head),
+                   one_.x[current ^ 1]});
+  }
+}
+
+// Seven dispatches at most. `current`: which of one_.x holds the residual stream; it changes with
+// every update.
+void Decoder::record_decode_layer(size_t l, uint32_t& current) {
+  Program& program = decode_layers_[l];
+  const LayerWeights& w = weights_.layers[l];
+  const kernels::AttentionSpec attention = attention_spec(l);
+
+  MatvecSpec qkv = group_spec(w.qkv, config_);
+  if (l == 0) {
+    qkv.prologue = Prologue::kNorm;
+    record_matvec(program, qkv,
+                  {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)});
+  } else {
+    set_site(qkv, w.before_attention);
+    record_matvec(program, qkv,
+                  {w.qkv.buffer, one_.qkv, one_.x[current], one_.delta, vectors(w.before_attention),
+                   one_.x[current ^ 1]});
+    current ^= 1;
+  }
+  program.add(cache_, kernels::attention_decode_source(attention, options_.variant),
+              std::vector<gpu::Range>{one_.qkv, vectors(w.qk_norms), rope(l), k_cache(l),
+                                      v_cache(l), one_.attention, one_.stats, one_.step},
+              [attention](uint32_t position) {
+                return kernels::attention_decode_groups(attention, position);
+              });
+
+  MatvecSpec output = group_spec(w.output, config_);
+  output.prologue = Prologue::kMerge;
+  output.heads = attention.heads;
+  output.head_dim = attention.head_dim;
+  output.window = attention.window;
+  output.max_splits = attention.max_splits;
+  record_matvec(program, output,
+                {w.output.buffer, one_.delta, one_.attention, one_.stats, one_.step});
+
+  MatvecSpec gate_up = group_spec(w.gate_up, config_);
+  gate_up.epilogue = Epilogue::kGeglu;
+  set_site(gate_up, w.before_ffn);
+  record_matvec(program, gate_up,
+                {w.gate_up.buffer, one_.ffn, one_.x[current], one_.delta, vectors(w.before_ffn),
+                 one_.x[current ^ 1]});
+  current ^= 1;
+  record_matvec(program, group_spec(w.down, config_), {w.down.buffer, one_.delta, one_.ffn});
+
+  if (config_.per_layer_dim == 0) return;
+  const Aligned ple = align(one_.ple, uint64_t{l} * config_.per_layer_dim * sizeof(float));
+  MatvecSpec gate = group_spec(w.ple_gate, config_);
+  gate.epilogue = Epilogue::kGeluMul;
+  gate.mul_offset = ple.rest;
+  set_site(gate, w.before_ple);
+  record_matvec(program, gate,
+                {w.ple_gate.buffer, one_.ple_gate, one_.x[current], one_.delta,
+                 vectors(w.before_ple), one_.x[current ^ 1], ple.range});
+  current ^= 1;
+  record_matvec(program, group_spec(w.ple_proj, config_),
+                {w.ple_proj.buffer, one_.delta, one_.ple_gate});
+}
+
+void Decoder::record_sampling() {
+  const kernels::Variant& variant = options_.variant;
+  adjust_.add(cache_, kernels::adjust_source(config_.vocab, variant),
+              std::vector<gpu::Range>{logits_, adjust_entries_, adjust_params_},
+              [](uint32_t entries) { return kernels::adjust_groups(entries); });
+  argmax_.add(cache_, kernels::argmax_partial_source(config_.vocab, variant),
+              {logits_, argmax_partial_}, kernels::argmax_groups(config_.vocab));
+  argmax_.add(cache_, kernels::argmax_final_source(config_.vocab, variant),
+              {argmax_partial_, one_.tokens, results_, one_.step}, Groups{});
+  const kernels::TopkSpec topk{config_.vocab, topk_};
+  topk_program_.add(cache_, kernels::topk_partial_source(topk, variant), {logits_, topk_partial_},
+                    kernels::topk_groups(config_.vocab));
+  topk_program_.add(cache_, kernels::topk_final_source(topk, variant), {topk_partial_, candidates_},
+                    Groups{});
+}
+
+// --- T tokens ---
+
+void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges) {
+  program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
+              [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
+}
+
+// x_new = (x + rms(delta) * post) * scale and h = rms(x_new) * pre; without a pre norm x_new itself
+// goes on.
+const gpu::Buffer& Decoder::record_residual_norm(Program& program, const Site& site, bool has_delta,
+                                                 uint32_t& current) {
+  const kernels::ResidualNormSpec spec{config_.hidden, has_delta, site.has_post, site.has_pre,
+                                       config_.rms_eps};
+  std::vector<gpu::Range> ranges{batch_.x[current]};
+  if (has_delta) ranges.push_back(batch_.delta);
+  ranges.push_back(vectors(site));
+  if (has_delta) {
+    current ^= 1;
+    ranges.push_back(batch_.x[current]);
+  }
+  if (site.has_pre) ranges.push_back(batch_.h);
+  ranges.push_back(batch_.step);
+  program.add(cache_, kernels::residual_norm_source(spec, options_.variant), std::move(ranges),
+              [](uint32_t tokens) { return kernels::fold_groups(tokens); });
+  return site.has_pre ? batch_.h : batch_.x[current];
+}
+
+namespace {
+
+MatmulSpec batch_spec(const MatrixGroup& group) {
+  MatmulSpec spec;
+  spec.segments = group.segments;
+  spec.cols = group.cols;
+  return spec;
+}
+
+}  // namespace
+
+void Decoder::record_batch_inputs() {
+  const auto hidden = static_cast<float>(config_.hidden);
+  record_gather(batch_inputs_, weights_.token_embd, batch_.tokens, batch_.x[0], std::sqrt(hidden),
+                batch_.step);
+  if (config_.per_layer_dim == 0) return;
+  record_gather(batch_inputs_, weights_.per_layer_token_embd, batch_.tokens, batch_.ple_tok,
+                std::sqrt(static_cast<float>(config_.per_layer_dim)), batch_.step);
+  record_matmul(batch_inputs_, batch_spec(weights_.per_layer_model_proj),
+                {weights_.per_layer_model_proj.buffer, batch_.ple_ctx, batch_.x[0], batch_.step});
+  const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
+                                        config_.per_layer_dim, config_.hidden, config_.rms_eps};
+  batch_inputs_.add(
+      cache_, kernels::ple_combine_source(combine, options_.variant),
+      std::vector<gpu::Range>{batch_.ple_ctx, batch_.ple_tok, vectors(weights_.per_layer_proj_norm),
+                              batch_.ple, batch_.step},
+      [layers = combine.layers](uint32_t tokens) { return Groups{layers, tokens, 1}; });
+}
+
+void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) {
+  const LayerWeights& w = weights_.layers[l];
+  const kernels::AttentionSpec attention = attention_spec(l);
+  const kernels::Variant& variant = options_.variant;
+
+  const gpu::Buffer& h = record_residual_norm(program, w.before_attention, l > 0, current);
+  record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step});
+  std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), rope(l)};
+  if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
+  post.push_back(batch_.step);
+  program.add(cache_, kernels::qkv_post_source(attention, variant), std::move(post),
+              [attention](uint32_t tokens) { return kernels::qkv_post_groups(attention, tokens); });
+  program.add(
+      cache_, kernels::attention_prefill_source(attention, variant),
+      std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention, batch_.step},
+      [attention](uint32_t tokens) {
+        return kernels::attention_prefill_groups(attention, tokens);
+      });
+  record_matmul(program, batch_spec(w.output),
+                {w.output.buffer, batch_.delta, batch_.attention, batch_.step});
+
+  const gpu::Buffer& n = record_residual_norm(program, w.before_ffn, true, current);
+  MatmulSpec gate_up = batch_spec(w.gate_up);
+  gate_up.epilogue = Epilogue::kGeglu;
+  record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step});
+  record_matmul(program, batch_spec(w.down),
+                {w.down.buffer, batch_.delta, batch_.ffn, batch_.step});
+
+  if (config_.per_layer_dim == 0) return;
+  const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);
+  const Aligned ple = align(batch_.ple, uint64_t{l} * config_.per_layer_dim * sizeof(float));
+  MatmulSpec gate = batch_spec(w.ple_gate);
+  gate.epilogue = Epilogue::kGeluMul;
+  gate.mul_stride = static_cast<uint32_t>(config_.layers.size()) * config_.per_layer_dim;
+  gate.mul_offset = ple.rest;
+  record_matmul(program, gate, {w.ple_gate.buffer, batch_.ple_gate, x, ple.range, batch_.step});
+  record_matmul(program, batch_spec(w.ple_proj),
+                {w.ple_proj.buffer, batch_.delta, batch_.ple_gate, batch_.step});
+}
+
+// The head over blocks of `rows` tokens, for the logits of all positions.
+void Decoder::record_all_head(uint32_t current, uint32_t rows) {
+  const gpu::Buffer& h = record_residual_norm(all_norm_, weights_.before_head, true, current);
+  const uint64_t block_bytes = uint64_t{rows} * config_.hidden * sizeof(float);
+  for (uint64_t at = 0; at < h.size(); at += block_bytes) {
+    Program& program = all_head_.emplace_back();
+    for (const Table::Part& part : weights_.head().parts) {
+      MatmulSpec spec;
+      spec.segments = {{weights_.head().codec, part.rows, 0}};
+      spec.cols = config_.hidden;
+      spec.epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
+      spec.cap = config_.softcap;
+      spec.y_stride = config_.vocab;
+      spec.row_offset = part.row_begin;
+      record_matmul(program, spec, {part.buffer, all_logits_, {h, at, h.size() - at}, all_step_});
+    }
+  }
+}
+
+}  // namespace lapidary::model

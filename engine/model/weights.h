@@ -1,0 +1,85 @@
+// The weights of a text model on the GPU: which bytes of the file go to which buffer, in which
+// layout, and the stream that puts them there. No tensor ever lies in the wasm heap; only vectors
+// (norms, scales) pass through it.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "engine/gguf/header.h"
+#include "engine/gpu/device.h"
+#include "engine/kernels/cache.h"
+#include "engine/kernels/layout.h"
+#include "engine/model/config.h"
+
+namespace lapidary::model {
+
+// The matrices that one dispatch multiplies by the same input, in one buffer.
+struct MatrixGroup {
+  gpu::Buffer buffer;
+  std::vector<kernels::Segment> segments;
+  uint32_t cols = 0;
+};
+
+// A table of rows by token id. A table larger than one binding lies in several parts.
+struct Table {
+  struct Part {
+    gpu::Buffer buffer;
+    uint32_t row_begin = 0;
+    uint32_t rows = 0;
+  };
+  kernels::Codec codec = kernels::Codec::kF32;
+  uint32_t rows = 0;
+  uint32_t cols = 0;
+  std::vector<Part> parts;
+};
+
+// A range of Weights::vectors. For norms between matrices see kernels/matvec.h: post, pre, scale.
+struct Site {
+  uint64_t offset = 0;  // bytes, aligned for a binding
+  uint64_t bytes = 0;
+  bool has_post = true;
+  bool has_pre = true;
+};
+
+struct LayerWeights {
+  MatrixGroup qkv;      // q; k unless shared; v unless shared or made from k
+  MatrixGroup output;   // attention output
+  MatrixGroup gate_up;  // gate, up
+  MatrixGroup down;
+  MatrixGroup ple_gate;  // per-layer embedding only
+  MatrixGroup ple_proj;
+  Site before_attention;  // previous layer's last norm and scale; attn_norm
+  Site before_ffn;        // post_attention_norm; ffn_norm
+  Site before_ple;        // post_ffw_norm; nothing
+  Site qk_norms;          // q_norm, k_norm
+};
+
+struct Weights {
+  Table token_embd;
+  Table output;  // no parts when tied to token_embd
+  Table per_layer_token_embd;
+  MatrixGroup per_layer_model_proj;
+  Site per_layer_proj_norm;
+  Site before_head;  // last layer's norm and scale; output_norm
+  std::vector<LayerWeights> layers;
+  gpu::Buffer vectors;
+  // Rotary tables of kernels/rope.h, and how many pairs of a head they turn.
+  gpu::Buffer rope_sliding, rope_global;
+  uint32_t rotated_sliding = 0, rotated_global = 0;
+  uint64_t bytes = 0;  // GPU memory of all of the above
+
+  const Table& head() const { return output.parts.empty() ? token_embd : output; }
+};
+
+// progress(loaded, total): bytes of the file.
+using LoadProgress = std::function<void(uint64_t, uint64_t)>;
+
+// Streams the tensors of `header` from byte source `source`. The tensors have passed check_tensors.
+// context: the positions that the rotary tables must reach. cancelled(): polled between pieces.
+Task<Result<Weights>> load_weights(gpu::Device& device, kernels::KernelCache& cache,
+                                   const gguf::Header& header, const Config& config,
+                                   uint32_t source, uint32_t context, LoadProgress progress,
+                                   std::function<bool()> cancelled);
+
+}  // namespace lapidary::model
