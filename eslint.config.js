@@ -2,11 +2,10 @@
 import js from '@eslint/js';
 import tseslint from 'typescript-eslint';
 
-const nodeGlobals = Object.fromEntries(
-  ['console', 'process', 'performance', 'URL', 'setTimeout', 'clearTimeout', 'fetch'].map(
-    (name) => [name, 'readonly'],
-  ),
-);
+const names =
+  'console process performance URL URLSearchParams TextDecoder TextEncoder Buffer WebAssembly fetch ' +
+  'setTimeout clearTimeout setInterval clearInterval AbortController structuredClone globalThis navigator';
+const globals = Object.fromEntries(names.split(' ').map((name) => [name, 'readonly']));
 
 export default tseslint.config(
   {
@@ -23,7 +22,7 @@ export default tseslint.config(
   js.configs.recommended,
   {
     files: ['**/*.{js,mjs}'],
-    languageOptions: { globals: nodeGlobals },
+    languageOptions: { globals },
   },
   {
     files: ['**/*.ts'],
@@ -33,7 +32,10 @@ export default tseslint.config(
       // tsc sees undefined names, and knows the DOM's.
       'no-undef': 'off',
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
-      '@typescript-eslint/switch-exhaustiveness-check': 'error',
+      '@typescript-eslint/switch-exhaustiveness-check': [
+        'error',
+        { considerDefaultExhaustiveForUnions: true },
+      ],
       '@typescript-eslint/restrict-template-expressions': [
         'error',
         { allowNumber: true, allowBoolean: true },

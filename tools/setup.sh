@@ -175,6 +175,14 @@ install_node() {
   mkdir -p "$ROOT/.tools/node"
   cp "$ROOT/tools/node/package.json" "$ROOT/tools/node/package-lock.json" "$ROOT/.tools/node/"
   logged npm ci --prefix "$ROOT/.tools/node" --ignore-scripts --no-audit --no-fund
+  # Links of our own: npm 9 drops the one to node, since the package for another processor has the same.
+  mkdir -p "$ROOT/.tools/node/bin"
+  (
+    cd "$ROOT/.tools/node/bin"
+    ln -sf ../node_modules/node-*/bin/node node
+    ln -sf ../node_modules/npm/bin/npm-cli.js npm
+    ln -sf ../node_modules/npm/bin/npx-cli.js npx
+  )
   source "$ROOT/tools/env.sh"
   hash -r
   node_is_new_enough || die "the Node.js in .tools/node does not run here; install $NODE_AT_LEAST or later by hand"
