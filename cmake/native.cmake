@@ -48,6 +48,7 @@ if(LAPIDARY_FUZZ)
     add_executable(${name} ${source})
     target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
-    target_link_libraries(${name} PRIVATE engine)
+    # Debian's libFuzzer is built against libstdc++ (named by its file: -lstdc++ would turn into -lc++).
+    target_link_libraries(${name} PRIVATE engine -l:libstdc++.so.6)
   endforeach()
 endif()
