@@ -77,4 +77,23 @@ inline TestVocabulary small_vocabulary() {
   return v;
 }
 
+// tests/fixtures/nano/tokenizer.json, in the form and with the types that its GGUF has.
+inline TestVocabulary nano_vocabulary(const Json& json) {
+  std::vector<std::string> texts(json["model"]["vocab"].size());
+  for (const auto& [text, id] : json["model"]["vocab"].items()) texts.at(id.get<size_t>()) = text;
+  std::vector<TokenType> types(texts.size(), TokenType::kNormal);
+  for (const Json& token : json["added_tokens"]) {
+    types.at(token["id"].get<size_t>()) = TokenType::kControl;
+  }
+  TestVocabulary v;
+  for (size_t id = 0; id < texts.size(); ++id) {
+    v.add_token(texts[id], id >= 238 && id < 494 ? TokenType::kByte : types[id]);
+  }
+  for (const Json& merge : json["model"]["merges"]) {
+    v.add_merge(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+  }
+  v.eos = {1, 106, 50};
+  return v;
+}
+
 }  // namespace lapidary::tokenizer
