@@ -182,8 +182,9 @@ std::vector<Case> cases() {
            .data(64, 64)
            .done(),
        kInvalidFormat, "begins at offset 32, which is not a multiple of the alignment 64"},
-      {"TENSORS_PAST_THE_END", Raw().preamble(2, 0).tensor("t", {8}, 0, 0).zeros(20).done(),
-       kTruncated, "in tensor entry 2 of 2: that needs"},
+      {"TENSORS_PAST_THE_END",
+       Raw().preamble(2, 0).tensor("t", {8}, 0, 0).put(uint64_t{50}).zeros(20).done(), kTruncated,
+       "in tensor entry 2 of 2: that needs"},
       // The data section.
       {"DATA_NOT_ENOUGH", Raw().preamble(1, 0).tensor("t", {16}, 0, 0).data(63).done(), kTruncated,
        "the data of tensor 't' ends 1 bytes past the end of the file"},
