@@ -1,6 +1,7 @@
 // Every check that needs no run of the code, each named when it fails: clang-format, clang-tidy, prettier, eslint,
 // tsc. Names as arguments choose among them; --fix rewrites what the formatters can.
-import { existsSync, readFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { bin, must, root, run, say, seconds } from './run.mjs';
 
@@ -21,7 +22,7 @@ async function clangFormat(fix) {
 }
 
 // Every translation unit of the engine that the native preset compiles; tests and fuzzers are held to the
-// compiler's own warnings.
+// compiler's own warnings. A file that was clean before, with the same text, headers and settings, is not read again.
 async function clangTidy() {
   if (!existsSync(`${root}/build/native/compile_commands.json`)) {
     await must('cmake', ['--preset', 'native']);
@@ -32,20 +33,37 @@ async function clangTidy() {
     .filter((file) => file.startsWith(`${root}/engine/`) && !/_(test|fuzz)\.cpp$/.test(file))
     .filter((file) => existsSync(file))
     .sort();
+  const shared = createHash('sha256');
+  for (const name of ['.clang-tidy', 'cmake/native.cmake', ...(await sources('engine/*.h'))]) {
+    shared.update(readFileSync(`${root}/${name}`));
+  }
+  const settings = shared.digest('hex');
+  const key = (file) =>
+    createHash('sha256').update(settings).update(readFileSync(file)).digest('hex');
+  const record = `${root}/build/clang-tidy.json`;
+  const clean = new Set(existsSync(record) ? JSON.parse(readFileSync(record, 'utf8')) : []);
+  const now = [];
   const queue = [...new Set(files)];
   let code = 0;
   let output = '';
   const worker = async () => {
     for (let file = queue.shift(); file; file = queue.shift()) {
-      const result = await run(`clang-tidy-${LLVM}`, ['-p', 'build/native', '--quiet', file], {
-        capture: true,
-      });
-      if (result.code === 0) continue;
-      code = 1;
-      output += result.output.replace(/^\d+ warnings? .*\n/gm, '');
+      const hash = key(file);
+      if (!clean.has(hash)) {
+        const args = ['-p', 'build/native', '--quiet', file];
+        const result = await run(`clang-tidy-${LLVM}`, args, { capture: true });
+        if (result.code !== 0) {
+          code = 1;
+          output += result.output.replace(/^\d+ warnings? .*\n/gm, '');
+          continue;
+        }
+      }
+      now.push(hash);
     }
   };
   await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
+  mkdirSync(`${root}/build`, { recursive: true });
+  writeFileSync(record, JSON.stringify(now));
   return { code, output };
 }
 
