@@ -1,13 +1,246 @@
-// Every function that lapidary.wasm exports, and nothing else.
+// Every function that lapidary.wasm exports, and nothing else. Names, arguments and results are
+// described in docs/wasm-boundary.md; packages/lapidary/src/engine.ts is the other side.
+//
+// A function that answers at once returns an error number and leaves its result (or the error's
+// message) at lap_result_data(). One that takes a call number finishes through host_complete.
 #include <cstdlib>
+#include <memory>
+#include <set>
+#include <vector>
 
-#include "engine/gpu/host.h"
+#include "engine/base/bytes.h"
+#include "engine/base/json.h"
+#include "engine/base/text.h"
+#include "engine/generate/text_model.h"
+#include "engine/ollama/manifest.h"
+#include "engine/ollama/model_name.h"
 
 #define LAPIDARY_EXPORT(name) extern "C" __attribute__((export_name(#name)))
 
-LAPIDARY_EXPORT(lap_alloc) void* lap_alloc(uint32_t size) { return std::malloc(size == 0 ? 1 : size); }
+namespace lapidary {
+namespace {
+
+using generate::TextModel;
+
+std::string& result() {
+  static std::string bytes;
+  return bytes;
+}
+// Loaded models by handle - 1.
+std::vector<std::shared_ptr<TextModel>>& models() {
+  static std::vector<std::shared_ptr<TextModel>> table;
+  return table;
+}
+// Calls that were asked to stop.
+std::set<uint32_t>& cancelled_calls() {
+  static std::set<uint32_t> calls;
+  return calls;
+}
+
+uint32_t answer(std::string bytes) {
+  result() = std::move(bytes);
+  return 0;
+}
+uint32_t answer(const Error& error) {
+  result() = error.message;
+  return static_cast<uint32_t>(error.code);
+}
+
+Result<std::shared_ptr<TextModel>> find_model(uint32_t handle) {
+  if (handle == 0 || handle > models().size() || models()[handle - 1] == nullptr) {
+    return fail(ErrorCode::kInvalidArgument, "this model has been closed");
+  }
+  return models()[handle - 1];
+}
+
+void complete(uint32_t call, const Result<std::string>& outcome) {
+  cancelled_calls().erase(call);
+  const std::string& text = outcome ? *outcome : outcome.error().message;
+  const ErrorCode code = outcome ? ErrorCode::kOk : outcome.error().code;
+  gpu::host_complete(call, static_cast<uint32_t>(code), text.data(),
+                     static_cast<uint32_t>(text.size()));
+}
+
+// Runs a coroutine that makes a call's result and reports how it ended.
+template <typename Work>
+void start(uint32_t call, Work work) {
+  spawn([](uint32_t id, Work job) -> Task<void> {
+    const Result<std::string> outcome = co_await job();
+    complete(id, outcome);
+  }(call, std::move(work)));
+}
+
+generate::Cancelled cancel_check(uint32_t call) {
+  return [call] { return cancelled_calls().contains(call); };
+}
+generate::Emit emitter(uint32_t call) {
+  return [call](const Json& event) {
+    const std::string text = dump_json(event);
+    gpu::host_emit(call, text.data(), static_cast<uint32_t>(text.size()));
+  };
+}
+generate::Progress progress_emitter(uint32_t call) {
+  return [emit = emitter(call)](std::string_view phase, uint64_t loaded, uint64_t total) {
+    emit({{"phase", phase}, {"loaded", loaded}, {"total", total}});
+  };
+}
+
+std::vector<uint32_t> ids_of(const void* data, uint32_t bytes) {
+  std::vector<uint32_t> ids(bytes / sizeof(uint32_t));
+  if (!ids.empty()) std::memcpy(ids.data(), data, ids.size() * sizeof(uint32_t));
+  return ids;
+}
+
+template <typename T>
+std::string bytes_of(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+// What chat and generate share: find the model, parse the request, run, serialise.
+void start_reply(uint32_t call, uint32_t model, std::string_view request, bool chat) {
+  start(call, [=, text = std::string(request)]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(Json json, parse_json(text, "request"));
+    CO_TRY(const Json report,
+           chat ? co_await target->chat(std::move(json), emitter(call), cancel_check(call))
+                : co_await target->generate(std::move(json), emitter(call), cancel_check(call)));
+    co_return dump_json(report);
+  });
+}
+
+}  // namespace
+}  // namespace lapidary
+
+using namespace lapidary;  // NOLINT(google-build-using-namespace): this file is the boundary
+
+LAPIDARY_EXPORT(lap_alloc) void* lap_alloc(uint32_t size) {
+  return std::malloc(size == 0 ? 1 : size);
+}
 LAPIDARY_EXPORT(lap_free) void lap_free(void* pointer) { std::free(pointer); }
+LAPIDARY_EXPORT(lap_result_data) const char* lap_result_data() { return result().data(); }
+LAPIDARY_EXPORT(lap_result_size) uint32_t lap_result_size() {
+  return static_cast<uint32_t>(result().size());
+}
+
 LAPIDARY_EXPORT(lap_resume)
 void lap_resume(uint32_t ticket, uint32_t code, const char* text, uint32_t length) {
-  lapidary::gpu::HostCallBase::resume(ticket, static_cast<lapidary::ErrorCode>(code), std::string(text, length));
+  gpu::HostCallBase::resume(ticket, static_cast<ErrorCode>(code), std::string(text, length));
+}
+
+LAPIDARY_EXPORT(lap_cancel) void lap_cancel(uint32_t call) { cancelled_calls().insert(call); }
+
+LAPIDARY_EXPORT(lap_error_codes) uint32_t lap_error_codes() {
+  Json codes = Json::object();
+#define X(name, number, text) codes[text] = number;
+  LAPIDARY_ERROR_CODES(X)
+#undef X
+  return answer(dump_json(codes));
+}
+
+LAPIDARY_EXPORT(lap_ollama_name) uint32_t lap_ollama_name(const char* text, uint32_t length) {
+  const auto name = ollama::parse_model_name({text, length});
+  return name ? answer(dump_json(ollama::to_json(*name))) : answer(name.error());
+}
+
+LAPIDARY_EXPORT(lap_ollama_manifest)
+uint32_t lap_ollama_manifest(const char* text, uint32_t length) {
+  const auto manifest = ollama::parse_manifest({text, length});
+  return manifest ? answer(dump_json(ollama::to_json(*manifest))) : answer(manifest.error());
+}
+
+LAPIDARY_EXPORT(lap_ollama_config) uint32_t lap_ollama_config(const char* text, uint32_t length) {
+  const auto config = ollama::parse_config({text, length});
+  return config ? answer(dump_json(ollama::to_json(*config))) : answer(config.error());
+}
+
+LAPIDARY_EXPORT(lap_inspect) void lap_inspect(uint32_t call, uint32_t source) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
+    co_return dump_json(generate::describe(header));
+  });
+}
+
+LAPIDARY_EXPORT(lap_model_load)
+void lap_model_load(uint32_t call, uint32_t source, const char* options, uint32_t length) {
+  start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
+    CO_TRY(Json json, parse_json(text, "load options"));
+    CO_TRY(std::shared_ptr<TextModel> model,
+           co_await TextModel::load(source, std::move(json), progress_emitter(call),
+                                    cancel_check(call)));
+    Json info = model->info();
+    models().push_back(std::move(model));
+    info["model"] = models().size();
+    co_return dump_json(info);
+  });
+}
+
+LAPIDARY_EXPORT(lap_model_close) void lap_model_close(uint32_t model) {
+  // A call that still runs keeps its own reference.
+  if (find_model(model)) models()[model - 1] = nullptr;
+}
+
+LAPIDARY_EXPORT(lap_model_info) uint32_t lap_model_info(uint32_t model) {
+  const auto target = find_model(model);
+  return target ? answer(dump_json((*target)->info())) : answer(target.error());
+}
+
+// flags: bit 0 adds <bos>; bits 1-2: 0 plain, 1 user-defined specials, 2 all specials.
+LAPIDARY_EXPORT(lap_tokenize)
+uint32_t lap_tokenize(uint32_t model, const char* text, uint32_t length, uint32_t flags) {
+  const auto target = find_model(model);
+  if (!target) return answer(target.error());
+  const uint32_t mode = (flags >> 1) & 3;
+  const auto specials = mode == 2   ? tokenizer::SpecialTokens::kParse
+                        : mode == 1 ? tokenizer::SpecialTokens::kUserDefined
+                                    : tokenizer::SpecialTokens::kPlain;
+  return answer(bytes_of((*target)->tokenizer().encode(
+      {text, length}, {.add_bos = (flags & 1) != 0, .specials = specials})));
+}
+
+// flags: bit 0 shows control tokens.
+LAPIDARY_EXPORT(lap_detokenize)
+uint32_t lap_detokenize(uint32_t model, const void* ids, uint32_t bytes, uint32_t flags) {
+  const auto target = find_model(model);
+  if (!target) return answer(target.error());
+  return answer((*target)->tokenizer().decode(ids_of(ids, bytes), (flags & 1) != 0));
+}
+
+LAPIDARY_EXPORT(lap_render)
+uint32_t lap_render(uint32_t model, const char* request, uint32_t length) {
+  const auto target = find_model(model);
+  if (!target) return answer(target.error());
+  const auto json = parse_json({request, length}, "request");
+  if (!json) return answer(json.error());
+  const auto pieces = (*target)->render(*json);
+  if (!pieces) return answer(pieces.error());
+  return answer(dump_json({{"text", chat::prompt_text(*pieces)},
+                           {"tokens", (*target)->tokenizer().encode_pieces_of(*pieces)}}));
+}
+
+LAPIDARY_EXPORT(lap_chat)
+void lap_chat(uint32_t call, uint32_t model, const char* request, uint32_t length) {
+  start_reply(call, model, {request, length}, true);
+}
+
+LAPIDARY_EXPORT(lap_generate)
+void lap_generate(uint32_t call, uint32_t model, const char* request, uint32_t length) {
+  start_reply(call, model, {request, length}, false);
+}
+
+// Completes with f32 [rows, vocab]. flags: bit 0 for every position, else the last only.
+LAPIDARY_EXPORT(lap_logits)
+void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, uint32_t flags) {
+  start(call, [=, tokens = ids_of(ids, bytes)]() mutable -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const std::vector<float> logits,
+           co_await target->logits(std::move(tokens), (flags & 1) != 0));
+    co_return bytes_of(logits);
+  });
+}
+
+LAPIDARY_EXPORT(lap_truncate) uint32_t lap_truncate(uint32_t model, uint32_t length) {
+  const auto target = find_model(model);
+  if (!target) return answer(target.error());
+  (*target)->truncate(length);
+  return answer(std::string());
 }

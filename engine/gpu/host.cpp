@@ -22,12 +22,19 @@ uint32_t HostCallBase::park(std::coroutine_handle<> handle) {
   Slots& table = slots();
   if (table.free.empty()) {
     table.calls.push_back(this);
-    return static_cast<uint32_t>(table.calls.size());
+    ticket_ = static_cast<uint32_t>(table.calls.size());
+    return ticket_;
   }
-  const uint32_t ticket = table.free.back();
+  ticket_ = table.free.back();
   table.free.pop_back();
-  table.calls[ticket - 1] = this;
-  return ticket;
+  table.calls[ticket_ - 1] = this;
+  return ticket_;
+}
+
+void HostCallBase::release() {
+  slots().calls[ticket_ - 1] = nullptr;
+  slots().free.push_back(ticket_);
+  done_ = true;
 }
 
 bool HostCallBase::resume(uint32_t ticket, ErrorCode code, std::string message) {

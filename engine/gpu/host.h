@@ -59,6 +59,8 @@ extern "C" {
 LAPIDARY_IMPORT("log") void host_log(uint32_t level, const char* text, uint32_t length);
 // Milliseconds on a monotonic clock.
 LAPIDARY_IMPORT("now") double host_now();
+// A seed that nobody can predict: 53 random bits.
+LAPIDARY_IMPORT("random") double host_random_bits();
 // A message for the caller of `call` (JSON), and the end of a call with its result (JSON) or error.
 LAPIDARY_IMPORT("emit") void host_emit(uint32_t call, const char* json, uint32_t length);
 LAPIDARY_IMPORT("complete")
@@ -97,6 +99,8 @@ void host_source_upload(uint32_t source, double offset, double size, uint32_t bu
                         double buffer_offset, uint32_t ticket);
 }
 
+inline uint64_t host_random() { return static_cast<uint64_t>(host_random_bits()); }
+
 // co_await HostCall([&](uint32_t ticket) { host_…(…, ticket); }) gives the Status that the host
 // reports.
 class HostCallBase {
@@ -107,11 +111,13 @@ class HostCallBase {
 
  protected:
   uint32_t park(std::coroutine_handle<> handle);
+  void release();
   Status take_status() {
     if (code_ == ErrorCode::kOk) return {};
     return fail(code_, std::move(message_));
   }
   std::coroutine_handle<> handle_;
+  uint32_t ticket_ = 0;
   bool done_ = false;
   ErrorCode code_ = ErrorCode::kOk;
   std::string message_;
@@ -137,6 +143,10 @@ class HostFuture : private HostCallBase {
  public:
   HostFuture() { done_ = true; }
   HostFuture(const HostFuture&) = delete;
+  // Only a ticket that the host never got may still be open here.
+  ~HostFuture() {
+    if (!done_) release();
+  }
   // The ticket to hand to the host.
   uint32_t start() {
     done_ = false;

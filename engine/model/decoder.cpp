@@ -95,6 +95,11 @@ kernels::AttentionSpec Decoder::attention_spec(size_t l) const {
   return spec;
 }
 
+uint32_t Decoder::window() const {
+  const bool slides = std::ranges::any_of(config_.layers, &LayerConfig::sliding);
+  return slides ? config_.window : 0;
+}
+
 const gpu::Buffer& Decoder::rope(size_t l) const {
   return config_.layers[l].sliding ? weights_.rope_sliding : weights_.rope_global;
 }

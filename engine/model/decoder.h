@@ -57,6 +57,8 @@ class Decoder {
   // Positions below this one stay readable by sliding layers while at most this many newer ones are
   // written.
   uint32_t ring_slots() const { return ring_slots_; }
+  // Positions that a sliding layer sees; 0 when no layer slides.
+  uint32_t window() const;
   uint64_t kv_bytes() const { return kv_bytes_; }
   uint64_t scratch_bytes() const { return scratch_bytes_; }
   const Weights& weights() const { return weights_; }
@@ -76,6 +78,11 @@ class Decoder {
   // Penalties and biases for the submissions that follow.
   Status set_adjustments(std::span<const kernels::AdjustEntry> entries,
                          const kernels::AdjustParams& params);
+
+  // All logits of the last submission that reached the head, after adjustments: f32 [vocab].
+  Task<Status> read_last_logits(std::span<float> out) {
+    co_return co_await device_.read(logits_, 0, std::as_writable_bytes(out));
+  }
 
   // Runs tokens through every layer, for the logits of each position: kernels compile on the first
   // use.

@@ -1,0 +1,96 @@
+// A session: one KV cache and the tokens it holds. Runs prompts (only what the cache does not
+// already hold) and the decode loop.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/generate/sampler.h"
+#include "engine/model/decoder.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace lapidary::generate {
+
+struct ChosenToken {
+  uint32_t id = 0;
+  // With GenerateOptions::logprobs: its natural log probability at temperature 1, after penalties
+  // and biases, and the likeliest tokens' (logit = log probability).
+  float logprob = 0;
+  std::vector<Candidate> top;
+};
+
+// What happens during a run. Called between submissions.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  // Tokens of the prompt done, of `total`; `cached` of them were in the cache before.
+  virtual void on_prefill(uint32_t processed, uint32_t total, uint32_t cached) = 0;
+  // A token of the reply, never one that ends it. false: stop here (a stop string was met).
+  virtual bool on_token(const ChosenToken& token) = 0;
+};
+
+enum class FinishReason : uint8_t { kStop, kStopString, kLength, kContext, kCancelled };
+std::string_view finish_reason_name(FinishReason reason);
+
+struct RunResult {
+  FinishReason reason = FinishReason::kStop;
+  std::vector<uint32_t> tokens;  // of the reply, the one that ended it included
+  uint32_t prompt_tokens = 0;
+  uint32_t cached_tokens = 0;
+  double prefill_ms = 0;  // from the start to the first token
+  double decode_ms = 0;   // from the first token to the last
+};
+
+class Session {
+ public:
+  // tokenizer and suppress_tokens must outlive the session.
+  Session(gpu::Device& device, std::unique_ptr<model::Decoder> decoder,
+          const tokenizer::Tokenizer& tokenizer, const std::vector<uint32_t>& suppress_tokens,
+          uint32_t vocab)
+      : device_(device),
+        decoder_(std::move(decoder)),
+        tokenizer_(tokenizer),
+        suppress_tokens_(suppress_tokens),
+        vocab_(vocab) {}
+
+  // Answers `prompt`. cancelled() is polled between submissions; a cancelled run ends well, with
+  // what it has. kContextOverflow: the prompt leaves no room for a token; kInvalidArgument: empty,
+  // or an id outside the vocabulary; kBusy: another run is going on.
+  Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
+                              uint64_t seed, Listener& listener, std::function<bool()> cancelled);
+
+  // Logits after each token (all), or after the last: f32 [rows, vocab], in one piece. For all, the
+  // cache is run anew from position 0 in batches through every layer.
+  Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all);
+
+  // Forgets cached tokens past `length`.
+  void truncate(uint32_t length);
+  const std::vector<uint32_t>& cached() const { return cached_; }
+  const model::Decoder& decoder() const { return *decoder_; }
+
+ private:
+  struct Run;
+  Status check_prompt(const std::vector<uint32_t>& prompt) const;
+  // Keeps the longest usable prefix of `prompt` in the cache and returns its length, less than
+  // prompt.size().
+  uint32_t reuse_prefix(const std::vector<uint32_t>& prompt);
+  void note_written(uint32_t end) { high_water_ = std::max(high_water_, end); }
+  Task<Status> prefill(Run& run, uint32_t from, const model::Readback& readback);
+  Task<Status> decode_fast(Run& run);
+  Task<Status> decode_sampled(Run& run);
+  bool accept(Run& run, ChosenToken token);
+  Result<uint32_t> write_adjustments(const Run& run);
+  Task<Result<ChosenToken>> choose(Run& run, Sampler& sampler, std::span<const std::byte> bytes);
+
+  gpu::Device& device_;
+  std::unique_ptr<model::Decoder> decoder_;
+  const tokenizer::Tokenizer& tokenizer_;
+  const std::vector<uint32_t>& suppress_tokens_;
+  uint32_t vocab_;
+  std::vector<uint32_t> cached_;  // tokens whose K and V are in the cache, by position
+  uint32_t high_water_ = 0;  // one past the last position ever written since the cache was empty
+  bool busy_ = false;
+};
+
+}  // namespace lapidary::generate

@@ -1,0 +1,297 @@
+#include "engine/generate/text_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/base/bytes.h"
+#include "engine/base/text.h"
+#include "engine/generate/listeners.h"
+#include "engine/gguf/header_parser.h"
+#include "engine/kernels/rope.h"
+#include "engine/kernels/selftest.h"
+#include "engine/model/tensor_table.h"
+
+namespace lapidary::generate {
+namespace {
+
+// From this many parameters on, a model of unknown name speaks the large template (gemma4.md §6.1).
+constexpr uint64_t kLargeParameters = 12'000'000'000;
+
+Result<tokenizer::Tokenizer> make_tokenizer(const gguf::Header& header) {
+  // Ollama's own files call the tokenizer "llama"; the architecture decides (gemma4.md §2.2).
+  TRY(const gguf::ArrayView tokens, header.get_array("tokenizer.ggml.tokens"));
+  TRY(const gguf::ArrayView types, header.get_array("tokenizer.ggml.token_type"));
+  TRY(const gguf::ArrayView merges, header.get_array("tokenizer.ggml.merges"));
+  for (const gguf::ArrayView* array : {&tokens, &merges}) {
+    if (array->element_type() != gguf::ValueType::kString) {
+      return fail(ErrorCode::kInvalidFormat, "the tokenizer's tokens and merges must be strings");
+    }
+  }
+  if (types.element_type() != gguf::ValueType::kInt32 &&
+      types.element_type() != gguf::ValueType::kUint32) {
+    return fail(ErrorCode::kInvalidFormat, "tokenizer.ggml.token_type must be 32-bit integers");
+  }
+  TRY(const uint32_t bos, header.get_u32("tokenizer.ggml.bos_token_id", 2));
+  std::vector<uint32_t> eos;
+  for (const std::string_view key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eos_token_ids"}) {
+    if (header.find(key) == nullptr) continue;
+    TRY(const std::vector<uint32_t> ids, header.get_u32_list(key, 64));
+    eos.insert(eos.end(), ids.begin(), ids.end());
+  }
+  return tokenizer::Tokenizer::create({.tokens = {tokens.data(), tokens.size()},
+                                       .token_types = types.data(),
+                                       .merges = {merges.data(), merges.size()},
+                                       .bos = bos,
+                                       .eos = eos});
+}
+
+bool contains_ignoring_case(std::string_view text, std::string_view part) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  return std::ranges::search(text, part, {}, lower, lower).begin() != text.end();
+}
+
+bool speaks_large_template(std::string_view name, uint64_t parameters) {
+  for (const std::string_view small : {"e2b", "e4b"}) {
+    if (contains_ignoring_case(name, small)) return false;
+  }
+  for (const std::string_view large : {"12b", "26b", "31b"}) {
+    if (contains_ignoring_case(name, large)) return true;
+  }
+  return parameters >= kLargeParameters;
+}
+
+Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
+  LoadOptions out;
+  if (const Json* context = json_member(json, "contextLength");
+      context != nullptr && !context->is_null()) {
+    const double value = context->is_number() ? context->get<double>() : NAN;
+    if (!(value >= 1 && value <= model::kMaxContext)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  "contextLength must be a number of tokens, at least 1");
+    }
+    out.context = static_cast<uint32_t>(value);
+  }
+  if (const Json* type = json_member(json, "kvType"); type != nullptr && !type->is_null()) {
+    if (*type != "f16" && *type != "f32")
+      return fail(ErrorCode::kInvalidArgument, "kvType must be f16 or f32");
+    out.kv_f32 = *type == "f32";
+  }
+  for (const auto& [key, target] :
+       {std::pair{"name", &out.name}, std::pair{"system", &out.system}}) {
+    const Json* value = json_member(json, key);
+    if (value != nullptr && value->is_string()) *target = value->get<std::string>();
+  }
+  if (const Json* params = json_member(json, "params"); params != nullptr && params->is_object()) {
+    TRY(out.options, parse_options(*params, out.options, vocab));
+    const Json* num_ctx = json_member(*params, "num_ctx");
+    if (out.context == 0 && num_ctx != nullptr && num_ctx->is_number_unsigned()) {
+      out.context =
+          static_cast<uint32_t>(std::min<uint64_t>(num_ctx->get<uint64_t>(), model::kMaxContext));
+    }
+  }
+  return out;
+}
+
+// Token ids from JSON; whole numbers below 2^32 (the session checks them against the vocabulary).
+Result<std::vector<uint32_t>> parse_ids(const Json& json) {
+  std::vector<uint32_t> ids;
+  for (const Json& id : json) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
+      return fail(ErrorCode::kInvalidArgument, "tokens must be a list of token ids");
+    }
+    ids.push_back(id.get<uint32_t>());
+  }
+  return ids;
+}
+
+bool flag(const Json& json, std::string_view key, bool absent) {
+  const Json* value = json_member(json, key);
+  return value != nullptr && value->is_boolean() ? value->get<bool>() : absent;
+}
+
+}  // namespace
+
+Task<Result<gguf::Header>> read_header(uint32_t source, const Progress& progress) {
+  const auto size = static_cast<uint64_t>(gpu::host_source_size(source));
+  gguf::HeaderParser parser(size);
+  while (!parser.done()) {
+    CO_TRY(const std::span<std::byte> room, parser.prepare(parser.wanted()));
+    const uint64_t at = parser.received();
+    CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
+      gpu::host_source_read(source, static_cast<double>(at), room.data(),
+                            static_cast<uint32_t>(room.size()), ticket);
+    }));
+    CO_TRY_VOID(parser.commit(room.size()));
+    if (progress)
+      progress("header", parser.received(),
+               std::max(parser.received(), parser.received() + parser.wanted()));
+  }
+  co_return std::move(parser).finish();
+}
+
+Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json options_json,
+                                                         Progress progress, Cancelled cancelled) {
+  CO_TRY(gguf::Header header, co_await read_header(source, progress));
+  CO_TRY(model::Config config, model::Config::from_gguf(header));
+  CO_TRY_VOID(model::check_tensors(config, header));
+  CO_TRY(LoadOptions options, parse_load_options(options_json, config.vocab));
+  CO_TRY(tokenizer::Tokenizer tokenizer, make_tokenizer(header));
+  if (tokenizer.size() > config.vocab) {
+    co_return fail(ErrorCode::kInvalidFormat,
+                   cat("the tokenizer has ", tokenizer.size(), " tokens, the embedding only ",
+                       config.vocab, " rows"));
+  }
+  if (options.context == 0) options.context = kDefaultContext;
+  options.context = std::min({options.context, config.context_length, kernels::kRopeMaxContext});
+
+  std::shared_ptr<TextModel> self(new TextModel(std::move(config), std::move(tokenizer)));
+  for (const gguf::TensorInfo& tensor : header.tensors()) self->parameters_ += tensor.elements();
+  self->architecture_ = header.get_string("general.architecture", "").value_or("");
+  self->title_ = header.get_string("general.name", "").value_or("");
+  self->large_template_ =
+      speaks_large_template(options.name.empty() ? self->title_ : options.name, self->parameters_);
+  self->load_options_ = options;
+
+  progress("selftest", 0, 1);
+  CO_TRY(self->variant_, co_await kernels::choose_variant(self->device_));
+  progress("selftest", 1, 1);
+  CO_TRY(
+      model::Weights weights,
+      co_await model::load_weights(
+          self->device_, self->cache_, header, self->config_, source, options.context,
+          [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); }, cancelled));
+  const model::DecoderOptions decoder_options{
+      .context = options.context, .kv_f32 = options.kv_f32, .variant = self->variant_};
+  CO_TRY(std::unique_ptr<model::Decoder> decoder,
+         co_await model::Decoder::create(
+             self->device_, self->cache_, self->config_, std::move(weights), decoder_options,
+             [&](uint32_t done, uint32_t total) { progress("compile", done, total); }));
+  self->session_ = std::make_unique<Session>(self->device_, std::move(decoder), self->tokenizer_,
+                                             self->config_.suppress_tokens, self->config_.vocab);
+  co_return self;
+}
+
+Json TextModel::info() const {
+  const model::Decoder& decoder = session_->decoder();
+  return {{"architecture", architecture_},
+          {"family", config_.family},
+          {"title", title_},
+          {"name", load_options_.name},
+          {"parameters", parameters_},
+          {"layers", config_.layers.size()},
+          {"embedding", config_.hidden},
+          {"vocab", config_.vocab},
+          {"contextLength", decoder.context()},
+          {"modelContextLength", config_.context_length},
+          {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+          {"template", large_template_ ? "large" : "small"},
+          {"gpuBytes",
+           {{"weights", decoder.weights().bytes},
+            {"kv", decoder.kv_bytes()},
+            {"scratch", decoder.scratch_bytes()}}},
+          {"variant", {{"subgroups", variant_.subgroups}}},
+          {"kernels", cache_.size()}};
+}
+
+Result<std::vector<chat::Piece>> TextModel::render(const Json& request,
+                                                   chat::Conversation* out) const {
+  const Json* messages = json_member(request, "messages");
+  if (messages == nullptr) return fail(ErrorCode::kInvalidArgument, "a chat needs 'messages'");
+  const Json* tools = json_member(request, "tools");
+  TRY(chat::Conversation conversation,
+      chat::parse_messages(*messages, tools == nullptr ? Json() : *tools));
+  const auto is_system = [](const chat::Message& m) {
+    return m.role == chat::Role::kSystem || m.role == chat::Role::kDeveloper;
+  };
+  if (!load_options_.system.empty() && std::ranges::none_of(conversation.messages, is_system)) {
+    chat::Message system{.role = chat::Role::kSystem};
+    system.content.push_back({.text = load_options_.system});
+    conversation.messages.insert(conversation.messages.begin(), std::move(system));
+  }
+  for (const chat::Message& message : conversation.messages) {
+    for (const chat::ContentPart& part : message.content) {
+      if (part.kind != chat::PartKind::kText) {
+        return fail(ErrorCode::kUnsupported,
+                    "this model takes text only: images, audio and video are not supported yet");
+      }
+    }
+  }
+  TRY(std::vector<chat::Piece> pieces,
+      chat::render(conversation,
+                   {.thinking = flag(request, "think", false),
+                    .add_generation_prompt = flag(request, "addGenerationPrompt", true),
+                    .large_template = large_template_,
+                    .continue_final_message = flag(request, "continueFinalMessage", false)}));
+  if (out != nullptr) *out = std::move(conversation);
+  return pieces;
+}
+
+Result<GenerateOptions> TextModel::options_of(const Json& request) const {
+  const Json* options = json_member(request, "options");
+  return parse_options(options == nullptr || options->is_null() ? Json::object() : *options,
+                       load_options_.options, config_.vocab);
+}
+
+Task<Result<Json>> TextModel::run(std::vector<uint32_t> prompt, GenerateOptions options,
+                                  Listener& listener, Cancelled cancelled) {
+  const uint64_t seed = options.sampling.seed.value_or(gpu::host_random());
+  CO_TRY(const RunResult result,
+         co_await session_->run(std::move(prompt), options, seed, listener, cancelled));
+  co_return Json{{"reason", finish_reason_name(result.reason)},
+                 {"usage",
+                  {{"promptTokens", result.prompt_tokens},
+                   {"cachedTokens", result.cached_tokens},
+                   {"completionTokens", result.tokens.size()}}},
+                 {"timings",
+                  {{"prefillMs", result.prefill_ms},
+                   {"decodeMs", result.decode_ms},
+                   {"firstTokenMs", result.prefill_ms}}},
+                 {"seed", seed},
+                 {"tokens", result.tokens}};
+}
+
+Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled) {
+  chat::Conversation conversation;
+  CO_TRY(const std::vector<chat::Piece> pieces, render(request, &conversation));
+  CO_TRY(const GenerateOptions options, options_of(request));
+  ChatListener listener(tokenizer_, options.stop, emit,
+                        {.thinking = flag(request, "think", false),
+                         .start_in_thinking = chat::ends_in_thinking(pieces),
+                         .tools = std::move(conversation.tools)});
+  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, listener,
+                                   std::move(cancelled)));
+  listener.finish();
+  if (listener.stopped_by().empty()) {
+    if (listener.tool_calls() > 0 && report["reason"] == "stop") report["reason"] = "tool_calls";
+  } else {
+    report["stop"] = listener.stopped_by();
+  }
+  co_return report;
+}
+
+Task<Result<Json>> TextModel::generate(Json request, Emit emit, Cancelled cancelled) {
+  CO_TRY(const GenerateOptions options, options_of(request));
+  std::vector<uint32_t> prompt;
+  const Json* text = json_member(request, "prompt");
+  const Json* tokens = json_member(request, "tokens");
+  if (tokens != nullptr && tokens->is_array()) {
+    CO_TRY(prompt, parse_ids(*tokens));
+  } else if (text != nullptr && text->is_string()) {
+    const Json* special = json_member(request, "special");
+    const bool parse = special != nullptr && *special == "parse";
+    prompt = tokenizer_.encode(
+        text->get_ref<const std::string&>(),
+        {.add_bos = true,
+         .specials = parse ? tokenizer::SpecialTokens::kParse : tokenizer::SpecialTokens::kPlain});
+  } else {
+    co_return fail(ErrorCode::kInvalidArgument, "generate needs a 'prompt' text or 'tokens'");
+  }
+  TextListener listener(tokenizer_, options.stop, emit);
+  CO_TRY(Json report, co_await run(std::move(prompt), options, listener, std::move(cancelled)));
+  listener.finish();
+  if (!listener.stopped_by().empty()) report["stop"] = listener.stopped_by();
+  co_return report;
+}
+
+}  // namespace lapidary::generate

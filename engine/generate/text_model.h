@@ -1,0 +1,82 @@
+// A loaded text model and what one asks of it: chat, generate, tokenize, render, logits.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/base/json.h"
+#include "engine/chat/message.h"
+#include "engine/chat/render.h"
+#include "engine/generate/session.h"
+#include "engine/gguf/header.h"
+
+namespace lapidary::generate {
+
+struct LoadOptions {
+  uint32_t context = 0;  // 0: kDefaultContext, or the model's own if that is shorter
+  bool kv_f32 = false;
+  std::string name;         // as Ollama calls it: "gemma4:e2b" says which template the model speaks
+  std::string system;       // used when a conversation brings none
+  GenerateOptions options;  // defaults of the model's maker
+};
+inline constexpr uint32_t kDefaultContext = 8192;
+
+// phase: "header", "selftest", "upload", "compile". Bytes for header and upload, kernels for
+// compile.
+using Progress = std::function<void(std::string_view phase, uint64_t loaded, uint64_t total)>;
+using Emit = std::function<void(const Json& event)>;
+using Cancelled = std::function<bool()>;
+
+// Reads the header of a GGUF file from a byte source of the host, in a few reads.
+Task<Result<gguf::Header>> read_header(uint32_t source, const Progress& progress);
+// What a header says, for people: metadata and tensors (kInvalidFormat never: the header is
+// parsed).
+Json describe(const gguf::Header& header);
+
+class TextModel {
+ public:
+  // options_json: {contextLength, kvType, params, system, name}.
+  static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
+                                                       Progress progress, Cancelled cancelled);
+
+  Json info() const;
+  const tokenizer::Tokenizer& tokenizer() const { return tokenizer_; }
+
+  // request: {messages, tools, think, continueFinalMessage, addGenerationPrompt}; kInvalidArgument
+  // when unusable.
+  Result<std::vector<chat::Piece>> render(const Json& request,
+                                          chat::Conversation* conversation = nullptr) const;
+
+  // request: as render's, and options. Emits events; the result is the final report.
+  Task<Result<Json>> chat(Json request, Emit emit, Cancelled cancelled);
+  // request: {prompt or tokens, special: "plain" | "parse", options}. Emits text as the model
+  // writes it.
+  Task<Result<Json>> generate(Json request, Emit emit, Cancelled cancelled);
+  Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all) {
+    return session_->logits(std::move(tokens), all);
+  }
+  void truncate(uint32_t length) { session_->truncate(length); }
+
+ private:
+  TextModel(model::Config config, tokenizer::Tokenizer tokenizer)
+      : config_(std::move(config)), tokenizer_(std::move(tokenizer)), cache_(device_) {}
+  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options, Listener& listener,
+                         Cancelled cancelled);
+  Result<GenerateOptions> options_of(const Json& request) const;
+
+  model::Config config_;
+  tokenizer::Tokenizer tokenizer_;
+  gpu::Device device_;
+  kernels::KernelCache cache_;
+  std::unique_ptr<Session> session_;
+  LoadOptions load_options_;
+  kernels::Variant variant_;
+  std::string architecture_;
+  std::string title_;
+  uint64_t parameters_ = 0;
+  bool large_template_ = false;
+};
+
+}  // namespace lapidary::generate
