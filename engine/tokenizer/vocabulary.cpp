@@ -9,7 +9,11 @@ namespace lapidary::tokenizer {
 namespace {
 
 constexpr uint64_t kMaxTokens = 1u << 24;
-constexpr uint64_t kMaxMerges = 1u << 25;
+// A slot of the merge table holds a rank below seven bits of the pair's hash, which spare most
+// comparisons. kNoRank, an empty slot, is all ones: the largest rank is never used.
+constexpr uint32_t kRankMask = (1u << 25) - 1;
+constexpr uint32_t merge_tag(uint32_t hash) { return hash & ~kRankMask; }
+constexpr uint64_t kMaxMerges = kRankMask;
 constexpr size_t kMaxSpecialLength = 256;
 // Tables are at most half full, so honest texts sit within a few slots of home; a chain this long
 // is a file made to stall us.
@@ -86,6 +90,11 @@ int parse_byte(std::string_view text) {
     value = value * 16 + digit;
   }
   return value;
+}
+
+bool is_joined(std::string_view text, std::string_view left, std::string_view right) {
+  return text.size() == left.size() + right.size() && text.starts_with(left) &&
+         text.ends_with(right);
 }
 
 // The class that joinable() knows a code point by: its outer byte, or 256 for "▁".
@@ -207,45 +216,83 @@ Status Vocabulary::index_bytes() {
   return {};
 }
 
+// In batches, a step at a time: each step's table accesses do not wait for one another, and a cache
+// miss apiece for half a million merges is what loading a vocabulary costs.
 Status Vocabulary::index_merges(const StringArray& merges) {
   const auto count = static_cast<uint32_t>(merges.count);
   merges_.reserve(count);
   merge_slots_.assign(table_size(count), kNoRank);
   joinable_.assign(257 * 257, false);
-  const size_t mask = merge_slots_.size() - 1;
   StringReader reader(merges, "tokenizer.ggml.merges");
-  for (uint32_t rank = 0; rank < count; ++rank) {
-    TRY(const std::string_view line, reader.next());
-    const size_t space = line.find(' ', 1);
-    if (space == std::string_view::npos || space + 1 == line.size()) {
-      return fail(ErrorCode::kInvalidFormat, cat("tokenizer.ggml.merges: entry ", rank, " '",
-                                                 printable(line), "' is not two pieces"));
-    }
-    const std::string_view left = line.substr(0, space), right = line.substr(space + 1);
-    const MergeRow row{find(left).value_or(kNoToken), find(right).value_or(kNoToken),
-                       find_pair(left, right)};
-    if (row.left == kNoToken || row.right == kNoToken || row.id == kNoToken) {
-      return fail(ErrorCode::kInvalidFormat,
-                  cat("tokenizer.ggml.merges: entry ", rank, " '", printable(line),
-                      "' names a piece that is no token"));
-    }
-    merges_.push_back(row);
-    joinable_[last_class(left) * 257 + first_class(right)] = true;
-    uint32_t probes = 0;
-    for (size_t at = hash_ids(row.left, row.right) & mask;; at = (at + 1) & mask) {
-      uint32_t& slot = merge_slots_[at];
-      if (slot == kNoRank) {
-        slot = rank;
-        break;
+  constexpr uint32_t kBatch = 64;
+  struct Piece {
+    std::string_view left, right;  // the text is left + right
+    uint32_t hash, id;
+    std::string_view candidate;  // the text of token `id`
+  };
+  std::array<Piece, 3 * kBatch> pieces;
+  std::array<std::string_view, kBatch> lines;
+  for (uint32_t start = 0; start < count; start += kBatch) {
+    const uint32_t size = std::min(kBatch, count - start);
+    for (uint32_t i = 0; i < size; ++i) {
+      TRY(const std::string_view line, reader.next());
+      const size_t space = line.find(' ', 1);
+      if (space == std::string_view::npos || space + 1 == line.size()) {
+        return fail(ErrorCode::kInvalidFormat, cat("tokenizer.ggml.merges: entry ", start + i, " '",
+                                                   printable(line), "' is not two pieces"));
       }
-      if (merges_[slot].left == row.left && merges_[slot].right == row.right)
-        break;  // the lower rank stays
-      if (++probes > kMaxProbes) {
+      lines[i] = line;
+      const std::string_view left = line.substr(0, space), right = line.substr(space + 1);
+      const uint32_t left_hash = hash_more(kHashStart, left);
+      pieces[3 * i] = {left, {}, mix(left_hash), kNoToken, {}};
+      pieces[3 * i + 1] = {right, {}, mix(hash_more(kHashStart, right)), kNoToken, {}};
+      pieces[3 * i + 2] = {left, right, mix(hash_more(left_hash, right)), kNoToken, {}};
+    }
+    const std::span batch(pieces.data(), size_t{3} * size);
+    for (Piece& piece : batch) piece.id = first_candidate(piece.hash);
+    for (Piece& piece : batch) piece.candidate = text(piece.id);
+    for (Piece& piece : batch) {
+      if (!is_joined(piece.candidate, piece.left, piece.right)) {
+        piece.id = find_pair(piece.left, piece.right);
+      }
+    }
+    for (uint32_t i = 0; i < size; ++i) {
+      const MergeRow row{pieces[3 * i].id, pieces[3 * i + 1].id, pieces[3 * i + 2].id};
+      if (row.left == kNoToken || row.right == kNoToken || row.id == kNoToken) {
+        return fail(ErrorCode::kInvalidFormat,
+                    cat("tokenizer.ggml.merges: entry ", start + i, " '", printable(lines[i]),
+                        "' names a piece that is no token"));
+      }
+      merges_.push_back(row);
+      joinable_[last_class(pieces[3 * i].left) * 257 + first_class(pieces[3 * i + 1].left)] = true;
+    }
+    for (uint32_t i = 0; i < size; ++i) {
+      if (!insert_merge(start + i)) {
         return fail(ErrorCode::kInvalidFormat, "tokenizer.ggml.merges: pairs made to collide");
       }
     }
   }
   return {};
+}
+
+// False when the chain is too long. The lower rank keeps a repeated pair.
+bool Vocabulary::insert_merge(uint32_t rank) {
+  const MergeRow row = merges_[rank];
+  const uint32_t hash = hash_ids(row.left, row.right);
+  const size_t mask = merge_slots_.size() - 1;
+  uint32_t probes = 0;
+  for (size_t at = hash & mask;; at = (at + 1) & mask) {
+    const uint32_t slot = merge_slots_[at];
+    if (slot == kNoRank) {
+      merge_slots_[at] = merge_tag(hash) | rank;
+      return true;
+    }
+    if ((slot & ~kRankMask) == merge_tag(hash)) {
+      const MergeRow& other = merges_[slot & kRankMask];
+      if (other.left == row.left && other.right == row.right) return true;
+    }
+    if (++probes > kMaxProbes) return false;
+  }
 }
 
 void Vocabulary::index_specials() {
@@ -271,6 +318,14 @@ std::optional<uint32_t> Vocabulary::find(std::string_view wanted) const {
   return id == kNoToken ? std::nullopt : std::optional(id);
 }
 
+// The first token with this hash, or kNoToken.
+uint32_t Vocabulary::first_candidate(uint32_t hash) const {
+  const size_t mask = token_slots_.size() - 1;
+  size_t at = hash & mask;
+  while (token_slots_[at].id != kNoToken && token_slots_[at].hash != hash) at = (at + 1) & mask;
+  return token_slots_[at].id;
+}
+
 // The token whose text is left + right, without joining them.
 uint32_t Vocabulary::find_pair(std::string_view left, std::string_view right) const {
   if (left.size() + right.size() > longest_token_) return kNoToken;
@@ -279,12 +334,7 @@ uint32_t Vocabulary::find_pair(std::string_view left, std::string_view right) co
   for (size_t at = hash & mask;; at = (at + 1) & mask) {
     const Slot slot = token_slots_[at];
     if (slot.id == kNoToken) return kNoToken;
-    if (slot.hash != hash) continue;
-    const std::string_view candidate = text(slot.id);
-    if (candidate.size() == left.size() + right.size() && candidate.starts_with(left) &&
-        candidate.ends_with(right)) {
-      return slot.id;
-    }
+    if (slot.hash == hash && is_joined(text(slot.id), left, right)) return slot.id;
   }
 }
 
@@ -321,11 +371,14 @@ uint32_t Vocabulary::match_special(std::string_view wanted, bool control) const 
 
 Vocabulary::Merge Vocabulary::merge(uint32_t left, uint32_t right) const {
   if (left == kNoToken || right == kNoToken) return {};
+  const uint32_t hash = hash_ids(left, right);
   const size_t mask = merge_slots_.size() - 1;
-  for (size_t at = hash_ids(left, right) & mask;; at = (at + 1) & mask) {
-    const uint32_t rank = merge_slots_[at];
-    if (rank == kNoRank) return {};
-    if (merges_[rank].left == left && merges_[rank].right == right) return {rank, merges_[rank].id};
+  for (size_t at = hash & mask;; at = (at + 1) & mask) {
+    const uint32_t slot = merge_slots_[at];
+    if (slot == kNoRank) return {};
+    if ((slot & ~kRankMask) != merge_tag(hash)) continue;
+    const MergeRow& row = merges_[slot & kRankMask];
+    if (row.left == left && row.right == right) return {slot & kRankMask, row.id};
   }
 }
 

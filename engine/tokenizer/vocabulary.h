@@ -93,14 +93,15 @@ class Vocabulary {
   Status index_bytes();
   Status index_merges(const StringArray& merges);
   void index_specials();
+  bool insert_merge(uint32_t rank);
+  uint32_t first_candidate(uint32_t hash) const;
   uint32_t find_pair(std::string_view left, std::string_view right) const;
 
-  std::string texts_;              // all token texts, one after another
-  std::vector<uint32_t> offsets_;  // [size + 1] into texts_
-  std::vector<TokenType> types_;   // [size]
-  std::vector<Slot> token_slots_;  // open addressing, a power of two
-  std::vector<uint32_t>
-      merge_slots_;  // open addressing over merges_ by (left, right): rank or kNoRank
+  std::string texts_;                  // all token texts, one after another
+  std::vector<uint32_t> offsets_;      // [size + 1] into texts_
+  std::vector<TokenType> types_;       // [size]
+  std::vector<Slot> token_slots_;      // open addressing, a power of two
+  std::vector<uint32_t> merge_slots_;  // open addressing over merges_ by (left, right)
   struct MergeRow {
     uint32_t left, right, id;
   };
