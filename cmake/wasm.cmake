@@ -1,11 +1,12 @@
 # The reactor modules: lapidary.wasm (the engine) and kernel_tests.wasm (the kernel tier, never shipped).
 
-target_compile_options(engine PRIVATE -O2 -ffunction-sections -fdata-sections)
+# The engine drives the GPU and touches little data itself: size, which every visitor downloads, comes first.
+target_compile_options(engine PRIVATE -Os -ffunction-sections -fdata-sections)
 
 function(lapidary_reactor name)
   add_executable(${name} ${ARGN})
   set_target_properties(${name} PROPERTIES SUFFIX .wasm)
-  target_compile_options(${name} PRIVATE -O2)
+  target_compile_options(${name} PRIVATE -Os)
   target_link_options(${name} PRIVATE -O2 -Wl,--gc-sections -Wl,--strip-debug -Wl,-z,stack-size=262144
                       -Wl,--max-memory=268435456)
 endfunction()
