@@ -1,0 +1,161 @@
+#include "engine/kernels/attention.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "engine/base/text.h"
+
+namespace lapidary::kernels {
+namespace {
+
+constexpr uint32_t kDecodeThreads = 256;
+constexpr uint32_t kPrefillThreads = 256;
+constexpr uint32_t kPrefillKeys = 64;  // of a tile; KEYS in attention_prefill.wgsl
+constexpr uint32_t kPostThreads = 64;
+
+uint32_t units(const AttentionSpec& spec) { return (spec.head_dim + 7) / 8; }
+
+// Groups of 4 queries in a prefill workgroup: as many as there are threads for (each group needs a
+// thread a unit), a power of two, at most 8 (workgroup memory).
+uint32_t prefill_fours(const AttentionSpec& spec) {
+  return std::min(8u, std::bit_floor(kPrefillThreads / units(spec)));
+}
+
+std::string label(std::string_view name, const AttentionSpec& spec) {
+  return cat(name, " ", spec.heads, "/", spec.kv_heads, "x", spec.head_dim,
+             spec.window == 0 ? " global" : " window ", spec.window);
+}
+
+void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& variant,
+               uint32_t threads, bool writes) {
+  if (variant.subgroups) composer.enable("subgroups");
+  composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("KV_F32", spec.kv_f32)
+      .flag("KV_WRITE", writes)
+      .flag("V_FROM_K", spec.v_from_k)
+      .constant("THREADS", threads)
+      .constant("HEADS", spec.heads)
+      .constant("KV_HEADS", spec.kv_heads)
+      .constant("HEAD_DIM", spec.head_dim)
+      .constant("UNITS", units(spec))
+      .constant("QKV_ROWS", spec.qkv_rows())
+      .constant("WINDOW", spec.window)
+      .constant("SLOTS", std::max(spec.slots, 1u))
+      .constant("ROTATED", spec.rotated_pairs)
+      .constant("FOUR", 4u)
+      .constant("EPS", spec.eps)
+      .include("step.wgsl");
+}
+
+void bind_cache(Composer& composer, const AttentionSpec& spec, char access) {
+  const std::string_view type = spec.kv_f32 ? "array<vec4<f32>>" : "array<vec4<u32>>";
+  composer.bind(access, "k_cache", type).bind(access, "v_cache", type);
+}
+
+}  // namespace
+
+Status check_attention(const AttentionSpec& spec) {
+  const auto bad = [](const auto&... parts) {
+    return fail(ErrorCode::kInvalidArgument, cat("attention: ", parts...));
+  };
+  if (spec.heads == 0 || spec.kv_heads == 0 || spec.heads % spec.kv_heads != 0 ||
+      spec.heads > 1024) {
+    return bad(spec.heads, " query heads on ", spec.kv_heads,
+               " key/value heads; the first must be a multiple of the second, at most 1024");
+  }
+  if (spec.head_dim < 2 || spec.head_dim > 512 || spec.head_dim % 2 != 0) {
+    return bad("head size ", spec.head_dim, "; it must be even, 2 to 512");
+  }
+  if (spec.rotated_pairs > spec.head_dim / 2) {
+    return bad(spec.rotated_pairs, " rotated pairs in a head of ", spec.head_dim);
+  }
+  if (spec.slots == 0 || spec.slots < spec.window || spec.slots > (1u << 24)) {
+    return bad(spec.slots, " cache slots for a window of ", spec.window,
+               "; at least the window and at most 2^24 are needed");
+  }
+  if (spec.max_splits == 0 || spec.max_splits > 64) {
+    return bad(spec.max_splits, " splits; 1 to 64 are possible");
+  }
+  // Indices of units are 32 bits wide, byte offsets of a binding too.
+  if (kv_cache_bytes(spec) > 0xffffffffull) {
+    return bad("a cache of ", kv_cache_bytes(spec), " bytes; choose a shorter context");
+  }
+  return {};
+}
+
+uint32_t kv_row_elements(const AttentionSpec& spec) { return units(spec) * 8; }
+
+uint64_t kv_cache_bytes(const AttentionSpec& spec) {
+  return uint64_t{spec.slots} * spec.kv_heads * kv_row_elements(spec) * (spec.kv_f32 ? 4 : 2);
+}
+
+uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_splits) {
+  uint64_t keys = uint64_t{position} + 1;
+  if (window != 0) keys = std::min<uint64_t>(keys, window);
+  return static_cast<uint32_t>(
+      std::clamp<uint64_t>((keys + kKeysPerSplit - 1) / kKeysPerSplit, 1, max_splits));
+}
+
+KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant) {
+  Composer composer;
+  add_shape(composer, spec, variant, kDecodeThreads, !spec.shares_kv);
+  composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
+      .constant("MAX_SPLITS", spec.max_splits)
+      .constant("KEYS_PER_SPLIT", kKeysPerSplit)
+      .bind('r', "qkv", "array<f32>")
+      .bind('r', "qk_norms", "array<f32>")
+      .bind('r', "rope", "array<vec2<f32>>");
+  bind_cache(composer, spec, spec.shares_kv ? 'r' : 'w');
+  composer.bind('w', "partial", "array<f32>")
+      .bind('w', "stats", "array<f32>")
+      .bind('u', "step", "Step")
+      .include("splits.wgsl")
+      .include("workgroup_reduce.wgsl")
+      .include("kv_cache.wgsl")
+      .include("head_row.wgsl")
+      .include("attention_decode.wgsl");
+  return std::move(composer).finish(label("attention decode", spec));
+}
+
+Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position) {
+  return {spec.heads, attention_splits(position, spec.window, spec.max_splits), 1};
+}
+
+KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant) {
+  Composer composer;
+  add_shape(composer, spec, variant, kPostThreads, !spec.shares_kv);
+  composer.bind('w', "qkv", "array<f32>")
+      .bind('r', "qk_norms", "array<f32>")
+      .bind('r', "rope", "array<vec2<f32>>");
+  if (!spec.shares_kv) bind_cache(composer, spec, 'w');
+  composer.bind('u', "step", "Step").include("workgroup_reduce.wgsl");
+  if (!spec.shares_kv) composer.include("kv_cache.wgsl");
+  composer.include("head_row.wgsl").include("qkv_post.wgsl");
+  return std::move(composer).finish(label("qkv post", spec));
+}
+
+Groups qkv_post_groups(const AttentionSpec& spec, uint32_t tokens) {
+  return {spec.heads + (spec.shares_kv ? 0 : 2 * spec.kv_heads), tokens, 1};
+}
+
+KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& variant) {
+  const uint32_t fours = prefill_fours(spec);
+  Composer composer;
+  add_shape(composer, spec, variant, kPrefillThreads, false);
+  composer.constant("FOURS", fours)
+      .constant("KEYS_A_THREAD", kPrefillKeys * fours / kPrefillThreads)
+      .bind('r', "qkv", "array<f32>");
+  bind_cache(composer, spec, 'r');
+  composer.bind('w', "out", "array<f32>")
+      .bind('u', "step", "Step")
+      .include("kv_cache.wgsl")
+      .include("attention_prefill.wgsl");
+  return std::move(composer).finish(label("attention prefill", spec));
+}
+
+Groups attention_prefill_groups(const AttentionSpec& spec, uint32_t tokens) {
+  const uint32_t queries = 4 * prefill_fours(spec);
+  return {spec.heads, (tokens + queries - 1) / queries, 1};
+}
+
+}  // namespace lapidary::kernels

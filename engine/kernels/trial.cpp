@@ -1,0 +1,32 @@
+#include "engine/kernels/trial.h"
+
+#include <algorithm>
+
+namespace lapidary::kernels {
+
+Result<gpu::Buffer> trial_zeros(gpu::Device& device, uint64_t bytes) {
+  const uint64_t size = std::max<uint64_t>((bytes + 15) / 16 * 16, 16);
+  return device.create_buffer(size, gpu::kParamsUsage, "trial");
+}
+
+Result<gpu::Buffer> trial_buffer(gpu::Device& device, std::span<const std::byte> data) {
+  TRY(gpu::Buffer buffer, trial_zeros(device, data.size()));
+  if (!data.empty()) device.write(buffer, 0, data);
+  return buffer;
+}
+
+Task<Status> trial_run(gpu::Device& device, KernelSource source, std::vector<gpu::Range> bindings,
+                       Groups groups) {
+  CO_TRY(gpu::Kernel kernel,
+         co_await device.create_kernel(std::move(source.wgsl), std::move(source.layout),
+                                       std::move(source.label)));
+  CO_TRY(gpu::Bindings bound, device.create_bindings(kernel, bindings));
+  gpu::CommandList list;
+  list.begin_pass();
+  list.dispatch(kernel, bound, groups.x, groups.y, groups.z);
+  list.end_pass();
+  device.submit(list);
+  co_return Status{};
+}
+
+}  // namespace lapidary::kernels

@@ -1,0 +1,66 @@
+// One head vector of the fused projection, normed and turned, in workgroup memory. The includer
+// gives THREADS, HEAD_DIM, ROTATED, UNITS: u32, EPS: f32, includes workgroup_reduce.wgsl and
+// kv_cache.wgsl, and binds qkv, qk_norms: array<f32> and rope: array<vec2<f32>>.
+const HALF: u32 = HEAD_DIM / 2u;
+const ROW: u32 = 8u * UNITS;
+var<workgroup> head_row: array<f32, ROW>;
+
+// 1 / sqrt(mean of squares + eps) of the HEAD_DIM floats at `base`.
+fn head_scale(thread: u32, base: u32) -> f32 {
+  var sum = 0.0;
+  for (var d = thread; d < HEAD_DIM; d += THREADS) {
+    let x = qkv[base + d];
+    sum += x * x;
+  }
+  return 1.0 / sqrt(workgroup_sum(thread, sum) / f32(HEAD_DIM) + EPS);
+}
+
+// (cos, sin) of pair `pair` at `position`: the product of two tabled turns.
+fn rope_turn(position: u32, pair: u32) -> vec2<f32> {
+  let lo = rope[(position & 255u) * ROTATED + pair];
+  let hi = rope[(256u + (position >> 8u)) * ROTATED + pair];
+  return vec2<f32>(hi.x * lo.x - hi.y * lo.y, hi.x * lo.y + hi.y * lo.x);
+}
+
+// head_row = rope(rms(qkv[base..]) * qk_norms[norm..]), zeros after HEAD_DIM. No barrier after it.
+fn turn_head(thread: u32, base: u32, norm: u32, position: u32) {
+  let scale = head_scale(thread, base);
+  for (var i = thread; i < HALF; i += THREADS) {
+    let x = qkv[base + i] * scale * qk_norms[norm + i];
+    let y = qkv[base + HALF + i] * scale * qk_norms[norm + HALF + i];
+    if (i < ROTATED) {
+      let turn = rope_turn(position, i);
+      head_row[i] = x * turn.x - y * turn.y;
+      head_row[i + HALF] = y * turn.x + x * turn.y;
+    } else {
+      head_row[i] = x;
+      head_row[i + HALF] = y;
+    }
+  }
+  for (var d = HEAD_DIM + thread; d < ROW; d += THREADS) {
+    head_row[d] = 0.0;
+  }
+}
+
+// head_row = rms(qkv[base..]) without weight, zeros after HEAD_DIM. No barrier after it.
+fn norm_head(thread: u32, base: u32) {
+  let scale = head_scale(thread, base);
+  for (var d = thread; d < ROW; d += THREADS) {
+    var x = 0.0;
+    if (d < HEAD_DIM) {
+      x = qkv[base + d] * scale;
+    }
+    head_row[d] = x;
+  }
+}
+
+//#if KV_WRITE
+// Unit u of head_row, rounded to the cache's type.
+fn rounded_unit(u: u32) -> Unit {
+  let d = 8u * u;
+  return Unit(vec4<f32>(kv_round(head_row[d]), kv_round(head_row[d + 1u]),
+                        kv_round(head_row[d + 2u]), kv_round(head_row[d + 3u])),
+              vec4<f32>(kv_round(head_row[d + 4u]), kv_round(head_row[d + 5u]),
+                        kv_round(head_row[d + 6u]), kv_round(head_row[d + 7u])));
+}
+//#endif
