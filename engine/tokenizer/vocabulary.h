@@ -1,5 +1,5 @@
 // The token table: ids to texts and types, texts to ids, and the merge ranks of the BPE. Built once
-// from the arrays of a GGUF header, compactly: no allocation a token, about 16 MB for Gemma's
+// from the arrays of a GGUF header, compactly: no allocation a token, about 18 MB for Gemma's
 // 262144 tokens and 514906 merges. Facts: gemma4.md §2.2 and §5.
 #pragma once
 
