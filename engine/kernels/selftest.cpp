@@ -1,0 +1,160 @@
+// The self-test of the weight kernels, and the choice of a variant.
+#include "engine/kernels/selftest.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/base/text.h"
+#include "engine/kernels/gather.h"
+#include "engine/kernels/matmul.h"
+#include "engine/kernels/matvec.h"
+#include "engine/kernels/selftest_matrix.h"
+#include "engine/kernels/step.h"
+#include "engine/kernels/trial.h"
+
+namespace lapidary::kernels {
+namespace {
+
+// Two super-blocks a row: both halves of words that they share.
+constexpr uint32_t kCols = 512;
+constexpr uint32_t kRows = 11;
+constexpr uint32_t kTokens = 3;
+
+// Every codec as one group: one repack each, then one matvec and one matmul for all of them.
+Task<Result<TrialGroup>> all_codecs(gpu::Device& device) {
+  std::vector<TrialMatrix> matrices;
+  for (const Codec codec : kCodecs)
+    matrices.push_back(trial_matrix(codec, kRows, kCols, 1 + static_cast<uint32_t>(codec)));
+  co_return co_await trial_group(device, std::move(matrices));
+}
+
+// Row by row, so that the message can name the codec.
+Status compare(std::string_view family, const float* got, const std::vector<double>& want,
+               double tolerance) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    // Also true for NaN.
+    if (!(std::fabs(got[i] - want[i]) <= tolerance)) {
+      return fail(ErrorCode::kSelfTest, cat("this GPU computes ", family, " wrongly (",
+                                            codec_prefix(kCodecs[i / kRows % std::size(kCodecs)]),
+                                            ": ", got[i], " instead of ", want[i],
+                                            "); update the graphics driver or choose another GPU"));
+    }
+  }
+  return {};
+}
+
+// The residual norm, whose sums are over the workgroup, feeds the product.
+Task<Status> check_matvec(gpu::Device& device, const Variant& variant, const TrialGroup& group) {
+  TrialRandom random(3);
+  const std::vector<float> x_old = random.floats(kCols);
+  const std::vector<float> delta = random.floats(kCols, 4.0f);
+  std::vector<float> site = random.floats(2 * kCols, 0.25f, 1.0f);
+  site.resize(2 * kCols + 4, 0.5f);
+  const auto rms = [](const std::vector<double>& v) {
+    double sum = 0;
+    for (const double value : v) sum += value * value;
+    return 1 / std::sqrt(sum / static_cast<double>(v.size()) + 1e-6);
+  };
+  std::vector<double> x_new(delta.begin(), delta.end());
+  const double post = rms(x_new);
+  for (uint32_t i = 0; i < kCols; ++i) x_new[i] = (x_old[i] + x_new[i] * post * site[i]) * 0.5;
+  const double pre = rms(x_new);
+  std::vector<float> h(kCols);
+  for (uint32_t i = 0; i < kCols; ++i) h[i] = static_cast<float>(x_new[i] * pre * site[kCols + i]);
+
+  const MatvecSpec spec{
+      .segments = group.segments, .cols = kCols, .prologue = Prologue::kResidualNorm};
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, kRows * std::size(kCodecs) * 4));
+  CO_TRY(const gpu::Buffer old_buffer, trial_buffer(device, x_old));
+  CO_TRY(const gpu::Buffer delta_buffer, trial_buffer(device, delta));
+  CO_TRY(const gpu::Buffer site_buffer, trial_buffer(device, site));
+  CO_TRY(const gpu::Buffer new_buffer, trial_zeros(device, kCols * 4));
+  CO_TRY_VOID(co_await trial_run(
+      device, matvec_source(spec, variant),
+      {group.buffer, y, old_buffer, delta_buffer, site_buffer, new_buffer}, matvec_groups(spec)));
+  CO_TRY(const std::vector<float> out,
+         co_await trial_read<float>(device, y, kRows * std::size(kCodecs)));
+  CO_TRY_VOID(compare("matvec", out.data(), trial_product(group, h.data()), 1e-4));
+  CO_TRY(const std::vector<float> residual, co_await trial_read<float>(device, new_buffer, kCols));
+  co_return compare("the residual norm", residual.data(), x_new, 1e-4);
+}
+
+Task<Status> check_matmul(gpu::Device& device, const TrialGroup& group) {
+  const std::vector<float> x = TrialRandom(4).floats(kTokens * kCols);
+  const std::vector<Step> step = {{.tokens = kTokens}};
+  const uint32_t rows = total_rows(group.segments);
+  const MatmulSpec spec{.segments = group.segments, .cols = kCols};
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, kTokens * rows * 4));
+  CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
+  CO_TRY(const gpu::Buffer step_buffer, trial_buffer(device, step));
+  CO_TRY_VOID(co_await trial_run(device, matmul_source(spec),
+                                 {group.buffer, y, x_buffer, step_buffer},
+                                 matmul_groups(spec, kTokens)));
+  CO_TRY(const std::vector<float> out, co_await trial_read<float>(device, y, kTokens * rows));
+  for (uint32_t t = 0; t < kTokens; ++t) {
+    CO_TRY_VOID(
+        compare("matmul", out.data() + t * rows, trial_product(group, x.data() + t * kCols), 1e-4));
+  }
+  co_return Status{};
+}
+
+// One codec: gather shares its decoding with matmul.
+Task<Status> check_gather(gpu::Device& device, const TrialGroup& group) {
+  const size_t last = group.matrices.size() - 1;
+  const TrialMatrix& matrix = group.matrices[last];
+  const std::vector<uint32_t> ids = {7, 0, kRows - 1};
+  const std::vector<Step> step = {{.tokens = kTokens}};
+  const GatherSpec spec{.codec = matrix.codec, .cols = kCols, .scale = 3.0f, .row_count = kRows};
+  CO_TRY(const gpu::Buffer tokens, trial_buffer(device, ids));
+  CO_TRY(const gpu::Buffer out_buffer, trial_zeros(device, kTokens * kCols * 4));
+  CO_TRY(const gpu::Buffer step_buffer, trial_buffer(device, step));
+  CO_TRY_VOID(co_await trial_run(device, gather_source(spec),
+                                 {gpu::Range(group.buffer, group.segments[last].offset,
+                                             packed_bytes(matrix.codec, kRows, kCols)),
+                                  tokens, out_buffer, step_buffer},
+                                 gather_groups(spec, kTokens)));
+  CO_TRY(const std::vector<float> out,
+         co_await trial_read<float>(device, out_buffer, kTokens * kCols));
+  for (uint32_t i = 0; i < out.size(); ++i) {
+    const float want = 3.0f * matrix.values[ids[i / kCols] * kCols + i % kCols];
+    if (!(std::fabs(out[i] - want) <= 1e-5f))
+      co_return fail(ErrorCode::kSelfTest, cat("this GPU gathers rows wrongly (", out[i],
+                                               " instead of ", want, "); update its driver"));
+  }
+  co_return Status{};
+}
+
+Task<Status> check_all(gpu::Device& device, Variant variant) {
+  CO_TRY_VOID(co_await selftest_weights(device, variant));
+  CO_TRY_VOID(co_await selftest_attention(device, variant));
+  co_return co_await selftest_sampling(device, variant);
+}
+
+}  // namespace
+
+Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
+  CO_TRY(const TrialGroup group, co_await all_codecs(device));
+  CO_TRY_VOID(co_await check_matvec(device, variant, group));
+  if (variant == Variant{}) {
+    // These have one form only.
+    CO_TRY_VOID(co_await check_matmul(device, group));
+    CO_TRY_VOID(co_await check_gather(device, group));
+  }
+  co_return Status{};
+}
+
+Task<Result<Variant>> choose_variant(gpu::Device& device) {
+  CO_TRY_VOID(co_await check_all(device, {}));
+  if (device.has(gpu::kFeatureSubgroups)) {
+    const Variant subgroups{.subgroups = true};
+    const Status status = co_await check_all(device, subgroups);
+    if (status) co_return subgroups;
+    if (status.error().code == ErrorCode::kDeviceLost)
+      co_return std::unexpected<Error>(status.error());
+    const std::string warning = cat("kernels without subgroups are used: ", status.error().message);
+    gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
+  }
+  co_return Variant{};
+}
+
+}  // namespace lapidary::kernels
