@@ -20,9 +20,14 @@ export type LogLevel = 'debug' | 'info' | 'warning' | 'error';
 const LEVELS: LogLevel[] = ['debug', 'info', 'warning', 'error'];
 
 interface PendingCall {
-  resolve: (json: string) => void;
+  resolve: (result: Uint8Array) => void;
   reject: (error: LapidaryError) => void;
   onEvent: ((event: unknown) => void) | undefined;
+}
+
+export interface CallOptions {
+  onEvent?: ((event: unknown) => void) | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 /** Bytes that one upload reads at a time; the next piece is fetched while this one goes to the GPU. */
@@ -36,6 +41,7 @@ export class Engine {
   private readonly sources: (ByteSource | undefined)[] = [undefined];
   private readonly calls = new Map<number, PendingCall>();
   private nextCall = 1;
+  private broken: LapidaryError | undefined;
 
   private constructor(
     opened: OpenedDevice | undefined,
@@ -88,21 +94,66 @@ export class Engine {
     return new TextDecoder().decode(this.callSync(name, ...args));
   }
 
-  /** Calls an export that finishes later; its first argument is the call's number. Events come as they are emitted. */
+  callSyncJson<T>(name: string, ...args: (number | string | Uint8Array)[]): T {
+    return JSON.parse(this.callSyncText(name, ...args)) as T;
+  }
+
+  /**
+   * Calls an export that finishes later; its first argument is the call's number. Events come as they are emitted.
+   * Aborting `signal` asks the engine to stop; how the call then ends is the export's own affair.
+   */
   call(
     name: string,
     args: (number | string | Uint8Array)[],
-    onEvent?: (event: unknown) => void,
-  ): { id: number; done: Promise<string> } {
+    options: CallOptions = {},
+  ): { id: number; done: Promise<Uint8Array> } {
     const id = this.nextCall++;
-    const done = new Promise<string>((resolve, reject) => {
-      this.calls.set(id, { resolve, reject, onEvent });
-    });
-    this.invoke(name, [id, ...args]);
+    const { signal } = options;
+    const onAbort = () => this.cancel(id);
+    const done = new Promise<Uint8Array>((resolve, reject) => {
+      this.calls.set(id, { resolve, reject, onEvent: options.onEvent });
+    }).finally(() => signal?.removeEventListener('abort', onAbort));
+    try {
+      this.invoke(name, [id, ...args]);
+    } catch (error) {
+      this.failAll(error);
+    }
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener('abort', onAbort);
     return { id, done };
   }
 
+  async callJson<T>(
+    name: string,
+    args: (number | string | Uint8Array)[],
+    options?: CallOptions,
+  ): Promise<T> {
+    return JSON.parse(new TextDecoder().decode(await this.call(name, args, options).done)) as T;
+  }
+
+  /** Asks a running call to stop; nothing happens when it has ended. */
+  cancel(id: number): void {
+    if (this.calls.has(id)) this.invoke('lap_cancel', [id]);
+  }
+
+  /** Frees the GPU device and everything on it; calls that still run fail with `reason`. */
+  destroy(reason = new LapidaryError('cancelled', 'the engine was closed')): void {
+    this.failAll(reason);
+    this.gpu?.destroy();
+  }
+
+  // After a trap, or an exception that unwound through wasm frames, nothing in there can be trusted to go on.
+  private failAll(error: unknown): void {
+    this.broken ??=
+      error instanceof LapidaryError
+        ? error
+        : new LapidaryError('internal_error', `the engine stopped: ${messageOf(error)}`, { cause: error });
+    for (const pending of this.calls.values()) pending.reject(this.broken);
+    this.calls.clear();
+  }
+
   private invoke(name: string, args: (number | string | Uint8Array)[]): number {
+    if (this.broken) throw this.broken;
     const target = this.exports[name];
     if (!target) throw new LapidaryError('internal_error', `the engine exports no '${name}'`);
     const owned: number[] = [];
@@ -127,6 +178,15 @@ export class Engine {
   }
 
   private resume(ticket: number, error?: unknown): void {
+    if (this.broken) return;
+    try {
+      this.wake(ticket, error);
+    } catch (trap) {
+      this.failAll(trap);
+    }
+  }
+
+  private wake(ticket: number, error?: unknown): void {
     if (error === undefined) {
       this.exports.lap_resume(ticket, 0, 0, 0);
       return;
@@ -134,7 +194,12 @@ export class Engine {
     const bytes = new TextEncoder().encode(messageOf(error));
     const pointer = this.exports.lap_alloc(bytes.length);
     if (pointer !== 0) new Uint8Array(this.exports.memory.buffer, pointer, bytes.length).set(bytes);
-    this.exports.lap_resume(ticket, LapidaryError.numberOf(error, 'io_error'), pointer, pointer ? bytes.length : 0);
+    this.exports.lap_resume(
+      ticket,
+      LapidaryError.numberOf(error, 'io_error'),
+      pointer,
+      pointer ? bytes.length : 0,
+    );
     if (pointer !== 0) this.exports.lap_free(pointer);
   }
 
@@ -201,14 +266,19 @@ export class Engine {
       log: (level: number, pointer: number, length: number) =>
         this.onLog(LEVELS[level] ?? 'error', this.text(pointer, length)),
       now: () => performance.now(),
+      // 53 bits: a double holds them exactly.
+      random: () => {
+        const [high = 0, low = 0] = crypto.getRandomValues(new Uint32Array(2));
+        return (high >>> 11) * 2 ** 32 + low;
+      },
       emit: (call: number, pointer: number, length: number) =>
         this.calls.get(call)?.onEvent?.(JSON.parse(this.text(pointer, length))),
       complete: (call: number, code: number, pointer: number, length: number) => {
         const pending = this.calls.get(call);
         this.calls.delete(call);
-        const text = this.text(pointer, length);
-        if (code === 0) pending?.resolve(text);
-        else pending?.reject(LapidaryError.fromNumber(code, text));
+        const result = new Uint8Array(this.exports.memory.buffer, pointer, length).slice();
+        if (code === 0) pending?.resolve(result);
+        else pending?.reject(LapidaryError.fromNumber(code, new TextDecoder().decode(result)));
       },
       source_size: (handle: number) => this.source(handle).size,
       source_read: (handle: number, offset: number, address: number, size: number, ticket: number) =>
@@ -221,7 +291,7 @@ export class Engine {
       proc_exit: (status: number) => {
         throw new LapidaryError('internal_error', `the engine stopped with status ${status}`);
       },
-      fd_write: (fd: number, vectors: number, count: number, written: number) => {
+      fd_write: (_fd: number, vectors: number, count: number, written: number) => {
         const view = new DataView(this.exports.memory.buffer);
         let total = 0;
         for (let i = 0; i < count; i++) {

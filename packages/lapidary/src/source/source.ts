@@ -1,5 +1,7 @@
 // Where a model's bytes come from.
 
+import { LapidaryError } from '../errors.js';
+
 /** Random access to the bytes of one file. Reads may run at the same time. */
 export interface ByteSource {
   /** For messages: a path, a URL, a file name. */
@@ -9,4 +11,20 @@ export interface ByteSource {
   /** Exactly `length` bytes from `offset`; rejects with `truncated` or `io_error` when they cannot be had. */
   read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
   close?(): Promise<void>;
+}
+
+/** Throws `truncated` unless `length` bytes from `offset` lie inside the source. */
+export function checkRange(source: ByteSource, offset: number, length: number): void {
+  if (!(offset >= 0 && length >= 0 && offset + length <= source.size)) {
+    throw new LapidaryError(
+      'truncated',
+      `${source.name}: bytes ${offset} to ${offset + length} were asked for, but it has only ${source.size}`,
+    );
+  }
+}
+
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) {
+    throw new LapidaryError('cancelled', 'cancelled by the caller', { cause: signal.reason });
+  }
 }

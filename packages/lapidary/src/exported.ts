@@ -1,0 +1,13 @@
+// What every entry point exports.
+
+export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
+export { Engine, type LogLevel } from './engine.js';
+export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js';
+export type { GpuCounters } from './gpu/host.js';
+export { Model, inspect, type LoadOptions, type TokenizeOptions } from './model.js';
+export { engineModule, type FoundModel, type ModelLocation } from './platform.js';
+export { Reply } from './reply.js';
+export { BlobSource } from './source/blob.js';
+export { HttpRangeSource, type HttpSourceOptions } from './source/http.js';
+export type { ByteSource } from './source/source.js';
+export type * from './types.js';

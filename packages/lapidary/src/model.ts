@@ -1,0 +1,245 @@
+// A model, loaded and ready: the package's main class.
+
+import { Engine, type LogLevel } from './engine.js';
+import { LapidaryError } from './errors.js';
+import { openDevice, type DeviceInfo } from './gpu/device.js';
+import type { GpuCounters } from './gpu/host.js';
+import { currentPlatform, engineModule, findModel, type FindOptions, type ModelLocation } from './platform.js';
+import { Reply } from './reply.js';
+import { throwIfAborted, type ByteSource } from './source/source.js';
+import type {
+  ChatOptions,
+  FileHeader,
+  LoadProgress,
+  Message,
+  ModelInfo,
+  RawOptions,
+  RenderOptions,
+  ReplyEvent,
+  ReplyReport,
+} from './types.js';
+
+export interface LoadOptions extends FindOptions {
+  /** Called often, with numbers: see {@link LoadProgress}. */
+  onProgress?: (progress: LoadProgress) => void;
+  /** Aborting makes `load` reject with the code `cancelled` and frees what was loaded. */
+  signal?: AbortSignal;
+  /** Tokens that prompt and reply may have together. Default: the maker's, else 8192; never above the model's own. */
+  contextLength?: number;
+  /** How keys and values are kept. Default `f16`. */
+  kvType?: 'f16' | 'f32';
+  /** WebGPU itself, where `navigator.gpu` is not it. */
+  gpu?: GPU;
+  /** The engine: its URL, bytes, or compiled module. Default: `lapidary.wasm` beside this file. */
+  wasm?: URL | BufferSource | WebAssembly.Module;
+  /** What the engine has to say: dropped kernel variants, for instance. */
+  onLog?: (level: LogLevel, text: string) => void;
+}
+
+export interface TokenizeOptions {
+  /** Whether `<bos>` comes first. Default true. */
+  addBos?: boolean;
+  /** What control tokens written in the text are. Default `plain`: text. */
+  special?: 'plain' | 'user-defined' | 'parse';
+}
+
+const SPECIALS = { plain: 0, 'user-defined': 1, parse: 2 } as const;
+
+/**
+ * A model on the GPU. One request runs at a time; others wait their turn. Every failure is a {@link LapidaryError}
+ * with a stable `code`.
+ *
+ * ```ts
+ * const model = await Model.load('./models/gemma4.gguf', { onProgress: console.log });
+ * for await (const event of model.chat([{ role: 'user', content: 'Why is the sky blue?' }])) {
+ *   if (event.type === 'text') process.stdout.write(event.text);
+ * }
+ * await model.close();
+ * ```
+ */
+export class Model {
+  private queue: Promise<unknown> = Promise.resolve();
+  private readonly closing = new AbortController();
+  private closed: Promise<void> | undefined;
+
+  private constructor(
+    private readonly engine: Engine,
+    private readonly handle: number,
+    private readonly source: ByteSource,
+    private readonly prefix: unknown[],
+    /** What is loaded. */
+    readonly info: ModelInfo,
+    /** What it runs on. */
+    readonly device: DeviceInfo,
+  ) {}
+
+  /**
+   * Loads a model: an Ollama name such as `gemma4:e2b` or a path to a .gguf file (Node), a URL whose server answers
+   * range requests, a File or Blob, or any {@link ByteSource} (which the model closes with itself).
+   *
+   * Rejects with `not_found`, `no_adapter`, `out_of_memory`, `invalid_format`, `unsupported`, `truncated`, `io_error`,
+   * `cancelled`, `self_test_failed` and others; nothing is left behind then.
+   */
+  static async load(where: ModelLocation, options: LoadOptions = {}): Promise<Model> {
+    const { signal, onProgress } = options;
+    throwIfAborted(signal);
+    const found = await findModel(where, options);
+    let engine: Engine | undefined;
+    try {
+      const opened = await openDevice(options.gpu ?? (await currentPlatform().gpu()));
+      try {
+        engine = await Engine.create(await engineModule(options.wasm), opened, options.onLog);
+      } catch (error) {
+        opened.device.destroy();
+        throw error;
+      }
+      throwIfAborted(signal);
+      const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
+        'lap_model_load',
+        [
+          engine.addSource(found.source),
+          JSON.stringify({
+            contextLength: options.contextLength,
+            kvType: options.kvType,
+            params: found.params,
+            system: found.system,
+            name: found.name,
+          }),
+        ],
+        { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },
+      );
+      throwIfAborted(signal);
+      return new Model(engine, model, found.source, found.messages ?? [], info, opened.info);
+    } catch (error) {
+      engine?.destroy();
+      await found.source.close?.().catch(() => {});
+      throw error;
+    }
+  }
+
+  /**
+   * Answers a conversation. What the KV cache still holds of it from the last request is not computed again.
+   * The reply fails with `context_overflow` when the conversation does not fit, `invalid_argument` for bad options.
+   */
+  chat(messages: Message[], options: ChatOptions = {}): Reply {
+    const { think, tools, continueFinalMessage, signal, ...rest } = options;
+    const all = [...this.prefix, ...messages];
+    const request = { messages: all, tools, think, continueFinalMessage, options: rest };
+    return this.reply('lap_chat', request, signal);
+  }
+
+  /** Continues a raw prompt, text (`<bos>` is put before it) or token ids, with no chat template. */
+  generate(prompt: string | number[], options: RawOptions = {}): Reply {
+    const { special, signal, ...rest } = options;
+    const what = typeof prompt === 'string' ? { prompt } : { tokens: prompt };
+    return this.reply('lap_generate', { ...what, special, options: rest }, signal);
+  }
+
+  /** Token ids of `text`. */
+  tokenize(text: string, { addBos = true, special = 'plain' }: TokenizeOptions = {}): number[] {
+    this.checkOpen();
+    const flags = (addBos ? 1 : 0) | (SPECIALS[special] << 1);
+    const bytes = this.engine.callSync('lap_tokenize', this.handle, text, flags);
+    return Array.from(new Uint32Array(bytes.buffer));
+  }
+
+  /** The text of token ids; control tokens are left out unless `showControl`. */
+  detokenize(ids: ArrayLike<number>, { showControl = false }: { showControl?: boolean } = {}): string {
+    this.checkOpen();
+    return this.engine.callSyncText('lap_detokenize', this.handle, idBytes(ids), showControl ? 1 : 0);
+  }
+
+  /** The prompt that {@link chat} would make of a conversation, as text and as token ids. */
+  render(messages: Message[], options: RenderOptions = {}): { text: string; tokens: number[] } {
+    this.checkOpen();
+    const request = JSON.stringify({ ...options, messages: [...this.prefix, ...messages] });
+    return this.engine.callSyncJson('lap_render', this.handle, request);
+  }
+
+  /**
+   * Logits after the last of `ids`, or after every one: f32 [1 or ids.length, vocab], in rows. The KV cache holds
+   * `ids` and nothing else afterwards.
+   */
+  logits(ids: ArrayLike<number>, { all = false }: { all?: boolean } = {}): Promise<Float32Array> {
+    return this.enqueue(async () => {
+      this.checkOpen();
+      const args = [this.handle, idBytes(ids), all ? 1 : 0];
+      const bytes = await this.engine.call('lap_logits', args).done;
+      return new Float32Array(bytes.buffer);
+    });
+  }
+
+  /** Forgets what the KV cache holds beyond `length` tokens. */
+  truncate(length: number): Promise<void> {
+    return this.enqueue(() => {
+      this.checkOpen();
+      this.engine.callSync('lap_truncate', this.handle, length);
+      return Promise.resolve();
+    });
+  }
+
+  /** How often the GPU was bothered since loading began, and bytes of wasm memory: for tests and benchmarks. */
+  get counters(): GpuCounters & { heapBytes: number } {
+    if (!this.engine.gpu) throw new LapidaryError('internal_error', 'a model without a GPU');
+    return { ...this.engine.gpu.counters, heapBytes: this.engine.heapBytes };
+  }
+
+  /** Stops what runs, frees the GPU memory and closes the source. Requests made later fail with `invalid_argument`. */
+  close(): Promise<void> {
+    this.closed ??= (async () => {
+      this.closing.abort();
+      await this.queue;
+      this.engine.callSync('lap_model_close', this.handle);
+      this.engine.destroy();
+      await this.source.close?.();
+    })();
+    return this.closed;
+  }
+
+  private checkOpen(): void {
+    if (this.closed) throw new LapidaryError('invalid_argument', 'this model has been closed');
+  }
+
+  /** Runs `work` after all that was asked before it, whether that went well or not. */
+  private enqueue<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.queue.then(work);
+    this.queue = result.catch(() => {});
+    return result;
+  }
+
+  private reply(name: string, request: object, signal: AbortSignal | undefined): Reply {
+    const json = JSON.stringify(request);
+    return new Reply(
+      (emit, stop) =>
+        this.enqueue(async () => {
+          if (stop.aborted) return NEVER_STARTED;
+          this.checkOpen();
+          return this.engine.callJson<ReplyReport>(name, [this.handle, json], {
+            signal: AbortSignal.any([stop, this.closing.signal]),
+            onEvent: (event) => emit(event as ReplyEvent),
+          });
+        }),
+      signal,
+    );
+  }
+}
+
+const NEVER_STARTED: ReplyReport = {
+  reason: 'cancelled',
+  usage: { promptTokens: 0, cachedTokens: 0, completionTokens: 0 },
+  timings: { prefillMs: 0, decodeMs: 0, firstTokenMs: 0 },
+  tokens: [],
+};
+
+function idBytes(ids: ArrayLike<number>): Uint8Array {
+  return new Uint8Array(Uint32Array.from(ids).buffer);
+}
+
+/** Reads the header of a GGUF file and nothing else; needs no GPU. The source stays open. */
+export async function inspect(
+  source: ByteSource,
+  options: { wasm?: URL | BufferSource | WebAssembly.Module } = {},
+): Promise<FileHeader> {
+  const engine = await Engine.create(await engineModule(options.wasm), undefined);
+  return engine.callJson<FileHeader>('lap_inspect', [engine.addSource(source)]);
+}

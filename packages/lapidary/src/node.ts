@@ -1,0 +1,54 @@
+// The entry point of Node: everything index.ts has, plus files, Ollama's store, and WebGPU by Dawn.
+
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { LapidaryError, messageOf } from './errors.js';
+import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
+import { FileSource } from './source/file.js';
+import { OllamaStore } from './source/ollama-store.js';
+
+export * from './exported.js';
+export { FileSource } from './source/file.js';
+export {
+  OllamaStore,
+  type ModelFiles,
+  type StoredModel,
+  type StoreLayer,
+  type StoreOptions,
+  type StoreProblem,
+} from './source/ollama-store.js';
+
+// Collected, what create() returned takes the process down with it: it is kept as long as the process lives.
+let dawn: Promise<GPU> | undefined;
+
+async function openDawn(): Promise<GPU> {
+  try {
+    const { create, globals } = await import('webgpu');
+    Object.assign(globalThis, globals);
+    return create([]);
+  } catch (error) {
+    throw new LapidaryError('no_adapter', `WebGPU for Node (npm package 'webgpu') did not start: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+/** Whether a name is meant as a path: it ends in .gguf, or begins as only paths do. */
+export function isPath(name: string): boolean {
+  return /\.gguf$/i.test(name) || /^([.~]{0,2}[/\\]|[a-z]:[/\\])/i.test(name);
+}
+
+async function find(name: string | URL, options: FindOptions): Promise<FoundModel> {
+  if (name instanceof URL || isPath(name)) {
+    const path = name instanceof URL ? fileURLToPath(name) : name;
+    return { source: await FileSource.open(path), name: path };
+  }
+  const store = await OllamaStore.open(options);
+  return store.find(name);
+}
+
+setPlatform({
+  gpu: () => (dawn ??= openDawn()),
+  wasm: async (url) => WebAssembly.compile(await readFile(url)),
+  find,
+});

@@ -1,0 +1,108 @@
+// What differs between a page, a worker and Node: where WebGPU comes from, where the .wasm lies, and what a name means.
+
+import { LapidaryError } from './errors.js';
+import { BlobSource } from './source/blob.js';
+import { HttpRangeSource } from './source/http.js';
+import type { ByteSource } from './source/source.js';
+
+/** Where a model is loaded from: see {@link Model.load}. */
+export type ModelLocation = string | URL | Blob | ByteSource;
+
+/** A model's weights, with what its maker says beside them (an Ollama store's other layers). */
+export interface FoundModel {
+  source: ByteSource;
+  /** How people call it: "gemma4:e2b", a path, a URL. */
+  name: string;
+  params?: Record<string, unknown> | undefined;
+  system?: string | undefined;
+  /** Messages that stand before every chat. */
+  messages?: unknown[] | undefined;
+}
+
+export interface FindOptions {
+  /** Folders in Ollama's layout that are searched first (Node only). */
+  stores?: string[] | undefined;
+  /** Folders in Ollama's layout that are searched last (Node only). */
+  fallbackStores?: string[] | undefined;
+  headers?: Record<string, string> | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+export interface Platform {
+  gpu(): Promise<GPU | undefined>;
+  wasm(url: URL): Promise<WebAssembly.Module>;
+  /** Opens a name or path that is not a web address. */
+  find(name: string | URL, options: FindOptions): Promise<FoundModel>;
+}
+
+const browser: Platform = {
+  gpu: () => Promise.resolve(globalThis.navigator?.gpu),
+  async wasm(url) {
+    const response = await fetch(url);
+    if (!response.ok) {
+      throw new LapidaryError('not_found', `${url.href}: the server answered ${response.status}`);
+    }
+    // compileStreaming insists on a MIME type that simple servers do not send.
+    const type = response.headers.get('content-type') ?? '';
+    return type.startsWith('application/wasm')
+      ? WebAssembly.compileStreaming(response)
+      : WebAssembly.compile(await response.arrayBuffer());
+  },
+  async find(name, options) {
+    const base = globalThis.location?.href;
+    const text = String(name);
+    if (!/^\.{0,2}\//.test(text) || !base) {
+      throw new LapidaryError(
+        'not_found',
+        `'${text}' is a name, and a page cannot read an Ollama store: give a URL, a File or a Blob`,
+      );
+    }
+    const url = new URL(text, base);
+    return { source: await HttpRangeSource.open(url, options), name: url.href };
+  },
+};
+
+let platform = browser;
+
+/** Replaces the browser's ways by another environment's; `lapidary/node` does this for Node. */
+export function setPlatform(other: Platform): void {
+  platform = other;
+}
+export function currentPlatform(): Platform {
+  return platform;
+}
+
+const isSource = (value: object): value is ByteSource => 'read' in value && 'size' in value;
+
+/** Opens whatever a caller may name a model by. */
+export async function findModel(where: ModelLocation, options: FindOptions): Promise<FoundModel> {
+  if (typeof where === 'string' || where instanceof URL) {
+    if (/^https?:/i.test(String(where))) {
+      const source = await HttpRangeSource.open(where, options);
+      return { source, name: source.name };
+    }
+    return platform.find(where, options);
+  }
+  if (where instanceof Blob) {
+    const source = new BlobSource(where);
+    return { source, name: source.name };
+  }
+  if (isSource(where)) return { source: where, name: where.name };
+  throw new LapidaryError('invalid_argument', 'a model is a name, a URL, a File, a Blob or a ByteSource');
+}
+
+let compiled: Promise<WebAssembly.Module> | undefined;
+
+/** The engine's module: `wasm` if given (its URL, bytes or itself), else the one beside this file, compiled once. */
+export async function engineModule(wasm?: URL | BufferSource | WebAssembly.Module): Promise<WebAssembly.Module> {
+  if (wasm instanceof WebAssembly.Module) return wasm;
+  if (wasm instanceof URL) return platform.wasm(wasm);
+  if (wasm) return WebAssembly.compile(wasm);
+  compiled ??= platform.wasm(new URL('./lapidary.wasm', import.meta.url));
+  try {
+    return await compiled;
+  } catch (error) {
+    compiled = undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,149 @@
+// Bytes of a file on a web server that answers range requests. Nothing is downloaded twice, or before it is needed.
+
+import { LapidaryError, messageOf } from '../errors.js';
+import { checkRange, throwIfAborted, type ByteSource } from './source.js';
+
+export interface HttpSourceOptions {
+  signal?: AbortSignal | undefined;
+  /** Sent with every request: an access token, say. */
+  headers?: Record<string, string> | undefined;
+  /** Tries of one request before it fails, network errors and 408/429/5xx counted. Default 4. */
+  tries?: number | undefined;
+  /** Milliseconds before the second try; doubled for each further one. Default 300. */
+  backOff?: number | undefined;
+}
+
+/** Worth another try: the connection broke, or the server said "later". */
+class Transient extends Error {}
+
+export class HttpRangeSource implements ByteSource {
+  private tag: string | null = null;
+
+  private constructor(
+    readonly name: string,
+    readonly size: number,
+    private readonly options: HttpSourceOptions,
+  ) {}
+
+  /**
+   * Asks the server for one byte to learn the file's size. `not_found` for 404 and 410; `unsupported` when the server
+   * ignores ranges or hides the size; `io_error` for everything else.
+   */
+  static async open(url: string | URL, options: HttpSourceOptions = {}): Promise<HttpRangeSource> {
+    const probe = new HttpRangeSource(String(url), 0, { ...options });
+    const { total, tag } = await probe.request(0, 1, options.signal, undefined);
+    // The signal was for opening; every read has its own.
+    const source = new HttpRangeSource(String(url), total, { ...options, signal: undefined });
+    source.tag = tag;
+    return source;
+  }
+
+  async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+    checkRange(this, offset, length);
+    if (length === 0) return new Uint8Array(0);
+    return (await this.request(offset, length, signal, this.size)).bytes;
+  }
+
+  private async request(
+    offset: number,
+    length: number,
+    signal: AbortSignal | undefined,
+    expectedTotal: number | undefined,
+  ): Promise<{ bytes: Uint8Array; total: number; tag: string | null }> {
+    const { tries = 4, backOff = 300 } = this.options;
+    for (let attempt = 1; ; attempt++) {
+      throwIfAborted(signal);
+      try {
+        return await this.once(offset, length, signal, expectedTotal);
+      } catch (error) {
+        throwIfAborted(signal);
+        if (!(error instanceof Transient)) throw error;
+        if (attempt >= tries) {
+          const text = `${this.name}: ${error.message} (tried ${tries} times)`;
+          throw new LapidaryError('io_error', text, { cause: error });
+        }
+        await pause(backOff * 2 ** (attempt - 1) * (0.75 + Math.random() / 2), signal);
+      }
+    }
+  }
+
+  private async once(
+    offset: number,
+    length: number,
+    signal: AbortSignal | undefined,
+    expectedTotal: number | undefined,
+  ): Promise<{ bytes: Uint8Array; total: number; tag: string | null }> {
+    let response: Response;
+    try {
+      response = await fetch(this.name, {
+        headers: { ...this.options.headers, Range: `bytes=${offset}-${offset + length - 1}` },
+        signal: signal ?? null,
+      });
+    } catch (error) {
+      throw new Transient(`the request failed: ${messageOf(error)}`);
+    }
+    if (response.status !== 206) {
+      await response.body?.cancel().catch(() => {});
+      throw this.refusal(response);
+    }
+    const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(response.headers.get('content-range') ?? '');
+    const [first, last, total] = (range ?? []).slice(1).map(Number);
+    if (first === undefined || last === undefined || total === undefined) {
+      await response.body?.cancel().catch(() => {});
+      throw new LapidaryError(
+        'unsupported',
+        `${this.name}: the server does not say how large the file is (Content-Range); ` +
+          'if it lies on another origin, it must send Access-Control-Expose-Headers: Content-Range',
+      );
+    }
+    const tag = response.headers.get('etag');
+    if (
+      (expectedTotal !== undefined && total !== expectedTotal) ||
+      (this.tag !== null && tag !== null && tag !== this.tag)
+    ) {
+      await response.body?.cancel().catch(() => {});
+      throw new LapidaryError('io_error', `${this.name} changed on the server while it was being read; load it again`);
+    }
+    let bytes: Uint8Array;
+    try {
+      bytes = new Uint8Array(await response.arrayBuffer());
+    } catch (error) {
+      throw new Transient(`the connection broke: ${messageOf(error)}`);
+    }
+    if (first !== offset || bytes.length !== length) {
+      throw new Transient(`${bytes.length} bytes from ${first} came where ${length} from ${offset} were asked for`);
+    }
+    return { bytes, total, tag };
+  }
+
+  private refusal(response: Response): Error {
+    const { status } = response;
+    const answered = `${this.name}: the server answered ${status}${response.statusText ? ` ${response.statusText}` : ''}`;
+    if (status === 408 || status === 429 || status >= 500) return new Transient(answered);
+    if (status === 200) {
+      return new LapidaryError(
+        'unsupported',
+        `${this.name}: the server sends only whole files (200 to a range request). Use one that answers ` +
+          'range requests, or download the file and open it from disk.',
+      );
+    }
+    if (status === 404 || status === 410) return new LapidaryError('not_found', answered);
+    if (status === 416) return new LapidaryError('truncated', `${this.name}: the file is empty or shorter than it was`);
+    if (status === 401 || status === 403) {
+      return new LapidaryError('io_error', `${answered}; it needs permission (an access token, or the right link)`);
+    }
+    return new LapidaryError('io_error', answered);
+  }
+}
+
+function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    const finish = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', finish);
+      resolve();
+    };
+    const timer = setTimeout(finish, milliseconds);
+    signal?.addEventListener('abort', finish);
+  });
+}

@@ -1,0 +1,336 @@
+// Ollama's model folders on disk: what is there, and which files make up a model. Node only. Names, manifests and
+// configs are parsed by the engine; here is what touches the disk.
+
+import { distance } from 'fastest-levenshtein';
+import { readFile, readdir, realpath, stat } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { join, sep } from 'node:path';
+import { Engine } from '../engine.js';
+import { LapidaryError } from '../errors.js';
+import { engineModule, type FindOptions, type FoundModel } from '../platform.js';
+import { FileSource, fileError } from './file.js';
+
+/** A layer of a model, as its manifest has it. */
+export interface StoreLayer {
+  kind: string;
+  mediaType: string;
+  digest: string;
+  /** Bytes. */
+  size: number;
+  /** File name in the store's blobs/. */
+  blob: string;
+}
+
+export interface StoredModel {
+  /** The shortest name: "nano:latest". */
+  name: string;
+  /** The store that holds it. */
+  store: string;
+  /** Bytes of all layers. */
+  size: number;
+  modified: Date;
+  /** What its maker says, empty when the config cannot be read. */
+  family: string;
+  parameters: string;
+  fileType: string;
+  /** Why it cannot be loaded, if it cannot. */
+  problem?: string;
+}
+
+/** Something that could not be read. */
+export interface StoreProblem {
+  path: string;
+  message: string;
+}
+
+/** A model's layers with their paths; every file that the engine needs is there, in its full size. */
+export interface ModelFiles {
+  name: string;
+  store: string;
+  layers: (StoreLayer & { path: string })[];
+}
+
+export type StoreOptions = Pick<FindOptions, 'stores' | 'fallbackStores'> & {
+  /** Default process.env. */
+  env?: Record<string, string | undefined>;
+};
+
+interface Manifest {
+  layers: StoreLayer[];
+  config: { digest: string; size: number; blob: string } | null;
+}
+interface Name {
+  host: string;
+  namespace: string;
+  model: string;
+  tag: string;
+  path: string;
+  display: string;
+}
+interface Config {
+  family: string;
+  parameters: string;
+  fileType: string;
+}
+
+/** Text layers that are read whole are small. */
+const MAX_TEXT = 4 << 20;
+const NEEDED = new Set(['model', 'projector', 'adapter', 'system', 'params', 'messages']);
+const hidden = (name: string) => name.startsWith('.');
+
+export class OllamaStore {
+  private constructor(
+    private readonly engine: Engine,
+    /** Folders in Ollama's layout, in the order in which they are searched. */
+    readonly stores: string[],
+  ) {}
+
+  /**
+   * Searched: `stores`, then OLLAMA_MODELS, the user's own folder, the service's on Linux, then `fallbackStores`.
+   * Folders that do not exist are passed over.
+   */
+  static async open(options: StoreOptions = {}): Promise<OllamaStore> {
+    const env = options.env ?? process.env;
+    const home = env.HOME ?? env.USERPROFILE ?? homedir();
+    const folders = [
+      ...(options.stores ?? []),
+      env.OLLAMA_MODELS,
+      join(home, '.ollama', 'models'),
+      ...(process.platform === 'linux' ? ['/usr/share/ollama/.ollama/models'] : []),
+      ...(options.fallbackStores ?? []),
+    ].filter((folder) => folder !== undefined && folder !== '');
+    const engine = await Engine.create(await engineModule(), undefined);
+    return new OllamaStore(engine, [...new Set(folders as string[])]);
+  }
+
+  /** Every model of every store, and what could not be read. A name that two stores have appears once. */
+  async list(): Promise<{ models: StoredModel[]; problems: StoreProblem[] }> {
+    const problems: StoreProblem[] = [];
+    const models = new Map<string, StoredModel>();
+    for (const store of this.stores) {
+      for (const name of await this.names(store, problems)) {
+        const key = name.display.toLowerCase();
+        if (!models.has(key)) models.set(key, await this.describe(store, name));
+      }
+    }
+    return { models: [...models.values()].sort((a, b) => a.name.localeCompare(b.name)), problems };
+  }
+
+  /**
+   * The files of a model. `not_found`, with the nearest names, when no store has it or a blob is missing; `truncated`
+   * or `integrity_error` when a blob's size is not the manifest's; `unsupported` for what is no GGUF model.
+   */
+  async resolve(text: string): Promise<ModelFiles> {
+    const name = this.engine.callSyncJson<Name>('lap_ollama_name', text);
+    for (const store of this.stores) {
+      const path = await this.manifestPath(store, name);
+      if (path) return this.filesOf(store, name, path);
+    }
+    throw await this.missing(name);
+  }
+
+  /** Opens a model's weights and reads the small layers beside them. */
+  async find(text: string): Promise<FoundModel> {
+    const files = await this.resolve(text);
+    const of = (kind: string) => files.layers.filter((layer) => layer.kind === kind);
+    if (of('adapter').length > 0) {
+      throw new LapidaryError('unsupported', `${files.name} has a LoRA adapter layer, which cannot be applied yet`);
+    }
+    const [weights, ...more] = of('model');
+    if (!weights || more.length > 0) {
+      throw new LapidaryError('unsupported', `${files.name} has ${more.length + 1} model files; one is expected`);
+    }
+    const text_of = async (kind: string) => {
+      const [layer] = of(kind);
+      return layer && readText(layer.path);
+    };
+    const [params, system, messages] = await Promise.all([text_of('params'), text_of('system'), text_of('messages')]);
+    return {
+      source: await FileSource.open(weights.path),
+      name: files.name,
+      params: params === undefined ? undefined : (parse(params, `${files.name}: params layer`) as Record<string, unknown>),
+      system,
+      messages: messages === undefined ? undefined : (parse(messages, `${files.name}: messages layer`) as unknown[]),
+    };
+  }
+
+  /** Names in a store whose parts are all valid; anything else under manifests/ is none of Ollama's. */
+  private async names(store: string, problems: StoreProblem[]): Promise<Name[]> {
+    const walk = async (parts: string[]): Promise<string[][]> => {
+      const path = join(store, 'manifests', ...parts);
+      let entries: string[];
+      try {
+        entries = await readdir(path);
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException;
+        if (code !== 'ENOENT' && code !== 'ENOTDIR') problems.push({ path, message: fileError(path, error).message });
+        return [];
+      }
+      const children = entries.filter((entry) => !hidden(entry)).map((entry) => [...parts, entry]);
+      if (parts.length === 3) return children;
+      return (await Promise.all(children.map(walk))).flat();
+    };
+    const names: Name[] = [];
+    for (const [host, space, model, tag] of await walk([])) {
+      try {
+        names.push(this.engine.callSyncJson<Name>('lap_ollama_name', `${host}/${space}/${model}:${tag}`));
+      } catch {
+        // A stray file.
+      }
+    }
+    return names;
+  }
+
+  private async describe(store: string, name: Name): Promise<StoredModel> {
+    const path = join(store, 'manifests', name.path);
+    const found: StoredModel = {
+      name: name.display,
+      store,
+      size: 0,
+      modified: new Date(0),
+      family: '',
+      parameters: '',
+      fileType: '',
+    };
+    try {
+      found.modified = (await stat(path)).mtime;
+      const manifest = await this.readManifest(store, path);
+      found.size = manifest.layers.reduce((sum, layer) => sum + layer.size, 0);
+      const config = await this.readConfig(store, manifest);
+      if (config) Object.assign(found, { family: config.family, parameters: config.parameters, fileType: config.fileType });
+    } catch (error) {
+      found.problem = error instanceof LapidaryError ? error.message : fileError(path, error).message;
+    }
+    return found;
+  }
+
+  /** Where a name's manifest lies in a store; names compare without regard to case. */
+  private async manifestPath(store: string, name: Name): Promise<string | undefined> {
+    const exact = join(store, 'manifests', name.path);
+    if (await exists(exact)) return exact;
+    let path = join(store, 'manifests');
+    for (const part of [name.host, name.namespace, name.model, name.tag]) {
+      const entries = await readdir(path).catch(() => []);
+      const match = entries.find((entry) => entry.toLowerCase() === part.toLowerCase());
+      if (match === undefined) return undefined;
+      path = join(path, match);
+    }
+    return path;
+  }
+
+  private async readManifest(store: string, path: string): Promise<Manifest> {
+    const inside = await within(join(store, 'manifests'), path);
+    return this.engine.callSyncJson<Manifest>('lap_ollama_manifest', await readText(inside));
+  }
+
+  private async readConfig(store: string, manifest: Manifest): Promise<Config | undefined> {
+    if (!manifest.config) return undefined;
+    const path = await blobPath(store, { ...manifest.config, kind: 'config' });
+    return this.engine.callSyncJson<Config>('lap_ollama_config', await readText(path));
+  }
+
+  private async filesOf(store: string, name: Name, path: string): Promise<ModelFiles> {
+    try {
+      const manifest = await this.readManifest(store, path);
+      await this.readConfig(store, manifest);
+      const layers = await Promise.all(
+        manifest.layers.map(async (layer) => ({
+          ...layer,
+          // A missing licence keeps nobody from loading a model.
+          path: NEEDED.has(layer.kind) ? await blobPath(store, layer) : join(store, 'blobs', layer.blob),
+        })),
+      );
+      return { name: name.display, store, layers };
+    } catch (error) {
+      if (error instanceof LapidaryError) {
+        throw new LapidaryError(error.code, `${name.display}: ${error.message}`, { cause: error });
+      }
+      throw fileError(path, error);
+    }
+  }
+
+  private async missing(name: Name): Promise<LapidaryError> {
+    const { models, problems } = await this.list();
+    const wanted = name.display.toLowerCase();
+    const bare = wanted.replace(/:latest$/, '');
+    const near = models
+      .map((model) => {
+        const display = model.name.toLowerCase();
+        const apart = Math.min(distance(wanted, display), distance(bare, display.replace(/:[^:]*$/, '')));
+        return { name: model.name, apart };
+      })
+      .filter(({ apart }) => apart <= Math.max(2, bare.length / 3))
+      .sort((a, b) => a.apart - b.apart)
+      .slice(0, 3)
+      .map((model) => `'${model.name}'`);
+    const hint = near.length > 0 ? `; did you mean ${near.join(' or ')}?` : `; ${models.length} other models are there`;
+    const unread = problems.map((problem) => `. Could not read ${problem.message}`).join('');
+    return new LapidaryError(
+      'not_found',
+      `there is no model '${name.display}'${hint} Searched: ${this.stores.join(', ')}${unread}`,
+    );
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** The real path of `path`, which must lie inside `folder` once links are followed. */
+async function within(folder: string, path: string): Promise<string> {
+  let base: string;
+  let real: string;
+  try {
+    [base, real] = await Promise.all([realpath(folder), realpath(path)]);
+  } catch (error) {
+    throw fileError(path, error);
+  }
+  if (!real.startsWith(base + sep)) {
+    throw new LapidaryError('invalid_format', `${path} is a link that leads out of the store, to ${real}`);
+  }
+  return real;
+}
+
+/** The file of a layer, in its full size. */
+async function blobPath(store: string, layer: { kind: string; blob: string; size: number }): Promise<string> {
+  const folder = join(store, 'blobs');
+  const listed = join(folder, layer.blob);
+  let path: string;
+  try {
+    path = await within(folder, listed);
+  } catch (error) {
+    if (error instanceof LapidaryError && error.code === 'not_found') {
+      throw new LapidaryError('not_found', `the ${layer.kind} file ${listed} is missing; pull the model again`);
+    }
+    throw error;
+  }
+  const { size } = await stat(path);
+  if (size !== layer.size) {
+    throw new LapidaryError(
+      size < layer.size ? 'truncated' : 'integrity_error',
+      `the ${layer.kind} file ${listed} has ${size} bytes, its manifest says ${layer.size}; pull the model again`,
+    );
+  }
+  return path;
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    const { size } = await stat(path);
+    if (size > MAX_TEXT) throw new LapidaryError('invalid_format', `${path} is ${size} bytes long, too long to be text`);
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    throw error instanceof LapidaryError ? error : fileError(path, error);
+  }
+}
+
+function parse(text: string, what: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new LapidaryError('invalid_format', `${what}: not valid JSON`);
+  }
+}

@@ -1,0 +1,167 @@
+// What goes into a model and what comes out: messages, options, events, reports.
+
+/** A part of a message's content. */
+export interface TextPart {
+  type: 'text';
+  text: string;
+}
+
+/** A call that the model made, as it stands in a message of the conversation. */
+export interface ToolCall {
+  name: string;
+  arguments: Record<string, unknown>;
+}
+
+export interface Message {
+  role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';
+  content: string | TextPart[];
+  /** assistant: what it thought before it answered. */
+  thinking?: string;
+  /** assistant: tools it called. */
+  toolCalls?: ToolCall[];
+  /** tool: which tool's answer this is. */
+  name?: string;
+}
+
+/** A function that the model may call, in JSON Schema as OpenAI and Ollama have it. */
+export interface Tool {
+  type: 'function';
+  function: {
+    name: string;
+    description?: string;
+    parameters?: Record<string, unknown>;
+  };
+}
+
+/** What is absent comes from the model's maker (an Ollama params layer), else from the engine. */
+export interface GenerateOptions {
+  /** 0 is greedy: always the likeliest token. */
+  temperature?: number;
+  /** Only the k likeliest tokens; 0 means all. */
+  topK?: number;
+  /** Only the likeliest tokens that together reach this probability, 0 to 1. */
+  topP?: number;
+  /** Only tokens at least this fraction as likely as the likeliest, 0 to 1. */
+  minP?: number;
+  /** Divides (or multiplies, below zero) logits of recent tokens; 1 is none. */
+  repeatPenalty?: number;
+  /** Tokens that the penalties look back on. */
+  repeatLastN?: number;
+  presencePenalty?: number;
+  frequencyPenalty?: number;
+  /** Added to the logits of these token ids, -100 to 100. */
+  logitBias?: Record<number, number>;
+  /** The same seed on the same device gives the same tokens. */
+  seed?: number;
+  /** Texts that end the reply; they are not part of it. */
+  stop?: string[];
+  /** Most tokens to write. */
+  maxTokens?: number;
+  /** Alternatives reported with each token (`token` events); 0 is off. */
+  logprobs?: number;
+}
+
+export interface ChatOptions extends GenerateOptions {
+  /** Lets a thinking model think before it answers. */
+  think?: boolean;
+  tools?: Tool[];
+  /** The last message is the model's own, to be continued. */
+  continueFinalMessage?: boolean;
+  /** Aborting ends the reply; it finishes with the reason `cancelled` and keeps what was written. */
+  signal?: AbortSignal;
+}
+
+export interface RawOptions extends GenerateOptions {
+  /** `parse`: control tokens written in the prompt count as such. `plain` (default): they are text. */
+  special?: 'plain' | 'parse';
+  /** As in {@link ChatOptions}. */
+  signal?: AbortSignal;
+}
+
+/** Options of {@link Model.render}. */
+export interface RenderOptions {
+  think?: boolean;
+  tools?: Tool[];
+  /** Whether the model's turn is opened at the end. Default true. */
+  addGenerationPrompt?: boolean;
+  continueFinalMessage?: boolean;
+}
+
+export interface TokenLogprob {
+  id: number;
+  text: string;
+  /** Natural logarithm of the probability. */
+  logprob: number;
+}
+
+/** How a reply ended: see {@link ReplyReport.reason}. */
+export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'cancelled' | 'context';
+
+export interface ReplyReport {
+  /** `stop`: the model or a stop text ended it; `length`: maxTokens; `context`: the context is full. */
+  reason: FinishReason;
+  /** The stop text that ended it. */
+  stop?: string;
+  /** Tokens. `cachedTokens` of the prompt were still in the KV cache. */
+  usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
+  /** Milliseconds. `firstTokenMs`: from the start of the work to the first token. */
+  timings: { prefillMs: number; decodeMs: number; firstTokenMs: number };
+  /** What the sampler was seeded with. */
+  seed?: number;
+  /** Ids of what was written. */
+  tokens: number[];
+}
+
+export type ReplyEvent =
+  | { type: 'prefill'; processed: number; total: number; cached: number }
+  | { type: 'text'; text: string }
+  | { type: 'thinking'; text: string }
+  | ({ type: 'tool_call' } & ToolCall)
+  | ({ type: 'token'; top: TokenLogprob[] } & TokenLogprob)
+  | ({ type: 'done' } & ReplyReport);
+
+/** How far loading has come. Bytes, but kernels for `compile` and tests for `selftest`. */
+export interface LoadProgress {
+  phase: 'header' | 'selftest' | 'upload' | 'compile';
+  loaded: number;
+  total: number;
+}
+
+/** What is loaded. */
+export interface ModelInfo {
+  architecture: string;
+  family: string;
+  title: string;
+  name: string;
+  parameters: number;
+  layers: number;
+  embedding: number;
+  vocab: number;
+  /** Tokens that prompt and reply may have together. */
+  contextLength: number;
+  /** What the model was trained for, in tokens. */
+  modelContextLength: number;
+  kvType: 'f16' | 'f32';
+  template: 'small' | 'large';
+  gpuBytes: { weights: number; kv: number; scratch: number };
+  variant: Record<string, unknown>;
+  kernels: number;
+}
+
+/** A value in a GGUF file's header; long arrays are only counted. */
+export type MetadataValue =
+  | string
+  | number
+  | boolean
+  | MetadataValue[]
+  | { type: string; count: number };
+
+/** What the header of a GGUF file says. */
+export interface FileHeader {
+  version: number;
+  alignment: number;
+  fileSize: number;
+  dataOffset: number;
+  metadata: Record<string, MetadataValue>;
+  tensors: { name: string; shape: number[]; type: string; offset: number; bytes: number }[];
+}
