@@ -85,9 +85,18 @@ export class Engine {
   callSync(name: string, ...args: (number | string | Uint8Array)[]): Uint8Array {
     const code = this.invoke(name, args);
     const { memory } = this.exports;
-    const result = new Uint8Array(memory.buffer, this.exports.lap_result_data(), this.exports.lap_result_size()).slice();
+    const result = new Uint8Array(
+      memory.buffer,
+      this.exports.lap_result_data(),
+      this.exports.lap_result_size(),
+    ).slice();
     if (code !== 0) throw LapidaryError.fromNumber(code, new TextDecoder().decode(result));
     return result;
+  }
+
+  /** Calls an export that has no result and cannot fail. */
+  callVoid(name: string, ...args: number[]): void {
+    this.invoke(name, args);
   }
 
   callSyncText(name: string, ...args: (number | string | Uint8Array)[]): string {
@@ -133,7 +142,7 @@ export class Engine {
 
   /** Asks a running call to stop; nothing happens when it has ended. */
   cancel(id: number): void {
-    if (this.calls.has(id)) this.invoke('lap_cancel', [id]);
+    if (this.calls.has(id)) this.callVoid('lap_cancel', id);
   }
 
   /** Frees the GPU device and everything on it; calls that still run fail with `reason`. */
@@ -147,7 +156,9 @@ export class Engine {
     this.broken ??=
       error instanceof LapidaryError
         ? error
-        : new LapidaryError('internal_error', `the engine stopped: ${messageOf(error)}`, { cause: error });
+        : new LapidaryError('internal_error', `the engine stopped: ${messageOf(error)}`, {
+            cause: error,
+          });
     for (const pending of this.calls.values()) pending.reject(this.broken);
     this.calls.clear();
   }
@@ -165,7 +176,11 @@ export class Engine {
       }
       const bytes = typeof arg === 'string' ? new TextEncoder().encode(arg) : arg;
       const pointer = this.exports.lap_alloc(bytes.length);
-      if (pointer === 0) throw new LapidaryError('out_of_memory', `no room for ${bytes.length} bytes in the wasm heap`);
+      if (pointer === 0)
+        throw new LapidaryError(
+          'out_of_memory',
+          `no room for ${bytes.length} bytes in the wasm heap`,
+        );
       new Uint8Array(this.exports.memory.buffer, pointer, bytes.length).set(bytes);
       owned.push(pointer);
       flat.push(pointer, bytes.length);
@@ -213,7 +228,12 @@ export class Engine {
     return source;
   }
 
-  private async readSource(handle: number, offset: number, address: number, size: number): Promise<void> {
+  private async readSource(
+    handle: number,
+    offset: number,
+    address: number,
+    size: number,
+  ): Promise<void> {
     const bytes = await this.source(handle).read(offset, size);
     new Uint8Array(this.exports.memory.buffer, address, size).set(bytes);
   }
@@ -232,7 +252,7 @@ export class Engine {
     const piece = (done: number) => source.read(offset + done, Math.min(UPLOAD_CHUNK, size - done));
     let next = size > 0 ? piece(0) : undefined;
     let unwaited = 0;
-    for (let done = 0; next; ) {
+    for (let done = 0; next;) {
       const bytes = await next;
       done += bytes.length;
       next = done < size ? piece(done) : undefined;
@@ -281,10 +301,21 @@ export class Engine {
         else pending?.reject(LapidaryError.fromNumber(code, new TextDecoder().decode(result)));
       },
       source_size: (handle: number) => this.source(handle).size,
-      source_read: (handle: number, offset: number, address: number, size: number, ticket: number) =>
-        this.finish(ticket, this.readSource(handle, offset, address, size)),
-      source_upload: (handle: number, offset: number, size: number, buffer: number, at: number, ticket: number) =>
-        this.finish(ticket, this.uploadSource(handle, offset, size, buffer, at)),
+      source_read: (
+        handle: number,
+        offset: number,
+        address: number,
+        size: number,
+        ticket: number,
+      ) => this.finish(ticket, this.readSource(handle, offset, address, size)),
+      source_upload: (
+        handle: number,
+        offset: number,
+        size: number,
+        buffer: number,
+        at: number,
+        ticket: number,
+      ) => this.finish(ticket, this.uploadSource(handle, offset, size, buffer, at)),
       ...this.gpu?.imports(),
     };
     const wasi: Record<string, unknown> = {

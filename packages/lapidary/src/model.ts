@@ -4,7 +4,13 @@ import { Engine, type LogLevel } from './engine.js';
 import { LapidaryError } from './errors.js';
 import { openDevice, type DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
-import { currentPlatform, engineModule, findModel, type FindOptions, type ModelLocation } from './platform.js';
+import {
+  currentPlatform,
+  engineModule,
+  findModel,
+  type FindOptions,
+  type ModelLocation,
+} from './platform.js';
 import { Reply } from './reply.js';
 import { throwIfAborted, type ByteSource } from './source/source.js';
 import type {
@@ -144,9 +150,17 @@ export class Model {
   }
 
   /** The text of token ids; control tokens are left out unless `showControl`. */
-  detokenize(ids: ArrayLike<number>, { showControl = false }: { showControl?: boolean } = {}): string {
+  detokenize(
+    ids: ArrayLike<number>,
+    { showControl = false }: { showControl?: boolean } = {},
+  ): string {
     this.checkOpen();
-    return this.engine.callSyncText('lap_detokenize', this.handle, idBytes(ids), showControl ? 1 : 0);
+    return this.engine.callSyncText(
+      'lap_detokenize',
+      this.handle,
+      idBytes(ids),
+      showControl ? 1 : 0,
+    );
   }
 
   /** The prompt that {@link chat} would make of a conversation, as text and as token ids. */
@@ -189,7 +203,11 @@ export class Model {
     this.closed ??= (async () => {
       this.closing.abort();
       await this.queue;
-      this.engine.callSync('lap_model_close', this.handle);
+      try {
+        this.engine.callVoid('lap_model_close', this.handle);
+      } catch {
+        // An engine that has stopped holds nothing that destroy() does not free.
+      }
       this.engine.destroy();
       await this.source.close?.();
     })();

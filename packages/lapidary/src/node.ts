@@ -27,9 +27,13 @@ async function openDawn(): Promise<GPU> {
     Object.assign(globalThis, globals);
     return create([]);
   } catch (error) {
-    throw new LapidaryError('no_adapter', `WebGPU for Node (npm package 'webgpu') did not start: ${messageOf(error)}`, {
-      cause: error,
-    });
+    throw new LapidaryError(
+      'no_adapter',
+      `WebGPU for Node (npm package 'webgpu') did not start: ${messageOf(error)}`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 

@@ -88,13 +88,18 @@ export async function findModel(where: ModelLocation, options: FindOptions): Pro
     return { source, name: source.name };
   }
   if (isSource(where)) return { source: where, name: where.name };
-  throw new LapidaryError('invalid_argument', 'a model is a name, a URL, a File, a Blob or a ByteSource');
+  throw new LapidaryError(
+    'invalid_argument',
+    'a model is a name, a URL, a File, a Blob or a ByteSource',
+  );
 }
 
 let compiled: Promise<WebAssembly.Module> | undefined;
 
 /** The engine's module: `wasm` if given (its URL, bytes or itself), else the one beside this file, compiled once. */
-export async function engineModule(wasm?: URL | BufferSource | WebAssembly.Module): Promise<WebAssembly.Module> {
+export async function engineModule(
+  wasm?: URL | BufferSource | WebAssembly.Module,
+): Promise<WebAssembly.Module> {
   if (wasm instanceof WebAssembly.Module) return wasm;
   if (wasm instanceof URL) return platform.wasm(wasm);
   if (wasm) return WebAssembly.compile(wasm);

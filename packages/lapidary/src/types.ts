@@ -150,11 +150,7 @@ export interface ModelInfo {
 
 /** A value in a GGUF file's header; long arrays are only counted. */
 export type MetadataValue =
-  | string
-  | number
-  | boolean
-  | MetadataValue[]
-  | { type: string; count: number };
+  string | number | boolean | MetadataValue[] | { type: string; count: number };
 
 /** What the header of a GGUF file says. */
 export interface FileHeader {

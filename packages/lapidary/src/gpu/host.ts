@@ -23,7 +23,15 @@ export interface GpuCounters {
   bufferBytesPeak: number;
 }
 
-const OP_WORDS = { passBegin: 1, passEnd: 1, dispatch: 6, copy: 6, clear: 4, timestamp: 2, read: 6 } as const;
+const OP_WORDS = {
+  passBegin: 1,
+  passEnd: 1,
+  dispatch: 6,
+  copy: 6,
+  clear: 4,
+  timestamp: 2,
+  read: 6,
+} as const;
 
 interface Kernel {
   pipeline: GPUComputePipeline;
@@ -53,7 +61,10 @@ export class GpuHost {
   private readonly buffers: (GPUBuffer | undefined)[] = [undefined];
   private readonly kernels: (Kernel | undefined)[] = [undefined];
   private readonly bindings: (GPUBindGroup | undefined)[] = [undefined];
-  private readonly layouts = new Map<string, { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }>();
+  private readonly layouts = new Map<
+    string,
+    { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }
+  >();
   private readonly staging = new Map<number, GPUBuffer[]>();
   private firstError: LapidaryError | undefined;
   private lost: LapidaryError | undefined;
@@ -69,7 +80,10 @@ export class GpuHost {
       this.firstError ??= new LapidaryError(code, error.message);
     });
     void this.device.lost.then((info) => {
-      this.lost = new LapidaryError('device_lost', `The GPU device was lost (${info.reason}): ${info.message}`);
+      this.lost = new LapidaryError(
+        'device_lost',
+        `The GPU device was lost (${info.reason}): ${info.message}`,
+      );
     });
   }
 
@@ -80,7 +94,8 @@ export class GpuHost {
 
   buffer(handle: number): GPUBuffer {
     const buffer = this.buffers[handle];
-    if (!buffer) throw new LapidaryError('internal_error', `GPU buffer handle ${handle} is not alive`);
+    if (!buffer)
+      throw new LapidaryError('internal_error', `GPU buffer handle ${handle} is not alive`);
     return buffer;
   }
 
@@ -98,7 +113,13 @@ export class GpuHost {
         this.counters.writes++;
         this.device.queue.writeBuffer(this.buffer(handle), offset, this.door.memory(), data, size);
       },
-      buffer_read: (handle: number, offset: number, address: number, bytes: number, ticket: number) => {
+      buffer_read: (
+        handle: number,
+        offset: number,
+        address: number,
+        bytes: number,
+        ticket: number,
+      ) => {
         const encoder = this.device.createCommandEncoder();
         const read = this.encodeRead(encoder, handle, offset, bytes, address, ticket);
         this.device.queue.submit([encoder.finish()]);
@@ -122,12 +143,18 @@ export class GpuHost {
       kernel_destroy: (handle: number) => {
         this.kernels[handle] = undefined;
       },
-      bindings_create: (kernel: number, ranges: number, count: number) => this.createBindings(kernel, ranges, count),
+      bindings_create: (kernel: number, ranges: number, count: number) =>
+        this.createBindings(kernel, ranges, count),
       bindings_destroy: (handle: number) => {
         this.bindings[handle] = undefined;
       },
-      submit: (words: number, count: number) => this.submit(new Uint32Array(this.door.memory(), words, count)),
-      gpu_sync: (ticket: number) => void this.sync().then(() => this.door.resume(ticket), (error: unknown) => this.door.resume(ticket, error)),
+      submit: (words: number, count: number) =>
+        this.submit(new Uint32Array(this.door.memory(), words, count)),
+      gpu_sync: (ticket: number) =>
+        void this.sync().then(
+          () => this.door.resume(ticket),
+          (error: unknown) => this.door.resume(ticket, error),
+        ),
     } as Record<string, (...args: never[]) => unknown>;
   }
 
@@ -158,7 +185,10 @@ export class GpuHost {
     view.setFloat64(0, limits.maxBufferSize, true);
     view.setFloat64(8, limits.maxStorageBufferBindingSize, true);
     const bits =
-      (features.f16 ? 1 : 0) | (features.subgroups ? 2 : 0) | (features.timestamps ? 4 : 0) | (features.dot4i8 ? 8 : 0);
+      (features.f16 ? 1 : 0) |
+      (features.subgroups ? 2 : 0) |
+      (features.timestamps ? 4 : 0) |
+      (features.dot4i8 ? 8 : 0);
     [
       limits.maxStorageBuffersPerShaderStage,
       limits.maxComputeWorkgroupStorageSize,
@@ -176,7 +206,10 @@ export class GpuHost {
     if (size > this.device.limits.maxBufferSize) return 0;
     this.counters.buffersCreated++;
     this.counters.bufferBytes += size;
-    this.counters.bufferBytesPeak = Math.max(this.counters.bufferBytesPeak, this.counters.bufferBytes);
+    this.counters.bufferBytesPeak = Math.max(
+      this.counters.bufferBytesPeak,
+      this.counters.bufferBytes,
+    );
     return this.add(this.buffers, this.device.createBuffer({ size, usage, label }));
   }
 
@@ -226,7 +259,10 @@ export class GpuHost {
         const { messages } = await module.getCompilationInfo();
         const lines = messages.map((m) => `${m.lineNum}:${m.linePos} ${m.type}: ${m.message}`);
         const detail = lines.length > 0 ? lines.join('\n') : messageOf(error);
-        this.door.resume(ticket, this.lost ?? new LapidaryError('gpu_error', `kernel '${label}': ${detail}`));
+        this.door.resume(
+          ticket,
+          this.lost ?? new LapidaryError('gpu_error', `kernel '${label}': ${detail}`),
+        );
       }
     })();
     return handle;
@@ -241,7 +277,10 @@ export class GpuHost {
       const [handle = 0, offset = 0, size = 0] = words.subarray(3 * i, 3 * i + 3);
       const buffer = this.buffers[handle];
       if (!buffer) return 0;
-      entries.push({ binding: i, resource: size === 0 ? { buffer, offset } : { buffer, offset, size } });
+      entries.push({
+        binding: i,
+        resource: size === 0 ? { buffer, offset } : { buffer, offset, size },
+      });
     }
     this.counters.bindingsCreated++;
     return this.add(this.bindings, this.device.createBindGroup({ layout: kernel.layout, entries }));
@@ -252,7 +291,7 @@ export class GpuHost {
     const reads: PendingRead[] = [];
     let pass: GPUComputePassEncoder | undefined;
     let lastKernel = 0;
-    for (let i = 0; i < words.length; ) {
+    for (let i = 0; i < words.length;) {
       const at = (k: number) => words[i + k] as number;
       switch (words[i]) {
         case 1:
@@ -269,7 +308,10 @@ export class GpuHost {
           const kernel = this.kernels[at(1)];
           const bindings = this.bindings[at(2)];
           if (!pass || !kernel || !bindings) {
-            throw new LapidaryError('internal_error', `a dispatch names dead handles (${at(1)}, ${at(2)})`);
+            throw new LapidaryError(
+              'internal_error',
+              `a dispatch names dead handles (${at(1)}, ${at(2)})`,
+            );
           }
           if (at(1) !== lastKernel) pass.setPipeline(kernel.pipeline);
           lastKernel = at(1);
@@ -292,7 +334,10 @@ export class GpuHost {
           i += OP_WORDS.read;
           break;
         default:
-          throw new LapidaryError('internal_error', `unknown operation ${words[i]} in a submission`);
+          throw new LapidaryError(
+            'internal_error',
+            `unknown operation ${words[i]} in a submission`,
+          );
       }
     }
     this.counters.submits++;
@@ -326,7 +371,9 @@ export class GpuHost {
     this.counters.bytesRead += bytes;
     staging.mapAsync(GPUMapMode.READ, 0, bytes).then(
       () => {
-        new Uint8Array(this.door.memory(), address, bytes).set(new Uint8Array(staging.getMappedRange(0, bytes)));
+        new Uint8Array(this.door.memory(), address, bytes).set(
+          new Uint8Array(staging.getMappedRange(0, bytes)),
+        );
         staging.unmap();
         const pool = this.staging.get(staging.size);
         if (pool) pool.push(staging);
@@ -335,7 +382,10 @@ export class GpuHost {
       },
       (error: unknown) => {
         staging.destroy();
-        this.door.resume(ticket, this.lost ?? this.firstError ?? new LapidaryError('gpu_error', messageOf(error)));
+        this.door.resume(
+          ticket,
+          this.lost ?? this.firstError ?? new LapidaryError('gpu_error', messageOf(error)),
+        );
       },
     );
   }

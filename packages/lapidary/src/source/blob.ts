@@ -19,9 +19,13 @@ export class BlobSource implements ByteSource {
       return new Uint8Array(await this.blob.slice(offset, offset + length).arrayBuffer());
     } catch (error) {
       // A File that changed or vanished on disk since it was chosen.
-      throw new LapidaryError('io_error', `${this.name}: ${messageOf(error)}; choose the file again`, {
-        cause: error,
-      });
+      throw new LapidaryError(
+        'io_error',
+        `${this.name}: ${messageOf(error)}; choose the file again`,
+        {
+          cause: error,
+        },
+      );
     }
   }
 }

@@ -102,7 +102,10 @@ export class HttpRangeSource implements ByteSource {
       (this.tag !== null && tag !== null && tag !== this.tag)
     ) {
       await response.body?.cancel().catch(() => {});
-      throw new LapidaryError('io_error', `${this.name} changed on the server while it was being read; load it again`);
+      throw new LapidaryError(
+        'io_error',
+        `${this.name} changed on the server while it was being read; load it again`,
+      );
     }
     let bytes: Uint8Array;
     try {
@@ -111,7 +114,9 @@ export class HttpRangeSource implements ByteSource {
       throw new Transient(`the connection broke: ${messageOf(error)}`);
     }
     if (first !== offset || bytes.length !== length) {
-      throw new Transient(`${bytes.length} bytes from ${first} came where ${length} from ${offset} were asked for`);
+      throw new Transient(
+        `${bytes.length} bytes from ${first} came where ${length} from ${offset} were asked for`,
+      );
     }
     return { bytes, total, tag };
   }
@@ -128,9 +133,16 @@ export class HttpRangeSource implements ByteSource {
       );
     }
     if (status === 404 || status === 410) return new LapidaryError('not_found', answered);
-    if (status === 416) return new LapidaryError('truncated', `${this.name}: the file is empty or shorter than it was`);
+    if (status === 416)
+      return new LapidaryError(
+        'truncated',
+        `${this.name}: the file is empty or shorter than it was`,
+      );
     if (status === 401 || status === 403) {
-      return new LapidaryError('io_error', `${answered}; it needs permission (an access token, or the right link)`);
+      return new LapidaryError(
+        'io_error',
+        `${answered}; it needs permission (an access token, or the right link)`,
+      );
     }
     return new LapidaryError('io_error', answered);
   }

@@ -134,23 +134,39 @@ export class OllamaStore {
     const files = await this.resolve(text);
     const of = (kind: string) => files.layers.filter((layer) => layer.kind === kind);
     if (of('adapter').length > 0) {
-      throw new LapidaryError('unsupported', `${files.name} has a LoRA adapter layer, which cannot be applied yet`);
+      throw new LapidaryError(
+        'unsupported',
+        `${files.name} has a LoRA adapter layer, which cannot be applied yet`,
+      );
     }
     const [weights, ...more] = of('model');
     if (!weights || more.length > 0) {
-      throw new LapidaryError('unsupported', `${files.name} has ${more.length + 1} model files; one is expected`);
+      throw new LapidaryError(
+        'unsupported',
+        `${files.name} has ${more.length + 1} model files; one is expected`,
+      );
     }
-    const text_of = async (kind: string) => {
+    const readLayer = async (kind: string) => {
       const [layer] = of(kind);
       return layer && readText(layer.path);
     };
-    const [params, system, messages] = await Promise.all([text_of('params'), text_of('system'), text_of('messages')]);
+    const [params, system, messages] = await Promise.all([
+      readLayer('params'),
+      readLayer('system'),
+      readLayer('messages'),
+    ]);
     return {
       source: await FileSource.open(weights.path),
       name: files.name,
-      params: params === undefined ? undefined : (parse(params, `${files.name}: params layer`) as Record<string, unknown>),
+      params:
+        params === undefined
+          ? undefined
+          : (parse(params, `${files.name}: params layer`) as Record<string, unknown>),
       system,
-      messages: messages === undefined ? undefined : (parse(messages, `${files.name}: messages layer`) as unknown[]),
+      messages:
+        messages === undefined
+          ? undefined
+          : (parse(messages, `${files.name}: messages layer`) as unknown[]),
     };
   }
 
@@ -163,7 +179,8 @@ export class OllamaStore {
         entries = await readdir(path);
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
-        if (code !== 'ENOENT' && code !== 'ENOTDIR') problems.push({ path, message: fileError(path, error).message });
+        if (code !== 'ENOENT' && code !== 'ENOTDIR')
+          problems.push({ path, message: fileError(path, error).message });
         return [];
       }
       const children = entries.filter((entry) => !hidden(entry)).map((entry) => [...parts, entry]);
@@ -173,7 +190,9 @@ export class OllamaStore {
     const names: Name[] = [];
     for (const [host, space, model, tag] of await walk([])) {
       try {
-        names.push(this.engine.callSyncJson<Name>('lap_ollama_name', `${host}/${space}/${model}:${tag}`));
+        names.push(
+          this.engine.callSyncJson<Name>('lap_ollama_name', `${host}/${space}/${model}:${tag}`),
+        );
       } catch {
         // A stray file.
       }
@@ -197,9 +216,15 @@ export class OllamaStore {
       const manifest = await this.readManifest(store, path);
       found.size = manifest.layers.reduce((sum, layer) => sum + layer.size, 0);
       const config = await this.readConfig(store, manifest);
-      if (config) Object.assign(found, { family: config.family, parameters: config.parameters, fileType: config.fileType });
+      if (config)
+        Object.assign(found, {
+          family: config.family,
+          parameters: config.parameters,
+          fileType: config.fileType,
+        });
     } catch (error) {
-      found.problem = error instanceof LapidaryError ? error.message : fileError(path, error).message;
+      found.problem =
+        error instanceof LapidaryError ? error.message : fileError(path, error).message;
     }
     return found;
   }
@@ -237,7 +262,9 @@ export class OllamaStore {
         manifest.layers.map(async (layer) => ({
           ...layer,
           // A missing licence keeps nobody from loading a model.
-          path: NEEDED.has(layer.kind) ? await blobPath(store, layer) : join(store, 'blobs', layer.blob),
+          path: NEEDED.has(layer.kind)
+            ? await blobPath(store, layer)
+            : join(store, 'blobs', layer.blob),
         })),
       );
       return { name: name.display, store, layers };
@@ -256,14 +283,23 @@ export class OllamaStore {
     const near = models
       .map((model) => {
         const display = model.name.toLowerCase();
-        const apart = Math.min(distance(wanted, display), distance(bare, display.replace(/:[^:]*$/, '')));
+        const apart = Math.min(
+          distance(wanted, display),
+          distance(bare, display.replace(/:[^:]*$/, '')),
+        );
         return { name: model.name, apart };
       })
       .filter(({ apart }) => apart <= Math.max(2, bare.length / 3))
       .sort((a, b) => a.apart - b.apart)
       .slice(0, 3)
       .map((model) => `'${model.name}'`);
-    const hint = near.length > 0 ? `; did you mean ${near.join(' or ')}?` : `; ${models.length} other models are there`;
+    const others = models.slice(0, 5).map((model) => model.name);
+    const hint =
+      near.length > 0
+        ? `; did you mean ${near.join(' or ')}?`
+        : others.length > 0
+          ? `; there are ${others.join(', ')}${models.length > 5 ? ', …' : ''}.`
+          : '; no model was found at all.';
     const unread = problems.map((problem) => `. Could not read ${problem.message}`).join('');
     return new LapidaryError(
       'not_found',
@@ -289,13 +325,19 @@ async function within(folder: string, path: string): Promise<string> {
     throw fileError(path, error);
   }
   if (!real.startsWith(base + sep)) {
-    throw new LapidaryError('invalid_format', `${path} is a link that leads out of the store, to ${real}`);
+    throw new LapidaryError(
+      'invalid_format',
+      `${path} is a link that leads out of the store, to ${real}`,
+    );
   }
   return real;
 }
 
 /** The file of a layer, in its full size. */
-async function blobPath(store: string, layer: { kind: string; blob: string; size: number }): Promise<string> {
+async function blobPath(
+  store: string,
+  layer: { kind: string; blob: string; size: number },
+): Promise<string> {
   const folder = join(store, 'blobs');
   const listed = join(folder, layer.blob);
   let path: string;
@@ -303,7 +345,10 @@ async function blobPath(store: string, layer: { kind: string; blob: string; size
     path = await within(folder, listed);
   } catch (error) {
     if (error instanceof LapidaryError && error.code === 'not_found') {
-      throw new LapidaryError('not_found', `the ${layer.kind} file ${listed} is missing; pull the model again`);
+      throw new LapidaryError(
+        'not_found',
+        `the ${layer.kind} file ${listed} is missing; pull the model again`,
+      );
     }
     throw error;
   }
@@ -320,7 +365,11 @@ async function blobPath(store: string, layer: { kind: string; blob: string; size
 async function readText(path: string): Promise<string> {
   try {
     const { size } = await stat(path);
-    if (size > MAX_TEXT) throw new LapidaryError('invalid_format', `${path} is ${size} bytes long, too long to be text`);
+    if (size > MAX_TEXT)
+      throw new LapidaryError(
+        'invalid_format',
+        `${path} is ${size} bytes long, too long to be text`,
+      );
     return await readFile(path, 'utf8');
   } catch (error) {
     throw error instanceof LapidaryError ? error : fileError(path, error);

@@ -1,0 +1,145 @@
+// `run`: answers one prompt, or holds a conversation.
+
+import {
+  LapidaryError,
+  type ChatOptions,
+  type Message,
+  type Model,
+  type Reply,
+  type ReplyReport,
+} from 'lapidary/node';
+import { EXIT } from '../exit.js';
+import { duration } from '../format.js';
+import { load, type LoadFlags } from '../loading.js';
+import { converse } from './interactive.js';
+
+export interface RunFlags extends LoadFlags {
+  system?: string;
+  think?: boolean;
+  seed?: number;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repeatPenalty?: number;
+  maxTokens?: number;
+  stop?: string[];
+  raw?: boolean;
+  json?: boolean;
+  verbose?: boolean;
+}
+
+const SAMPLING = [
+  'seed',
+  'temperature',
+  'topK',
+  'topP',
+  'minP',
+  'repeatPenalty',
+  'maxTokens',
+  'stop',
+] as const;
+
+export function chatOptions(flags: RunFlags): ChatOptions {
+  const options: Record<string, unknown> = {};
+  for (const key of SAMPLING) if (flags[key] !== undefined) options[key] = flags[key];
+  if (flags.think !== undefined) options.think = flags.think;
+  return options;
+}
+
+/** Streams a reply to stdout, thinking to stderr; Ctrl-C ends the reply. */
+export async function show(
+  reply: Reply,
+  json: boolean,
+): Promise<{ text: string; report: ReplyReport }> {
+  const stop = () => reply.cancel();
+  process.once('SIGINT', stop);
+  let text = '';
+  let thinking = false;
+  try {
+    for await (const event of reply) {
+      if (json) {
+        process.stdout.write(`${JSON.stringify(event)}\n`);
+        if (event.type === 'text') text += event.text;
+        continue;
+      }
+      if (thinking && event.type !== 'thinking') {
+        process.stderr.write('\n');
+        thinking = false;
+      }
+      if (event.type === 'text') {
+        text += event.text;
+        process.stdout.write(event.text);
+      } else if (event.type === 'thinking') {
+        thinking = true;
+        process.stderr.write(event.text);
+      } else if (event.type === 'tool_call') {
+        process.stdout.write(`\n[calls ${event.name}(${JSON.stringify(event.arguments)})]\n`);
+      }
+    }
+    if (!json && text !== '' && !text.endsWith('\n')) process.stdout.write('\n');
+    return { text, report: await reply.report() };
+  } finally {
+    process.off('SIGINT', stop);
+  }
+}
+
+/** What the answer ran on and how fast, in one line; with `verbose`, all the numbers. */
+export function summary(model: Model, report: ReplyReport, verbose: boolean): string {
+  const { usage, timings } = report;
+  const { description, software } = model.device;
+  // The first token comes out of the prompt's own pass.
+  const steps = Math.max(0, usage.completionTokens - 1);
+  const speed = timings.decodeMs > 0 ? (steps * 1000) / timings.decodeMs : 0;
+  const parts = [
+    `${description}${software ? ' (software)' : ''}`,
+    `${speed.toFixed(1)} tokens/s`,
+    `first token after ${duration(timings.firstTokenMs)}`,
+    ...(report.reason === 'stop' ? [] : [`ended by ${report.reason}`]),
+  ];
+  let text = `${parts.join(', ')}\n`;
+  if (verbose) {
+    const prompt = usage.promptTokens - usage.cachedTokens;
+    text += `prompt:  ${usage.promptTokens} tokens (${usage.cachedTokens} cached), ${prompt} in ${duration(timings.prefillMs)}\n`;
+    text += `reply:   ${usage.completionTokens} tokens in ${duration(timings.decodeMs)}, seed ${report.seed}\n`;
+    text += `context: ${usage.promptTokens + usage.completionTokens} of ${model.info.contextLength} tokens\n`;
+  }
+  return text;
+}
+
+async function readStdin(): Promise<string> {
+  let text = '';
+  for await (const chunk of process.stdin.setEncoding('utf8')) text += chunk as string;
+  return text;
+}
+
+export async function run(name: string, words: string[], flags: RunFlags): Promise<number> {
+  const piped = !process.stdin.isTTY && words.length === 0 ? await readStdin() : '';
+  const prompt = [words.join(' '), piped.trimEnd()].filter((part) => part !== '').join('\n\n');
+  const interactive = prompt === '' && process.stdin.isTTY;
+  if (prompt === '' && !interactive) {
+    throw new LapidaryError(
+      'invalid_argument',
+      'there is no prompt: give one as an argument or on standard input',
+    );
+  }
+  if (interactive && (flags.raw || flags.json)) {
+    throw new LapidaryError('invalid_argument', '--raw and --json need a prompt');
+  }
+  const model = await load(name, flags);
+  try {
+    if (interactive) return await converse(model, flags);
+    const messages: Message[] = [
+      ...(flags.system ? [{ role: 'system', content: flags.system } as const] : []),
+      { role: 'user', content: prompt },
+    ];
+    const reply = flags.raw
+      ? model.generate(prompt, { ...chatOptions(flags), special: 'parse' })
+      : model.chat(messages, chatOptions(flags));
+    const { report } = await show(reply, flags.json ?? false);
+    process.stderr.write(summary(model, report, flags.verbose ?? false));
+    return report.reason === 'cancelled' ? EXIT.interrupted : EXIT.ok;
+  } finally {
+    await model.close();
+  }
+}

@@ -1,0 +1,159 @@
+#!/usr/bin/env node
+// The command line: run, list, show, tokenize.
+
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { list } from './commands/list.js';
+import { run } from './commands/run.js';
+import { show } from './commands/show.js';
+import { tokenize } from './commands/tokenize.js';
+import { EXIT, EXIT_HELP, report } from './exit.js';
+
+// A reader that has seen enough (`| head`) closes the pipe: nothing is wrong, and nothing more is wanted.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT.ok);
+  throw error;
+});
+
+function number(low: number, high: number, whole = false) {
+  return (text: string): number => {
+    const value = Number(text);
+    if (
+      text.trim() === '' ||
+      !(value >= low && value <= high) ||
+      (whole && !Number.isInteger(value))
+    ) {
+      const range = high === Number.MAX_SAFE_INTEGER ? `from ${low}` : `from ${low} to ${high}`;
+      throw new InvalidArgumentError(`It must be a ${whole ? 'whole ' : ''}number ${range}.`);
+    }
+    return value;
+  };
+}
+const wholeFrom = (low: number) => number(low, Number.MAX_SAFE_INTEGER, true);
+const collect = (text: string, before: string[] | undefined) => [...(before ?? []), text];
+
+let exitCode: number = EXIT.ok;
+/** Runs a command; its errors become a line and an exit code. */
+function guarded<Args extends unknown[]>(command: (...args: Args) => Promise<number>) {
+  return async (...args: Args): Promise<void> => {
+    const flags = args.at(-2) as { json?: boolean };
+    try {
+      exitCode = await command(...args);
+    } catch (error) {
+      exitCode = report(error, flags.json === true);
+    }
+  };
+}
+
+const program = new Command('lapidary')
+  .description("Runs Gemma 4 on this machine's GPU, from the models that Ollama has on disk.")
+  .version('0.0.0')
+  .showHelpAfterError('(--help says more)')
+  .configureHelp({ showGlobalOptions: true })
+  .exitOverride()
+  .addHelpText('after', EXIT_HELP);
+
+const models = () => new Option('--models <dir>', "a folder in Ollama's layout, searched first");
+const context = () =>
+  new Option('--context <tokens>', 'room for prompt and answer together').argParser(wholeFrom(1));
+const kvType = () =>
+  new Option('--kv-type <type>', 'how keys and values are kept').choices(['f16', 'f32']);
+const MODEL = 'a name (nano, gemma4:e2b, hf.co/user/repo:tag), a .gguf file, or an http(s) address';
+
+program
+  .command('run')
+  .description('Answer a prompt, or hold a conversation when there is none')
+  .argument('<model>', MODEL)
+  .argument('[prompt...]', 'the prompt; else standard input, if that is not a terminal')
+  .option('--system <text>', 'what the model is told before everything else')
+  .option('--think', 'let the model think before it answers')
+  .option('--seed <n>', 'the same seed gives the same answer on the same GPU', wholeFrom(0))
+  .option('--temperature <n>', '0 is greedy', number(0, 100))
+  .option('--top-k <n>', 'only the n likeliest tokens; 0 is all', wholeFrom(0))
+  .option('--top-p <p>', 'only the likeliest tokens that together reach p', number(0, 1))
+  .option('--min-p <p>', 'only tokens at least p times as likely as the likeliest', number(0, 1))
+  .option('--repeat-penalty <n>', '1 is none', number(0.01, 100))
+  .option('--max-tokens <n>', 'most tokens to write', wholeFrom(1))
+  .option('--stop <text>', 'end the answer before this text (may be given several times)', collect)
+  .addOption(context())
+  .addOption(kvType())
+  .option('--raw', 'give the prompt to the model as it is, without the chat template')
+  .option('--json', 'events as JSON, one a line; the last has the type "done"')
+  .option('--verbose', 'all timings and counts at the end')
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+The answer goes to standard output; the GPU, the speed and the thinking go to standard error.
+
+Examples:
+  lapidary run nano "What is the capital of France?"
+  lapidary run gemma4:e2b
+  git diff | lapidary run gemma4:e2b --system "Review this change."
+  lapidary run ./model.gguf --temperature 0 --json "Hello"
+${EXIT_HELP}`,
+  )
+  .action(guarded(run));
+
+program
+  .command('list')
+  .description('List the models on this machine')
+  .option('--json', 'as JSON')
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+Searched: --models, $OLLAMA_MODELS, ~/.ollama/models, Ollama's service on Linux, the embedded models.
+
+Examples:
+  lapidary list
+  lapidary list --models /mnt/models --json`,
+  )
+  .action(guarded(list));
+
+program
+  .command('show')
+  .description("Show what a model's file says about it")
+  .argument('<model>', 'a name or a .gguf file')
+  .option('--tensors', 'list the tensors, too')
+  .option('--json', 'as JSON')
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+Examples:
+  lapidary show nano
+  lapidary show ./model.gguf --tensors`,
+  )
+  .action(guarded(show));
+
+program
+  .command('tokenize')
+  .description('Show the tokens of a text')
+  .argument('<model>', MODEL)
+  .argument('<text>', 'the text')
+  .option('--ids', 'only the ids, on one line')
+  .option('--bos', 'begin with <bos>')
+  .option('--specials', 'read control tokens in the text as such')
+  .option('--json', 'as JSON')
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+Examples:
+  lapidary tokenize nano "Hello, world"
+  lapidary tokenize nano --ids --specials "<|turn>user"`,
+  )
+  .action(guarded(tokenize));
+
+for (const command of program.commands)
+  command.exitOverride().showHelpAfterError('(--help says more)');
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (!(error instanceof CommanderError)) throw error;
+  exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+}
+// Dawn's threads would keep the process alive; what was written to a pipe is flushed first.
+process.exitCode = exitCode;
+process.stdout.write('', () => process.stderr.write('', () => process.exit(exitCode)));
