@@ -45,7 +45,7 @@ export async function openDevice(gpu: GPU | undefined): Promise<OpenedDevice> {
   }
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
-  const has = (name: string) => adapter.features.has(name as GPUFeatureName);
+  const has = (name: string) => adapter.features.has(name);
   const requiredFeatures = ['shader-f16', 'subgroups', 'timestamp-query'].filter(
     has,
   ) as GPUFeatureName[];

@@ -155,19 +155,23 @@ export class GpuHost {
           () => this.door.resume(ticket),
           (error: unknown) => this.door.resume(ticket, error),
         ),
-    } as Record<string, (...args: never[]) => unknown>;
+    };
   }
 
   /** Waits for submitted work; rejects with the first GPU error since the last sync. */
   async sync(): Promise<void> {
-    if (this.lost) throw this.lost;
+    this.throwIfLost();
     await this.device.queue.onSubmittedWorkDone();
     // Uncaptured errors arrive as events of their own: give them a turn.
     await new Promise((resolve) => setTimeout(resolve, 0));
-    if (this.lost) throw this.lost;
+    this.throwIfLost();
     const error = this.firstError;
     this.firstError = undefined;
     if (error) throw error;
+  }
+
+  private throwIfLost(): void {
+    if (this.lost) throw this.lost;
   }
 
   private text(pointer: number, length: number): string {

@@ -1,0 +1,167 @@
+// The page: shows what the worker says, and tells it what the visitor wants.
+
+import type { LoadProgress, Message, ReplyEvent } from 'lapidary';
+import type { FromWorker, ToWorker } from './protocol.js';
+
+function element<T extends HTMLElement>(id: string): T {
+  const found = document.getElementById(id);
+  if (!found) throw new Error(`the page has no element '${id}'`);
+  return found as T;
+}
+const url = element<HTMLInputElement>('url');
+const file = element<HTMLInputElement>('file');
+const loadButton = element<HTMLButtonElement>('load-button');
+const progressBar = element<HTMLProgressElement>('progress');
+const status = element('status');
+const log = element('log');
+const prompt = element<HTMLTextAreaElement>('prompt');
+const send = element<HTMLButtonElement>('send');
+const stop = element<HTMLButtonElement>('stop');
+
+const PHASES: Record<LoadProgress['phase'], string> = {
+  header: 'Reading the file’s header',
+  selftest: 'Testing the GPU’s arithmetic',
+  upload: 'Bringing the weights to the GPU',
+  compile: 'Compiling kernels',
+};
+
+type State = 'unusable' | 'empty' | 'loading' | 'ready' | 'answering';
+let state: State = 'empty';
+let conversation: Message[] = [];
+let answer: { text: string; node: HTMLElement; thinking: HTMLElement } | undefined;
+
+function enter(next: State): void {
+  state = next;
+  document.body.dataset.state = next;
+  loadButton.disabled = file.disabled = url.disabled = next === 'unusable' || next === 'loading' || next === 'answering';
+  prompt.disabled = send.disabled = next !== 'ready';
+  stop.disabled = next !== 'answering';
+}
+
+function say(text: string, error = false): void {
+  status.textContent = text;
+  status.toggleAttribute('data-error', error);
+}
+
+function addTurn(who: string): { node: HTMLElement; thinking: HTMLElement } {
+  const turn = document.createElement('article');
+  const title = document.createElement('h2');
+  title.textContent = who;
+  const thinking = document.createElement('div');
+  thinking.className = 'thinking';
+  const node = document.createElement('div');
+  node.className = 'text';
+  turn.append(title, thinking, node);
+  log.append(turn);
+  return { node, thinking };
+}
+
+function onEvent(event: ReplyEvent): void {
+  if (!answer) return;
+  if (event.type === 'text') {
+    answer.text += event.text;
+    answer.node.textContent = answer.text;
+  } else if (event.type === 'thinking') {
+    answer.thinking.textContent += event.text;
+  } else if (event.type === 'done') {
+    conversation.push({ role: 'assistant', content: answer.text });
+    const { usage, timings, reason } = event;
+    const speed = ((usage.completionTokens - 1) * 1000) / Math.max(timings.decodeMs, 1);
+    say(
+      `${reason === 'cancelled' ? 'Stopped. ' : ''}${usage.completionTokens} tokens, ${speed.toFixed(1)} a second, ` +
+        `the first after ${(timings.firstTokenMs / 1000).toFixed(2)} s.`,
+    );
+    finish();
+  }
+}
+
+function finish(): void {
+  answer = undefined;
+  enter('ready');
+  prompt.focus();
+}
+
+const worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' });
+const tell = (message: ToWorker) => worker.postMessage(message);
+
+worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
+  switch (data.type) {
+    case 'progress':
+      progressBar.value = data.progress.total > 0 ? data.progress.loaded / data.progress.total : 0;
+      say(`${PHASES[data.progress.phase]} …`);
+      break;
+    case 'loaded':
+      conversation = [];
+      log.replaceChildren();
+      progressBar.value = 1;
+      say(`${data.title} on ${data.device}${data.software ? ' (software)' : ''}: ready.`);
+      enter('ready');
+      prompt.focus();
+      break;
+    case 'event':
+      onEvent(data.event);
+      break;
+    case 'error':
+      if (data.during === 'load') {
+        progressBar.value = 0;
+        enter('empty');
+      } else {
+        conversation.pop();
+        finish();
+      }
+      say(`${data.message} (${data.code})`, true);
+      break;
+  }
+});
+worker.addEventListener('error', (event) => {
+  enter('empty');
+  say(`The engine’s worker failed: ${event.message}. Reload the page.`, true);
+});
+
+function load(from: string | File): void {
+  enter('loading');
+  say('Loading …');
+  tell({ type: 'load', from });
+}
+
+element<HTMLFormElement>('load').addEventListener('submit', (event) => {
+  event.preventDefault();
+  try {
+    load(new URL(url.value, location.href).href);
+  } catch {
+    say('That is not an address.', true);
+  }
+});
+file.addEventListener('change', () => {
+  const [chosen] = file.files ?? [];
+  if (chosen) load(chosen);
+});
+element<HTMLFormElement>('chat').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const text = prompt.value.trim();
+  if (text === '' || state !== 'ready') return;
+  prompt.value = '';
+  addTurn('You').node.textContent = text;
+  answer = { text: '', ...addTurn('Model') };
+  conversation.push({ role: 'user', content: text });
+  enter('answering');
+  tell({ type: 'chat', messages: conversation, options: {} });
+});
+prompt.addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    prompt.form?.requestSubmit();
+  }
+});
+stop.addEventListener('click', () => tell({ type: 'stop' }));
+
+enter('empty');
+if (!('gpu' in navigator) || !navigator.gpu) {
+  enter('unusable');
+  say(
+    isSecureContext
+      ? 'This browser has no WebGPU, which the model needs. Use a current Chrome, Edge, Safari 26 or Firefox.'
+      : 'WebGPU is there only over https or on localhost: open this page so.',
+    true,
+  );
+}

@@ -1,0 +1,14 @@
+// What the page and its worker say to each other.
+
+import type { ChatOptions, ErrorCode, LoadProgress, Message, ReplyEvent } from 'lapidary';
+
+export type ToWorker =
+  | { type: 'load'; from: string | File }
+  | { type: 'chat'; messages: Message[]; options: Omit<ChatOptions, 'signal'> }
+  | { type: 'stop' };
+
+export type FromWorker =
+  | { type: 'progress'; progress: LoadProgress }
+  | { type: 'loaded'; title: string; device: string; software: boolean; contextLength: number }
+  | { type: 'event'; event: ReplyEvent }
+  | { type: 'error'; during: 'load' | 'chat'; code: ErrorCode; message: string };
