@@ -1,0 +1,161 @@
+// Byte sources: what they deliver, what they refuse, and how they take a server that misbehaves.
+
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { BlobSource, FileSource, HttpRangeSource, type ByteSource } from 'lapidary/node';
+import { afterEach, expect, test } from 'vitest';
+
+const DATA = Uint8Array.from({ length: 1000 }, (_, i) => (i * 7) & 255);
+const code = (name: string) => expect.objectContaining({ code: name }) as Error;
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0)) await cleanup();
+});
+
+async function fileSource(): Promise<FileSource> {
+  const folder = await mkdtemp(join(tmpdir(), 'lapidary-'));
+  cleanups.push(() => rm(folder, { recursive: true }));
+  await writeFile(join(folder, 'x.gguf'), DATA);
+  const source = await FileSource.open(join(folder, 'x.gguf'));
+  cleanups.push(() => source.close());
+  return source;
+}
+
+async function listen(handler: RequestListener): Promise<string> {
+  const server: Server = createServer(handler);
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  cleanups.push(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}/x.gguf`;
+}
+
+/** Answers ranges as it should. */
+const ranges: RequestListener = (request, response) => {
+  const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
+  const end = Math.min(Number(last), DATA.length - 1);
+  response.writeHead(206, { 'Content-Range': `bytes ${first}-${end}/${DATA.length}`, ETag: '"1"' });
+  response.end(DATA.subarray(Number(first), end + 1));
+};
+
+async function checkReads(source: ByteSource): Promise<void> {
+  expect(source.size).toBe(DATA.length);
+  const pieces: [number, number][] = [
+    [0, 1000],
+    [0, 1],
+    [999, 1],
+    [123, 456],
+    [1000, 0],
+  ];
+  const read = await Promise.all(pieces.map(([offset, length]) => source.read(offset, length)));
+  pieces.forEach(([offset, length], i) =>
+    expect(read[i]).toEqual(DATA.slice(offset, offset + length)),
+  );
+  for (const [offset, length] of [
+    [999, 2],
+    [1001, 0],
+    [-1, 1],
+    [0, NaN],
+  ] as [number, number][]) {
+    await expect(source.read(offset, length)).rejects.toEqual(code('truncated'));
+  }
+  await expect(source.read(0, 8, AbortSignal.abort())).rejects.toEqual(code('cancelled'));
+}
+
+test('a file', async () => checkReads(await fileSource()));
+test('a Blob', () => checkReads(new BlobSource(new Blob([DATA]))));
+test('a web address', async () => checkReads(await HttpRangeSource.open(await listen(ranges))));
+
+test('files that cannot be opened', async () => {
+  await expect(FileSource.open('/nonexistent/x.gguf')).rejects.toEqual(code('not_found'));
+  await expect(FileSource.open(tmpdir())).rejects.toEqual(code('invalid_argument'));
+});
+
+test('a file that shrinks while it is read', async () => {
+  const source = await fileSource();
+  await writeFile(source.name, DATA.subarray(0, 10));
+  await expect(source.read(0, 100)).rejects.toEqual(code('truncated'));
+});
+
+test.each([
+  ['sends whole files', 200, {}, 'unsupported', /only whole files/],
+  ['has no such file', 404, {}, 'not_found', /404/],
+  ['wants a password', 403, {}, 'io_error', /needs permission/],
+  ['has an empty file', 416, {}, 'truncated', /empty/],
+  ['hides the size', 206, {}, 'unsupported', /Content-Range/],
+  [
+    'does not know the size',
+    206,
+    { 'Content-Range': 'bytes 0-0/*' },
+    'unsupported',
+    /Content-Range/,
+  ],
+] as const)('a server that %s', async (_, status, headers, expected, message) => {
+  const url = await listen((_request, response) => response.writeHead(status, headers).end('x'));
+  const failure = (await HttpRangeSource.open(url).catch((error: unknown) => error)) as Error;
+  expect(failure).toEqual(code(expected));
+  expect(failure.message).toMatch(message);
+});
+
+test('a server that fails now and then is asked again', async () => {
+  let count = 0;
+  const url = await listen((request, response) => {
+    switch (count++ % 4) {
+      case 1:
+        return response.writeHead(503).end();
+      case 2:
+        return request.socket.destroy();
+      case 3: {
+        // A body that breaks off.
+        response.writeHead(206, {
+          'Content-Range': `bytes 5-14/${DATA.length}`,
+          'Content-Length': 10,
+        });
+        response.write(DATA.subarray(5, 8), () => response.destroy());
+        return;
+      }
+      default:
+        return ranges(request, response);
+    }
+  });
+  const source = await HttpRangeSource.open(url, { backOff: 1 });
+  expect(await source.read(5, 10)).toEqual(DATA.slice(5, 15));
+  expect(count).toBe(5);
+});
+
+test('a server that keeps failing is given up, with its address in the message', async () => {
+  let count = 0;
+  const url = await listen((_request, response) => {
+    count++;
+    response.writeHead(500).end();
+  });
+  const failure = (await HttpRangeSource.open(url, { backOff: 1, tries: 3 }).catch(
+    (e: unknown) => e,
+  )) as Error;
+  expect(failure).toEqual(code('io_error'));
+  expect(failure.message).toContain(url);
+  expect(count).toBe(3);
+});
+
+test('a file that changes on the server between two reads', async () => {
+  let tag = '"1"';
+  const url = await listen((_request, response) => {
+    response.writeHead(206, { 'Content-Range': `bytes 0-0/${DATA.length}`, ETag: tag }).end('x');
+  });
+  const source = await HttpRangeSource.open(url);
+  tag = '"2"';
+  await expect(source.read(0, 1)).rejects.toThrow(/changed on the server/);
+});
+
+test('aborting ends a request and the wait before the next try', async () => {
+  const url = await listen((_request, response) => response.writeHead(503).end());
+  const controller = new AbortController();
+  const opening = HttpRangeSource.open(url, { signal: controller.signal, backOff: 60_000 });
+  setTimeout(() => controller.abort(), 50);
+  await expect(opening).rejects.toEqual(code('cancelled'));
+});
