@@ -1,7 +1,7 @@
 // The tests in TypeScript, one vitest project a tier (and the kernel tier once for each software Vulkan, and once
 // without subgroups):
 //   npx vitest run --project model
-// tests/unit-ts, tests/kernels, tests/model, tests/oracle and tests/browser hold them.
+// tests/unit-ts, tests/kernels, tests/model, tests/oracle, tests/cli and tests/browser hold them.
 import { existsSync, readdirSync } from 'node:fs';
 import { defineConfig } from 'vitest/config';
 
@@ -57,6 +57,7 @@ export default defineConfig({
       }),
       tier('model', ['tests/model/**/*.test.ts'], 'llvmpipe', 300),
       tier('oracle', ['tests/oracle/**/*.test.ts'], 'llvmpipe', 300),
+      tier('cli', ['tests/cli/**/*.test.ts'], 'llvmpipe', 300),
       tier('browser', ['tests/browser/**/*.test.ts'], 'swiftshader', 300),
     ],
   },

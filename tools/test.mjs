@@ -148,6 +148,7 @@ const tiers = {
   'kernel-nosubgroups': vitest('kernel-nosubgroups'),
   model: vitest('model'),
   oracle: vitest('oracle'),
+  cli: vitest('cli'),
   browser: vitest('browser'),
 };
 

@@ -145,11 +145,20 @@ test('a server that keeps failing is given up, with its address in the message',
 test('a file that changes on the server between two reads', async () => {
   let tag = '"1"';
   const url = await listen((_request, response) => {
-    response.writeHead(206, { 'Content-Range': `bytes 0-0/${DATA.length}`, ETag: tag }).end('x');
+    response
+      .writeHead(206, { 'Content-Range': `bytes 0-15/${DATA.length}`, ETag: tag })
+      .end(DATA.subarray(0, 16));
   });
   const source = await HttpRangeSource.open(url);
   tag = '"2"';
-  await expect(source.read(0, 1)).rejects.toThrow(/changed on the server/);
+  await expect(source.read(0, 16)).rejects.toThrow(/changed on the server/);
+});
+
+test('a server that answers another range than it was asked for', async () => {
+  const url = await listen((_request, response) => {
+    response.writeHead(206, { 'Content-Range': `bytes 0-999/${DATA.length}` }).end(DATA);
+  });
+  await expect(HttpRangeSource.open(url)).rejects.toEqual(code('unsupported'));
 });
 
 test('aborting ends a request and the wait before the next try', async () => {

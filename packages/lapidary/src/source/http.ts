@@ -13,6 +13,9 @@ export interface HttpSourceOptions {
   backOff?: number | undefined;
 }
 
+/** Bytes asked for to learn a file's size. Not one: there are servers that read `bytes=0-0` as the whole file. */
+const PROBE = 16;
+
 /** Worth another try: the connection broke, or the server said "later". */
 class Transient extends Error {}
 
@@ -26,12 +29,12 @@ export class HttpRangeSource implements ByteSource {
   ) {}
 
   /**
-   * Asks the server for one byte to learn the file's size. `not_found` for 404 and 410; `unsupported` when the server
+   * Asks the server for a few bytes to learn the file's size. `not_found` for 404 and 410; `unsupported` when the server
    * ignores ranges or hides the size; `io_error` for everything else.
    */
   static async open(url: string | URL, options: HttpSourceOptions = {}): Promise<HttpRangeSource> {
     const probe = new HttpRangeSource(String(url), 0, { ...options });
-    const { total, tag } = await probe.request(0, 1, options.signal, undefined);
+    const { total, tag } = await probe.request(0, PROBE, options.signal, undefined);
     // The signal was for opening; every read has its own.
     const source = new HttpRangeSource(String(url), total, { ...options, signal: undefined });
     source.tag = tag;
@@ -107,16 +110,23 @@ export class HttpRangeSource implements ByteSource {
         `${this.name} changed on the server while it was being read; load it again`,
       );
     }
+    // Only the probe may ask for more than there is.
+    const wanted = Math.min(length, total - offset);
+    if (first !== offset || last - first + 1 !== wanted) {
+      await response.body?.cancel().catch(() => {});
+      throw new LapidaryError(
+        'unsupported',
+        `${this.name}: the server answered bytes ${first} to ${last} where ${wanted} from ${offset} were asked for`,
+      );
+    }
     let bytes: Uint8Array;
     try {
       bytes = new Uint8Array(await response.arrayBuffer());
     } catch (error) {
       throw new Transient(`the connection broke: ${messageOf(error)}`);
     }
-    if (first !== offset || bytes.length !== length) {
-      throw new Transient(
-        `${bytes.length} bytes from ${first} came where ${length} from ${offset} were asked for`,
-      );
+    if (bytes.length !== wanted) {
+      throw new Transient(`${bytes.length} bytes came where ${wanted} were promised`);
     }
     return { bytes, total, tag };
   }

@@ -1,0 +1,73 @@
+// A static server with range requests for the built page, and Debian's Chromium on its software GPU.
+
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { OllamaStore } from 'lapidary/node';
+import { chromium, type Browser } from 'playwright-core';
+import sirv from 'sirv';
+
+export const root = fileURLToPath(new URL('../..', import.meta.url));
+
+export interface Site {
+  /** "http://localhost:PORT/" */
+  url: string;
+  /** The Range headers of requests for the model. */
+  ranges: string[];
+  close(): Promise<void>;
+}
+
+/** The file of the embedded model's weights. */
+export async function nanoPath(): Promise<string> {
+  const store = await OllamaStore.open({
+    stores: [`${root}models`],
+    env: { HOME: '/nonexistent' },
+  });
+  const { layers } = await store.resolve('nano');
+  const weights = layers.find(({ kind }) => kind === 'model');
+  if (!weights) throw new Error('models/ has no nano');
+  return weights.path;
+}
+
+/** Serves apps/web/dist, with nano's weights as /models/nano and the package as /lapidary/. */
+export async function serve(): Promise<Site> {
+  const blob = (await nanoPath()).split('/').at(-1);
+  const page = sirv(`${root}apps/web/dist`);
+  const models = sirv(`${root}models`);
+  const library = sirv(`${root}packages/lapidary/dist`, { dev: true });
+  const ranges: string[] = [];
+  const missing = (response: ServerResponse) => {
+    response.statusCode = 404;
+    response.end();
+  };
+  const server = createServer((request: IncomingMessage, response: ServerResponse) => {
+    const path = request.url ?? '/';
+    if (path === '/models/nano') {
+      ranges.push(request.headers.range ?? 'whole');
+      request.url = `/blobs/${blob}`;
+      models(request, response, () => missing(response));
+    } else if (path.startsWith('/lapidary/')) {
+      request.url = path.slice('/lapidary'.length);
+      library(request, response, () => missing(response));
+    } else page(request, response, () => missing(response));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  return {
+    url: `http://localhost:${port}/`,
+    ranges,
+    close: () =>
+      new Promise((resolve) => {
+        server.closeAllConnections();
+        server.close(() => resolve());
+      }),
+  };
+}
+
+export function launch(): Promise<Browser> {
+  return chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    headless: true,
+    args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+  });
+}

@@ -1,0 +1,405 @@
+// The command line as a program: what it prints where, how it ends, and how it fails.
+
+import { spawn } from 'node:child_process';
+import { cp, mkdtemp, readFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const main = join(root, 'apps/cli/dist/main.js');
+
+interface Ended {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+interface Running {
+  write(text: string): void;
+  kill(signal: NodeJS.Signals): void;
+  /** Resolves when all that was printed so far matches. */
+  until(pattern: RegExp): Promise<void>;
+  ended: Promise<Ended>;
+}
+
+let home: string;
+/** No store but ours; compiled shaders are kept where every other run keeps them. */
+const surroundings = () => ({
+  HOME: home,
+  OLLAMA_MODELS: '',
+  XDG_CACHE_HOME: process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'),
+});
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), 'lapidary-cli-'));
+});
+afterAll(() => rm(home, { recursive: true }));
+
+function start(program: string, args: string[], env: Record<string, string> = {}): Running {
+  const child = spawn(program, args, {
+    env: { ...process.env, ...surroundings(), ...env },
+  });
+  const out = { stdout: '', stderr: '' };
+  const watchers = new Set<() => void>();
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name].setEncoding('utf8').on('data', (text: string) => {
+      out[name] += text;
+      for (const watch of watchers) watch();
+    });
+  }
+  const ended = new Promise<Ended>((resolve) =>
+    child.on('close', (code) => resolve({ code, ...out })),
+  );
+  child.stdin.on('error', () => {});
+  return {
+    ended,
+    write: (text) => void child.stdin.write(text),
+    kill: (signal) => void child.kill(signal),
+    until: (pattern) =>
+      new Promise((resolve, reject) => {
+        const watch = () => {
+          if (!pattern.test(out.stdout + out.stderr)) return;
+          watchers.delete(watch);
+          resolve();
+        };
+        watchers.add(watch);
+        watch();
+        void ended.then(() =>
+          reject(new Error(`it ended before ${pattern}: ${out.stdout}${out.stderr}`)),
+        );
+      }),
+  };
+}
+
+/** Runs to the end, with `input` on standard input. */
+function lapidary(
+  args: string[],
+  { input, env }: { input?: string; env?: Record<string, string> } = {},
+) {
+  const child = spawn(process.execPath, [main, ...args], {
+    env: { ...process.env, ...surroundings(), ...env },
+  });
+  const out = { stdout: '', stderr: '' };
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name].setEncoding('utf8').on('data', (text: string) => (out[name] += text));
+  }
+  child.stdin.on('error', () => {});
+  child.stdin.end(input ?? '');
+  return new Promise<Ended>((resolve) => child.on('close', (code) => resolve({ code, ...out })));
+}
+
+/** The same on a terminal of its own. */
+const onTerminal = (args: string) =>
+  start('script', ['-qec', `"${process.execPath}" "${main}" ${args}`, '/dev/null']);
+
+const errorLine = ({ stderr }: Ended) =>
+  stderr.split('\n').find((line) => line.startsWith('error:')) ?? '';
+const QUESTION = 'What is the capital of France?';
+
+async function blob(): Promise<string> {
+  const folder = join(root, 'models/blobs');
+  for (const name of await readdir(folder)) {
+    if ((await stat(join(folder, name))).size > 1e6) return join(folder, name);
+  }
+  throw new Error('models/ has no weights');
+}
+
+test('run: the answer on stdout; GPU, speed and time to first token on stderr', async () => {
+  const ended = await lapidary(['run', 'nano', ...QUESTION.split(' '), '--temperature', '0']);
+  expect(ended.stdout).toBe('The capital of France is Paris.\n');
+  expect(ended.stderr).toMatch(
+    /llvmpipe.* \(software\), [\d.]+ tokens\/s, first token after [\d.]+ m?s/,
+  );
+  expect(ended.code).toBe(0);
+});
+
+test('run: the prompt from standard input, a .gguf path, JSON events', async () => {
+  const ended = await lapidary(
+    ['run', await blobAsGguf(), '--json', '--temperature', '0', '--max-tokens', '4'],
+    {
+      input: `${QUESTION}\n`,
+    },
+  );
+  const events = ended.stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { type: string; text?: string; reason?: string });
+  expect(
+    events
+      .filter(({ type }) => type === 'text')
+      .map(({ text }) => text)
+      .join(''),
+  ).toBe('The capital of France');
+  expect(events.at(-1)).toMatchObject({
+    type: 'done',
+    reason: 'length',
+    usage: { promptTokens: 16, completionTokens: 4 },
+  });
+  expect(ended.code).toBe(0);
+});
+
+async function blobAsGguf(): Promise<string> {
+  const path = join(home, 'nano.gguf');
+  await cp(await blob(), path);
+  return path;
+}
+
+test('run: the same seed twice, and a stop text', async () => {
+  const args = ['run', 'nano', 'Tell me a story.', '--seed', '7', '--max-tokens', '12'];
+  const [one, two] = [await lapidary(args), await lapidary(args)];
+  expect(one.stdout).not.toBe('');
+  expect(two.stdout).toBe(one.stdout);
+  const stopped = await lapidary([
+    'run',
+    'nano',
+    QUESTION,
+    '--temperature',
+    '0',
+    '--stop',
+    ' France',
+  ]);
+  expect(stopped.stdout).toBe('The capital of\n');
+});
+
+test('run: Ctrl-C ends the reply with what was written, exit 130', async () => {
+  const running = start(process.execPath, [
+    main,
+    'run',
+    'nano',
+    '--raw',
+    '--json',
+    '--max-tokens',
+    '1500',
+    '--temperature',
+    '2',
+    '--top-k',
+    '0',
+    'Once',
+  ]);
+  await running.until(/"type":"text"/);
+  running.kill('SIGINT');
+  const { code, stdout } = await running.ended;
+  expect(JSON.parse(stdout.trim().split('\n').at(-1) ?? '')).toMatchObject({
+    type: 'done',
+    reason: 'cancelled',
+  });
+  expect(code).toBe(130);
+});
+
+test('run on a terminal: several turns, settings, Ctrl-C stops the reply and not the program', async () => {
+  const running = onTerminal('run nano --temperature 0 --max-tokens 1500');
+  await running.until(/\/\? for help\.[^]*>>> /);
+  running.write('/set temperature hot\r');
+  await running.until(/takes a number from 0/);
+  running.write('/nonsense\r');
+  await running.until(/there is no command \/nonsense/);
+  running.write(`${QUESTION}\r`);
+  await running.until(/is Paris\.[^]*first token after[^]*>>> /);
+  running.write('/set temperature 2\r');
+  await running.until(/temperature: 2/);
+  running.write('Tell me a story.\r');
+  await running.until(/Tell me a story\.[^]*\n\S/);
+  running.write('\x03');
+  // Either way the program lives: the reply was stopped, or had just ended.
+  await running.until(/(first token after[^]*){2}/);
+  running.write('/clear\r');
+  await running.until(/a new conversation/);
+  running.write('/bye\r');
+  expect((await running.ended).code).toBe(0);
+});
+
+test('run on a terminal: Ctrl-C at the empty prompt leaves, and so does Ctrl-D', async () => {
+  for (const key of ['\x03', '\x04']) {
+    const running = onTerminal('run nano');
+    await running.until(/>>> /);
+    running.write(key);
+    expect((await running.ended).code).toBe(0);
+  }
+});
+
+test('list and show say what is there, without a GPU', async () => {
+  const env = { VK_DRIVER_FILES: '/dev/null' };
+  const listed = await lapidary(['list'], { env });
+  expect(listed.stdout).toMatch(/^NAME +SIZE[^]*nano:latest +6\.1 MB +gemma4 7\.8M Q4_K_M/);
+  const { models } = JSON.parse((await lapidary(['list', '--json'], { env })).stdout) as {
+    models: object[];
+  };
+  expect(models).toHaveLength(1);
+  const shown = await lapidary(['show', 'nano', '--tensors'], { env });
+  expect(shown.stdout).toMatch(/general\.architecture +gemma4\n/);
+  expect(shown.stdout).toMatch(/token_embd\.weight +\S+ +256 × 2048/);
+  const json = JSON.parse((await lapidary(['show', 'nano', '--json'], { env })).stdout) as Record<
+    string,
+    unknown
+  >;
+  expect(json).toMatchObject({
+    name: 'nano:latest',
+    version: 3,
+    metadata: { 'gemma4.block_count': 6 },
+  });
+  expect(json).not.toHaveProperty('tensors');
+});
+
+test('tokenize: control tokens are text unless asked otherwise', async () => {
+  const ids = async (...flags: string[]) =>
+    (await lapidary(['tokenize', 'nano', '<|turn>user', '--ids', ...flags])).stdout
+      .trim()
+      .split(' ')
+      .map(Number);
+  const [plain, special, bos] = [
+    await ids(),
+    await ids('--specials'),
+    await ids('--specials', '--bos'),
+  ];
+  expect(special.length).toBeLessThan(plain.length);
+  expect(bos).toEqual([2, ...special]);
+});
+
+test.each(['run', 'list', 'show', 'tokenize'])('%s --help has examples', async (command) => {
+  const { stdout, code } = await lapidary([command, '--help']);
+  expect(stdout).toMatch(new RegExp(`Examples:\\n  lapidary ${command}`));
+  expect(code).toBe(0);
+});
+
+test('a closed pipe ends it quietly', async () => {
+  const running = start('bash', [
+    '-c',
+    `"${process.execPath}" "${main}" show nano --tensors | head -1; exit \${PIPESTATUS[0]}`,
+  ]);
+  const { code, stderr, stdout } = await running.ended;
+  expect({ code, stderr, lines: stdout.split('\n').length }).toEqual({
+    code: 0,
+    stderr: '',
+    lines: 2,
+  });
+});
+
+interface Failure {
+  name: string;
+  args: () => string[] | Promise<string[]>;
+  env?: Record<string, string>;
+  code: number;
+  line: RegExp;
+}
+const damaged = async (name: string, damage: (path: string) => Promise<void>) => {
+  const path = join(home, name);
+  await cp(await blob(), path);
+  await damage(path);
+  return path;
+};
+const failures: Failure[] = [
+  {
+    name: 'a missing model',
+    args: () => ['run', 'nanu', 'x'],
+    code: 3,
+    line: /no model 'nanu:latest'; did you mean 'nano:latest'\?.*\(not_found\)/,
+  },
+  {
+    name: 'a missing file',
+    args: () => ['run', './none.gguf', 'x'],
+    code: 3,
+    line: /no file .*none\.gguf \(not_found\)/,
+  },
+  {
+    name: 'a bad name',
+    args: () => ['show', 'a/../b'],
+    code: 1,
+    line: /the namespace must begin with .*\(invalid_argument\)/,
+  },
+  {
+    name: 'a truncated file',
+    args: async () => ['run', await damaged('cut.gguf', (path) => truncate(path, 3_000_000)), 'x'],
+    code: 1,
+    line: /\((truncated|invalid_format)\)/,
+  },
+  {
+    name: 'a file cut in its header',
+    args: async () => ['show', await damaged('short.gguf', (path) => truncate(path, 1000))],
+    code: 1,
+    line: /\((truncated|invalid_format)\)/,
+  },
+  {
+    name: 'a truncated blob of a store',
+    args: async () => {
+      const store = join(home, 'store');
+      await cp(join(root, 'models'), store, { recursive: true });
+      const folder = join(store, 'blobs');
+      for (const name of await readdir(folder)) {
+        if ((await stat(join(folder, name))).size > 1e6) await truncate(join(folder, name), 5000);
+      }
+      return ['run', 'nano', 'x', '--models', store];
+    },
+    code: 1,
+    line: /has 5000 bytes, its manifest says 6120320; pull the model again \(truncated\)/,
+  },
+  {
+    name: 'an unknown architecture',
+    args: async () => [
+      'run',
+      await damaged('other.gguf', async (path) => {
+        const bytes = await readFile(path);
+        bytes.write('gemmaX', bytes.indexOf('gemma4', bytes.indexOf('general.architecture')));
+        await writeFile(path, bytes);
+      }),
+      'x',
+    ],
+    code: 1,
+    line: /gemmaX.*\(unsupported\)/,
+  },
+  {
+    name: 'a file that is no GGUF',
+    args: async () => [
+      'run',
+      await damaged('text.gguf', (path) => writeFile(path, 'hello, world\n'.repeat(100))),
+      'x',
+    ],
+    code: 1,
+    line: /\(invalid_format\)/,
+  },
+  {
+    name: 'a prompt longer than the context',
+    args: () => ['run', 'nano', 'one two three '.repeat(40), '--context', '32'],
+    code: 1,
+    line: /\(context_overflow\)/,
+  },
+  {
+    name: 'no adapter',
+    args: () => ['run', 'nano', 'x'],
+    env: { VK_DRIVER_FILES: '/dev/null' },
+    code: 4,
+    line: /no usable GPU.*\(no_adapter\)/,
+  },
+  {
+    name: 'no prompt',
+    args: () => ['run', 'nano'],
+    code: 1,
+    line: /there is no prompt.*\(invalid_argument\)/,
+  },
+  {
+    name: 'a server that is not there',
+    args: () => ['run', 'http://127.0.0.1:9/x.gguf', 'x'],
+    code: 1,
+    line: /request failed.*\(io_error\)/,
+  },
+  {
+    name: 'a bad option',
+    args: () => ['run', 'nano', 'x', '--top-p', '2'],
+    code: 2,
+    line: /top-p.*from 0 to 1/,
+  },
+  { name: 'an unknown command', args: () => ['serve'], code: 2, line: /unknown command 'serve'/ },
+];
+
+test.each(failures)('$name: one readable line, exit $code', async ({ args, env, code, line }) => {
+  const ended = await lapidary(await args(), env ? { env } : {});
+  expect(errorLine(ended)).toMatch(line);
+  expect(ended.stdout).toBe('');
+  expect(ended.code).toBe(code);
+});
+
+test('with --json an error is JSON', async () => {
+  const { stdout, stderr, code } = await lapidary(['run', 'nanu', 'x', '--json']);
+  expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'not_found' } });
+  expect(stderr).toBe('');
+  expect(code).toBe(3);
+});
