@@ -33,7 +33,10 @@ let answer: { text: string; node: HTMLElement; thinking: HTMLElement } | undefin
 function enter(next: State): void {
   state = next;
   document.body.dataset.state = next;
-  loadButton.disabled = file.disabled = url.disabled = next === 'unusable' || next === 'loading' || next === 'answering';
+  loadButton.disabled =
+    file.disabled =
+    url.disabled =
+      next === 'unusable' || next === 'loading' || next === 'answering';
   prompt.disabled = send.disabled = next !== 'ready';
   stop.disabled = next !== 'answering';
 }

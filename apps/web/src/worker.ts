@@ -11,7 +11,9 @@ async function load(from: string | File): Promise<void> {
   await model?.close();
   model = undefined;
   const source = typeof from === 'string' ? new URL(from) : from;
-  model = await Model.load(source, { onProgress: (progress) => say({ type: 'progress', progress }) });
+  model = await Model.load(source, {
+    onProgress: (progress) => say({ type: 'progress', progress }),
+  });
   const { info, device } = model;
   say({
     type: 'loaded',

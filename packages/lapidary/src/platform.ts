@@ -72,7 +72,8 @@ export function currentPlatform(): Platform {
   return platform;
 }
 
-const isSource = (value: object): value is ByteSource => 'read' in value && 'size' in value;
+const isSource = (value: unknown): value is ByteSource =>
+  typeof value === 'object' && value !== null && 'read' in value && 'size' in value;
 
 /** Opens whatever a caller may name a model by. */
 export async function findModel(where: ModelLocation, options: FindOptions): Promise<FoundModel> {
