@@ -72,8 +72,8 @@ struct Config {
 
   // Reads and validates the keys of gemma4.md §2.1, and looks at the names and shapes of a few
   // tensors (rows of token_embd, layers without attn_v). kUnsupported: another architecture or a
-  // feature that we do not have; kInvalidFormat: a key that is missing, of the wrong type, or out
-  // of its bounds.
+  // feature that we do not have; kNotFound: a key is missing; kInvalidFormat: one is of the wrong
+  // type or out of its bounds.
   static Result<Config> from_gguf(const gguf::Header& header);
 };
 
