@@ -142,11 +142,15 @@ KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& 
   const uint32_t fours = prefill_fours(spec);
   Composer composer;
   add_shape(composer, spec, variant, kPrefillThreads, false);
-  composer.constant("FOURS", fours)
+  // Rows that start at multiples of 4 are read and written as vectors.
+  const bool vectors = spec.head_dim % 4 == 0;
+  const std::string_view row_type = vectors ? "array<vec4<f32>>" : "array<f32>";
+  composer.flag("VECTORS", vectors)
+      .constant("FOURS", fours)
       .constant("KEYS_A_THREAD", kPrefillKeys * fours / kPrefillThreads)
-      .bind('r', "qkv", "array<f32>");
+      .bind('r', "qkv", row_type);
   bind_cache(composer, spec, 'r');
-  composer.bind('w', "out", "array<f32>")
+  composer.bind('w', "out", row_type)
       .bind('u', "step", "Step")
       .include("kv_cache.wgsl")
       .include("attention_prefill.wgsl");

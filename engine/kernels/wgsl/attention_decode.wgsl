@@ -28,54 +28,66 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let begin = position + 1u - keys + split * chunk;
   var end = min(begin + chunk, position + 1u);
 
-  turn_head(thread, head * HEAD_DIM, 0u, position);
-  workgroupBarrier();
-  for (var i = thread; i < 2u * UNITS; i += THREADS) {
-    let d = 4u * i;
-    query[i] =
-        vec4<f32>(head_row[d], head_row[d + 1u], head_row[d + 2u], head_row[d + 3u]);
-  }
-  workgroupBarrier();
-
   let unit = thread % UNITS;
   let row = thread / UNITS;
   var top = EMPTY;
   var mass = 0.0;
   var sum = Unit(vec4<f32>(), vec4<f32>());
 
+  // The query; and in the split of the token itself its K and V, which never come from the cache
+  // for another workgroup may be writing them. The first head of a group stores them. One loop for
+  // the three: software GPUs compile a barrier anew for each place where it stands, and slowly.
+  var vectors = 1u;
 //#if KV_WRITE
-  // The token's own K and V never come from the cache: another workgroup may be writing them. The
-  // first head of a group stores them.
   if (begin <= position && position < end) {
     end = position;
-    let store = head % (HEADS / KV_HEADS) == 0u;
-    let k = (HEADS + kv_head) * HEAD_DIM;
-    turn_head(thread, k, HEAD_DIM, position);
+    vectors = 3u;
+  }
+  let stores = head % (HEADS / KV_HEADS) == 0u;
+//#endif
+  for (var vector = 0u; vector < vectors; vector += 1u) {
+    var source = head;
+    if (vector != 0u) {
+//#if V_FROM_K
+      source = HEADS + kv_head;
+//#else
+      source = HEADS + kv_head + (vector - 1u) * KV_HEADS;
+//#endif
+    }
+    turn_head(thread, source * HEAD_DIM, min(vector, 1u) * HEAD_DIM, vector != 2u, position);
     workgroupBarrier();
-    var dots = 0.0;
-    for (var u = thread; u < UNITS; u += THREADS) {
-      let own = rounded_unit(u);
-      dots += dot(query[2u * u], own.a) + dot(query[2u * u + 1u], own.b);
-      if (store) {
-        store_k(kv_row(position, kv_head) + u, own);
+    if (vector == 0u) {
+      for (var i = thread; i < 2u * UNITS; i += THREADS) {
+        let d = 4u * i;
+        query[i] =
+            vec4<f32>(head_row[d], head_row[d + 1u], head_row[d + 2u], head_row[d + 3u]);
       }
     }
-    top = workgroup_sum(thread, dots);
-    if (thread == 0u) {
-      mass = 1.0;
+//#if KV_WRITE
+    if (vector != 0u && row == 0u) {
+      let own = rounded_unit(unit);
+      if (vector == 1u) {
+        sum = own;
+        if (stores) {
+          store_k(kv_row(position, kv_head) + unit, own);
+        }
+      } else {
+        let key = sum;
+        sum = own;
+        mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
+        if (stores) {
+          store_v(kv_row(position, kv_head) + unit, own);
+        }
+      }
     }
-//#if V_FROM_K
-    norm_head(thread, k);
-//#else
-    norm_head(thread, k + KV_HEADS * HEAD_DIM);
 //#endif
     workgroupBarrier();
-    if (row == 0u) {
-      sum = rounded_unit(unit);
-      if (store) {
-        store_v(kv_row(position, kv_head) + unit, sum);
-      }
-    }
+  }
+//#if KV_WRITE
+  if (vectors == 3u) {
+    // `mass` held the threads' parts of the token's own score.
+    top = workgroup_sum(thread, mass);
+    mass = select(0.0, 1.0, thread == 0u);
   }
 //#endif
 

@@ -16,15 +16,36 @@ var<workgroup> maxima: array<vec4<f32>, 8u * FOURS>;
 
 fn query_vector(token: u32, head: u32, i: u32) -> vec4<f32> {
   var x = vec4<f32>();
-  if (token < step.tokens) {
+  if (token < step.tokens && 4u * i < HEAD_DIM) {
     let base = token * QKV_ROWS + head * HEAD_DIM + 4u * i;
-    for (var j = 0u; j < 4u; j += 1u) {
-      if (4u * i + j < HEAD_DIM) {
-        x[j] = qkv[base + j];
-      }
+//#if VECTORS
+    x = qkv[base / 4u];
+//#else
+    x = vec4<f32>(qkv[base], qkv[base + 1u], 0.0, 0.0);
+    if (4u * i + 2u < HEAD_DIM) {
+      x.z = qkv[base + 2u];
+      x.w = qkv[base + 3u];
     }
+//#endif
   }
   return x;
+}
+
+// Four elements, from i on, of a head's output.
+fn store_out(base: u32, i: u32, x: vec4<f32>) {
+  if (i >= HEAD_DIM) {
+    return;
+  }
+//#if VECTORS
+  out[(base + i) / 4u] = x;
+//#else
+  out[base + i] = x.x;
+  out[base + i + 1u] = x.y;
+  if (i + 2u < HEAD_DIM) {
+    out[base + i + 2u] = x.z;
+    out[base + i + 3u] = x.w;
+  }
+//#endif
 }
 
 // The maxima of four queries over the tile's keys.
@@ -157,16 +178,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     {
       let token = first_token + 4u * four + ${q}u;
       if (token < tokens) {
-        let base = (token * HEADS + head) * HEAD_DIM + 8u * unit;
+        let base = (token * HEADS + head) * HEAD_DIM;
         let inverse = 1.0 / mass[${q}u];
-        for (var i = 0u; i < 4u; i += 1u) {
-          if (8u * unit + i < HEAD_DIM) {
-            out[base + i] = a${q}[i] * inverse;
-          }
-          if (8u * unit + 4u + i < HEAD_DIM) {
-            out[base + 4u + i] = b${q}[i] * inverse;
-          }
-        }
+        store_out(base, 8u * unit, a${q} * inverse);
+        store_out(base, 8u * unit + 4u, b${q} * inverse);
       }
     }
 //#end

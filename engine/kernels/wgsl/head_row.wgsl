@@ -22,35 +22,28 @@ fn rope_turn(position: u32, pair: u32) -> vec2<f32> {
   return vec2<f32>(hi.x * lo.x - hi.y * lo.y, hi.x * lo.y + hi.y * lo.x);
 }
 
-// head_row = rope(rms(qkv[base..]) * qk_norms[norm..]), zeros after HEAD_DIM. No barrier after it.
-fn turn_head(thread: u32, base: u32, norm: u32, position: u32) {
+// head_row = rope(rms(qkv[base..]) * qk_norms[norm..]), or, for V, rms(qkv[base..]) alone; zeros
+// after HEAD_DIM. No barrier after it.
+fn turn_head(thread: u32, base: u32, norm: u32, turns: bool, position: u32) {
   let scale = head_scale(thread, base);
   for (var i = thread; i < HALF; i += THREADS) {
-    let x = qkv[base + i] * scale * qk_norms[norm + i];
-    let y = qkv[base + HALF + i] * scale * qk_norms[norm + HALF + i];
-    if (i < ROTATED) {
-      let turn = rope_turn(position, i);
-      head_row[i] = x * turn.x - y * turn.y;
-      head_row[i + HALF] = y * turn.x + x * turn.y;
-    } else {
-      head_row[i] = x;
-      head_row[i + HALF] = y;
+    var x = qkv[base + i] * scale;
+    var y = qkv[base + HALF + i] * scale;
+    if (turns) {
+      x *= qk_norms[norm + i];
+      y *= qk_norms[norm + HALF + i];
+      if (i < ROTATED) {
+        let turn = rope_turn(position, i);
+        let turned = x * turn.x - y * turn.y;
+        y = y * turn.x + x * turn.y;
+        x = turned;
+      }
     }
+    head_row[i] = x;
+    head_row[i + HALF] = y;
   }
   for (var d = HEAD_DIM + thread; d < ROW; d += THREADS) {
     head_row[d] = 0.0;
-  }
-}
-
-// head_row = rms(qkv[base..]) without weight, zeros after HEAD_DIM. No barrier after it.
-fn norm_head(thread: u32, base: u32) {
-  let scale = head_scale(thread, base);
-  for (var d = thread; d < ROW; d += THREADS) {
-    var x = 0.0;
-    if (d < HEAD_DIM) {
-      x = qkv[base + d] * scale;
-    }
-    head_row[d] = x;
   }
 }
 

@@ -1,5 +1,6 @@
 // Norms, rope and cache write for T tokens, in place. One workgroup a head vector of a token: x
-// counts the query heads, then the K heads, then the V heads; y counts tokens.
+// counts the query heads, then the K heads, then the V heads; y counts tokens. All take one path:
+// software GPUs compile a barrier anew for each place where it stands, and slowly.
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = group.y;
@@ -7,36 +8,34 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     return;
   }
   let position = step.position + token;
-  let base = token * QKV_ROWS;
   let head = group.x;
-  if (head < HEADS) {
-    let q = base + head * HEAD_DIM;
-    turn_head(thread, q, 0u, position);
-    workgroupBarrier();
+  let is_q = head < HEADS;
+  let is_v = head >= HEADS + KV_HEADS;
+  var row = head;
+//#if V_FROM_K
+  if (is_v) {
+    row = head - KV_HEADS;
+  }
+//#endif
+  let base = token * QKV_ROWS + row * HEAD_DIM;
+  turn_head(thread, base, select(HEAD_DIM, 0u, is_q), !is_v, position);
+  workgroupBarrier();
+  if (is_q) {
     for (var d = thread; d < HEAD_DIM; d += THREADS) {
-      qkv[q + d] = head_row[d];
+      qkv[base + d] = head_row[d];
     }
-    return;
   }
 //#if KV_WRITE
-  if (head < HEADS + KV_HEADS) {
-    let kv_head = head - HEADS;
-    turn_head(thread, base + head * HEAD_DIM, HEAD_DIM, position);
-    workgroupBarrier();
+  if (!is_q) {
+    let start = kv_row(position, (head - HEADS) % KV_HEADS);
     for (var u = thread; u < UNITS; u += THREADS) {
-      store_k(kv_row(position, kv_head) + u, rounded_unit(u));
+      let value = rounded_unit(u);
+      if (is_v) {
+        store_v(start + u, value);
+      } else {
+        store_k(start + u, value);
+      }
     }
-    return;
-  }
-  let kv_head = head - HEADS - KV_HEADS;
-//#if V_FROM_K
-  norm_head(thread, base + (HEADS + kv_head) * HEAD_DIM);
-//#else
-  norm_head(thread, base + head * HEAD_DIM);
-//#endif
-  workgroupBarrier();
-  for (var u = thread; u < UNITS; u += THREADS) {
-    store_v(kv_row(position, kv_head) + u, rounded_unit(u));
   }
 //#endif
 }
