@@ -147,7 +147,6 @@ const tiers = {
   'kernel-swiftshader': vitest('kernel-swiftshader'),
   'kernel-nosubgroups': vitest('kernel-nosubgroups'),
   model: vitest('model'),
-  oracle: vitest('oracle'),
   cli: vitest('cli'),
   browser: vitest('browser'),
 };
