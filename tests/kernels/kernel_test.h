@@ -16,9 +16,9 @@ struct Registration {
   Registration(std::string_view name, KernelTest test);
 };
 
-#define KERNEL_TEST(name)                                                           \
+#define KERNEL_TEST(name)                                                            \
   static ::lapidary::Task<::lapidary::Status> name(::lapidary::gpu::Device& device); \
-  static const ::lapidary::testing::Registration name##_registration(#name, name);  \
+  static const ::lapidary::testing::Registration name##_registration(#name, name);   \
   static ::lapidary::Task<::lapidary::Status> name([[maybe_unused]] ::lapidary::gpu::Device& device)
 
 // In a test: fails it with a message built from the parts.

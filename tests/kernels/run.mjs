@@ -9,11 +9,16 @@ Object.assign(globalThis, globals);
 const gpu = create([]);
 globalThis.lapidaryTestGpu = gpu; // Dawn must outlive every object made from it
 
-const wasm = process.env.KERNEL_TESTS_WASM ?? new URL('../../build/wasm/kernel_tests.wasm', import.meta.url);
+const wasm =
+  process.env.KERNEL_TESTS_WASM ?? new URL('../../build/wasm/kernel_tests.wasm', import.meta.url);
 const module = await WebAssembly.compile(await readFile(wasm));
 const opened = await openDevice(gpu);
-const engine = await Engine.create(module, opened, (level, text) => console.error(`${level}: ${text}`));
-console.log(`on ${opened.info.description}, subgroups ${opened.features.subgroups} ${opened.subgroupSizes}`);
+const engine = await Engine.create(module, opened, (level, text) =>
+  console.error(`${level}: ${text}`),
+);
+console.log(
+  `on ${opened.info.description}, subgroups ${opened.features.subgroups} ${opened.subgroupSizes}`,
+);
 
 const filter = process.argv[2] ?? '';
 const count = Number(engine.callSyncText('test_count'));

@@ -45,7 +45,9 @@ async function worstDifference(model: Model, name: string, tolerance: number): P
 describe('the embedded Q4_K_M file', () => {
   test('logits equal dequantised float arithmetic, and the answer is right', async () => {
     const model = await Model.load('nano', { kvType: 'f32', stores: ['models'] });
-    expect(await worstDifference(model, 'top20_dequant-f32-q4_k_m.json.gz', 2e-2)).toBeLessThan(2e-2);
+    expect(await worstDifference(model, 'top20_dequant-f32-q4_k_m.json.gz', 2e-2)).toBeLessThan(
+      2e-2,
+    );
     const question = [{ role: 'user' as const, content: 'What is the capital of France?' }];
     expect(await model.chat(question, { temperature: 0 }).text()).toContain('Paris');
     await model.close();
