@@ -53,10 +53,10 @@ MatvecTiling choose_tiling(const MatvecSpec& spec) {
   return tiling;
 }
 
-// Workgroup memory is a tile of h, the reduction's arrays and the weights of splits.
-uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling) {
-  constexpr uint32_t kOther = 64 + 16 * 4;
-  uint32_t left = kWorkgroupBytes - kOther - tiling.threads * 4;
+// Workgroup memory is a tile of h, the reduction's partial sums and the weights of splits.
+uint32_t tile_units(const MatvecSpec& spec) {
+  constexpr uint32_t kOther = 512;
+  uint32_t left = kWorkgroupBytes - kOther;
   if (spec.prologue == Prologue::kMerge) left -= spec.heads * spec.max_splits * 4;
   // 8 vectors of 16 bytes a unit, one more for the odd stride; whole turns of the workgroup.
   const uint32_t most = std::min(left / 128 - 1, 96u) / 32 * 32;
@@ -163,10 +163,12 @@ std::string label_of(const MatvecSpec& spec) {
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   const MatvecTiling tiling = choose_tiling(spec);
   const uint32_t units = div_ceil(spec.cols, 32);
-  const uint32_t tile = tile_units(spec, tiling);
+  const uint32_t tile = tile_units(spec);
   const uint32_t sum_vectors = div_ceil(streams(spec) * tiling.rows, 4);
   const bool aligned = spec.cols % 4 == 0;
   const bool merge = spec.prologue == Prologue::kMerge;
+  const bool has_post = spec.prologue == Prologue::kResidualNorm && spec.has_post;
+  const bool has_pre = spec.prologue == Prologue::kNorm || spec.has_pre;
   const bool head_vectors = merge && spec.head_dim % 4 == 0;
   const uint32_t log_threads = static_cast<uint32_t>(std::countr_zero(tiling.threads));
   const uint32_t hidden = div_ceil(units * 8, tiling.threads);
@@ -216,17 +218,16 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .flag("MERGE", merge)
       .flag("NORM", has_norm(spec))
       .flag("RESIDUAL", spec.prologue == Prologue::kResidualNorm)
-      .flag("HAS_POST", spec.has_post)
-      .flag("HAS_PRE", spec.has_pre || spec.prologue == Prologue::kNorm)
+      .flag("HAS_POST", has_post)
+      .flag("HAS_PRE", has_pre)
+      .flag("REDUCED", has_post || has_pre)
       .flag("ALIGNED", aligned)
       .flag("HEAD_VECTORS", head_vectors)
       .flag("WHOLE_UNITS", spec.cols % 32 == 0)
       .flag("SEVERAL_TILES", tile < units)
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
   if (has_norm(spec)) {
-    composer.constant("HIDDEN", hidden)
-        .constant("TILES", div_ceil(units, tile))
-        .constant("TILE_HIDDEN", div_ceil(tile * 8, tiling.threads));
+    composer.constant("HIDDEN", hidden);
   }
   if (merge) {
     composer.constant("HEADS", spec.heads)

@@ -202,7 +202,9 @@ double difference(std::span<const float> got, std::span<const double> wanted) {
   return most;
 }
 
-double tolerance(const AttentionSpec& spec) { return spec.kv_f32 ? 1e-5 : 2e-4; }
+// An element of V between 1 and 2 that lies within float error of the middle of two halves may
+// round either way: one unit in the last place of a half, where its weight is near 1.
+double tolerance(const AttentionSpec& spec) { return spec.kv_f32 ? 1e-5 : 1e-3; }
 
 // Prefill in two chunks, then decode token by token, against the oracle.
 Task<Status> check_layer(gpu::Device& device, AttentionSpec spec, uint32_t chunk, uint32_t second,

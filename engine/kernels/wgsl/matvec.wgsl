@@ -9,7 +9,7 @@ const SLOTS: u32 = THREADS / LANES;
 const VECTORS: u32 = (COLS + 3u) / 4u;
 
 // Vector k of unit u at k * TILE_STRIDE + u: neighbouring threads read neighbouring vectors. The
-// stride is odd, so that staging writes do not collide in a bank. The final reduction reuses it.
+// stride is odd, so that staging writes do not collide in a bank. Reductions use it too.
 var<workgroup> tile: array<vec4<f32>, TILE_SIZE>;
 
 var<private> segment: u32;
@@ -107,65 +107,78 @@ fn source(j: u32) -> vec4<f32> {
 //#if NORM
 // The input in registers: vector tid + p * THREADS in hidden[p]. Past the end it is zero.
 var<private> hidden: array<vec4<f32>, HIDDEN>;
+//#if HAS_POST
+var<private> branch: array<vec4<f32>, HIDDEN>;  // delta * post weights
+//#endif
 
 fn rms_factor(square_sum: f32) -> f32 { return 1.0 / sqrt(square_sum / f32(COLS) + EPS); }
 
+// One reduction serves both norms: with e = delta * weights and f the post norm's factor,
+// |x_old + f e|^2 = |x_old|^2 + 2 f x_old.e + f^2 |e|^2.
 fn norm(tid: u32, merge: u32, write: bool) {
-  var squares = 0.0;
-//#if RESIDUAL
-//#if HAS_POST
-//#repeat p HIDDEN
-  {
-    let j = tid + ${p}u * THREADS;
+  var parts = vec4<f32>(0.0);  // |delta|^2, |x_old|^2, x_old.e, |e|^2
+  for (var p = 0u; p < HIDDEN; p++) {
+    let j = tid + p * THREADS;
     if (j < VECTORS) {
-      hidden[${p}] = delta[j];
-      squares += dot(hidden[${p}], hidden[${p}]);
+//#if RESIDUAL
+      var v = x_old[j];
+      let d = delta[j];
+//#if HAS_POST
+      let e = d * site[j];
+      parts += vec4<f32>(dot(d, d), dot(v, v), dot(v, e), dot(e, e));
+      branch[p] = e;
+//#else
+      v += d;
+      parts.y += dot(v, v);
+//#endif
+//#else
+      let v = x[j];
+      parts.y += dot(v, v);
+//#endif
+      hidden[p] = v;
     }
   }
-//#end
-  let post = rms_factor(workgroup_sum(squares, tid, merge));
-  squares = 0.0;
+//#if REDUCED
+  let sums = workgroup_sum(parts, tid, merge);
 //#endif
-  let scale = site[2u * VECTORS].x;
-//#repeat p HIDDEN
-  {
-    let j = tid + ${p}u * THREADS;
-    if (j < VECTORS) {
+  var factor = 1.0;
+  var squares = 0.0;
 //#if HAS_POST
-      let v = (x_old[j] + hidden[${p}] * post * site[j]) * scale;
+  factor = rms_factor(sums.x);
+  squares = sums.y + factor * (2.0 * sums.z + factor * sums.w);
 //#else
-      let v = (x_old[j] + delta[j]) * scale;
+//#if REDUCED
+  squares = sums.y;
 //#endif
+//#endif
+  var scale = 1.0;
+//#if RESIDUAL
+  scale = site[2u * VECTORS].x;
+//#endif
+  var pre = 1.0;
+//#if HAS_PRE
+  // Cancellation may leave a tiny negative number.
+  pre = rms_factor(max(squares, 0.0) * scale * scale);
+//#endif
+  for (var p = 0u; p < HIDDEN; p++) {
+    let j = tid + p * THREADS;
+    if (j < VECTORS) {
+      var v = hidden[p];
+//#if HAS_POST
+      v += factor * branch[p];
+//#endif
+      v *= scale;
+//#if RESIDUAL
       if (write) {
         x_new[j] = v;
       }
-      hidden[${p}] = v;
-      squares += dot(v, v);
-    }
-  }
-//#end
-//#else
-//#repeat p HIDDEN
-  {
-    let j = tid + ${p}u * THREADS;
-    if (j < VECTORS) {
-      hidden[${p}] = x[j];
-      squares += dot(hidden[${p}], hidden[${p}]);
-    }
-  }
-//#end
 //#endif
 //#if HAS_PRE
-  let pre = rms_factor(workgroup_sum(squares, tid, merge));
-//#repeat p HIDDEN
-  {
-    let j = tid + ${p}u * THREADS;
-    if (j < VECTORS) {
-      hidden[${p}] = hidden[${p}] * pre * site[VECTORS + j];
+      v *= pre * site[VECTORS + j];
+//#endif
+      hidden[p] = v;
     }
   }
-//#end
-//#endif
 }
 //#endif
 
@@ -193,25 +206,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 
 //#if NORM
   norm(tid, merge, group == 0u);
-//#repeat t TILES
-  {
-//#if SEVERAL_TILES
-    workgroupBarrier();
 //#endif
-//#repeat q TILE_HIDDEN
-    {
-      const P = ${t}u * TILE_HIDDEN + ${q}u;
-      let j = tid + P * THREADS;
-      if (P < HIDDEN && j < UNITS * 8u) {
-        stage((j >> 3u) - ${t}u * TILE_UNITS, j & 7u, hidden[min(P, HIDDEN - 1u)]);
-      }
-    }
-//#end
-    workgroupBarrier();
-    accumulate(lane, ${t}u * TILE_UNITS);
-  }
-//#end
-//#else
 //#if MERGE
   weigh_splits(tid);
 //#endif
@@ -222,6 +217,10 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     let count = min(TILE_UNITS, UNITS - first);
     for (var i = tid; i < count * 8u; i += THREADS) {
       let j = first * 8u + i;
+//#if NORM
+      // Several tiles are whole turns of the workgroup: j is tid plus a multiple of THREADS.
+      stage(i >> 3u, i & 7u, hidden[j / THREADS]);
+//#else
 //#if WHOLE_UNITS
       stage(i >> 3u, i & 7u, source(j));
 //#else
@@ -231,11 +230,11 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       }
       stage(i >> 3u, i & 7u, v);
 //#endif
+//#endif
     }
     workgroupBarrier();
     accumulate(lane, first);
   }
-//#endif
 
   // Sums of the LANES threads of a row, into its lane 0.
 //#if SUBGROUPS
@@ -261,15 +260,17 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     }
   }
 //#else
-  workgroupBarrier();
-//#repeat g SUM_VECTORS
-  tile[${g}u * THREADS + tid] = sums_${g};
-//#end
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+  // The first turn puts the sums into the tile, the others halve their number. One barrier in the
+  // text: software GPUs compile each anew, and slowly.
+  for (var half = LANES; half > 0u; half /= 2u) {
     workgroupBarrier();
-    if (lane < half) {
+    if (half < LANES && lane < half) {
 //#repeat g SUM_VECTORS
       sums_${g} += tile[${g}u * THREADS + tid + half];
+//#end
+    }
+    if (half == LANES || lane < half) {
+//#repeat g SUM_VECTORS
       tile[${g}u * THREADS + tid] = sums_${g};
 //#end
     }

@@ -1,7 +1,8 @@
 // Sums over the threads of a workgroup (THREADS = 1 << LOG_THREADS of them). The subgroup form
 // assumes no subgroup size, nor how threads are put into subgroups: subgroup_step() finds out by
-// shuffling thread numbers how many neighbours shuffles can merge, and workgroup memory does the rest.
-var<workgroup> reduce_scratch: array<f32, THREADS>;
+// shuffling thread numbers how many neighbours shuffles can merge, and workgroup memory does the rest:
+// the includer's `tile`, an array of at least THREADS vec4<f32> that nobody uses during a sum and
+// that all may use after it.
 
 //#if SUBGROUPS
 var<workgroup> step_inverse: atomic<u32>;
@@ -30,7 +31,7 @@ fn find_merge_step(tid: u32, invocation: u32, size: u32) -> u32 {
 }
 
 // The sum over all threads, for all of them.
-fn workgroup_sum(value: f32, tid: u32, merge: u32) -> f32 {
+fn workgroup_sum(value: vec4<f32>, tid: u32, merge: u32) -> vec4<f32> {
   var v = value;
 //#repeat i LOG_SHUFFLES
   if ((1u << ${i}u) < merge) {
@@ -41,32 +42,32 @@ fn workgroup_sum(value: f32, tid: u32, merge: u32) -> f32 {
     return v;
   }
   if ((tid & (merge - 1u)) == 0u) {
-    reduce_scratch[tid / merge] = v;
+    tile[tid / merge] = v;
   }
   workgroupBarrier();
-  var total = 0.0;
+  var total = vec4<f32>(0.0);
   for (var i = 0u; i < THREADS / merge; i++) {
-    total += reduce_scratch[i];
+    total += tile[i];
   }
   workgroupBarrier();
   return total;
 }
 //#else
-var<workgroup> reduce_parts: array<f32, 16>;
+var<workgroup> reduce_parts: array<vec4<f32>, 16>;
 
 // The sum over all threads, for all of them. `merge` is of the subgroup form only.
-fn workgroup_sum(value: f32, tid: u32, merge: u32) -> f32 {
-  reduce_scratch[tid] = value;
+fn workgroup_sum(value: vec4<f32>, tid: u32, merge: u32) -> vec4<f32> {
+  tile[tid] = value;
   workgroupBarrier();
   if (tid < 16u) {
-    var part = 0.0;
+    var part = vec4<f32>(0.0);
     for (var i = tid; i < THREADS; i += 16u) {
-      part += reduce_scratch[i];
+      part += tile[i];
     }
     reduce_parts[tid] = part;
   }
   workgroupBarrier();
-  var total = 0.0;
+  var total = vec4<f32>(0.0);
   for (var i = 0u; i < 16u; i++) {
     total += reduce_parts[i];
   }
