@@ -53,6 +53,15 @@ MatvecTiling choose_tiling(const MatvecSpec& spec) {
   return tiling;
 }
 
+}  // namespace
+
+MatvecTiling light_tiling(const MatvecSpec& spec) {
+  const uint32_t units = div_ceil(spec.cols, 32);
+  return {.threads = 128, .lanes = std::min(8u, std::bit_floor(units)), .rows = 1};
+}
+
+namespace {
+
 // Workgroup memory is a tile of h, the reduction's partial sums and the weights of splits.
 uint32_t tile_units(const MatvecSpec& spec) {
   constexpr uint32_t kOther = 512;

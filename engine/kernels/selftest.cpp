@@ -67,8 +67,8 @@ Task<Status> check_matvec(gpu::Device& device, const Variant& variant, const Tri
   for (uint32_t i = 0; i < kCols; ++i) h[i] = static_cast<float>(x_new[i] * pre * site[kCols + i]);
 
   const uint32_t rows = total_rows(group.segments);
-  const MatvecSpec spec{
-      .segments = group.segments, .cols = kCols, .prologue = Prologue::kResidualNorm};
+  MatvecSpec spec{.segments = group.segments, .cols = kCols, .prologue = Prologue::kResidualNorm};
+  if (variant.light) spec.tiling = light_tiling(spec);
   CO_TRY(const gpu::Buffer y, trial_zeros(device, rows * sizeof(float)));
   CO_TRY(const gpu::Buffer old_buffer, trial_buffer(device, x_old));
   CO_TRY(const gpu::Buffer delta_buffer, trial_buffer(device, delta));
@@ -139,18 +139,15 @@ Task<Status> check_all(gpu::Device& device, Variant variant) {
 Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
   CO_TRY(const TrialGroup group, co_await tested_group(device));
   CO_TRY_VOID(co_await check_matvec(device, variant, group));
-  if (variant == Variant{}) {
-    // These have one form only.
-    CO_TRY_VOID(co_await check_matmul(device, group));
-    CO_TRY_VOID(co_await check_gather(device, group));
-  }
+  CO_TRY_VOID(co_await check_matmul(device, group));
+  CO_TRY_VOID(co_await check_gather(device, group));
   co_return Status{};
 }
 
 Task<Result<Variant>> choose_variant(gpu::Device& device) {
-  CO_TRY_VOID(co_await check_all(device, {}));
+  const bool light = device.info().is_software != 0;
   if (device.has(gpu::kFeatureSubgroups)) {
-    const Variant subgroups{.subgroups = true};
+    const Variant subgroups{.subgroups = true, .light = light};
     const Status status = co_await check_all(device, subgroups);
     if (status) co_return subgroups;
     if (status.error().code == ErrorCode::kDeviceLost)
@@ -158,7 +155,9 @@ Task<Result<Variant>> choose_variant(gpu::Device& device) {
     const std::string warning = cat("kernels without subgroups are used: ", status.error().message);
     gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
   }
-  co_return Variant{};
+  const Variant plain{.light = light};
+  CO_TRY_VOID(co_await check_all(device, plain));
+  co_return plain;
 }
 
 }  // namespace lapidary::kernels
