@@ -22,6 +22,8 @@ struct KernelSource {
 // The forms a kernel can take on a device; chosen at load by the self-test (selftest.h).
 struct Variant {
   bool subgroups = false;  // reductions by subgroup shuffles where the hardware's subgroups allow
+  bool light =
+      false;  // loops stay loops: for software GPUs, whose compilers unroll without measure
   bool operator==(const Variant&) const = default;
 };
 

@@ -67,7 +67,7 @@ uint32_t tile_units(const MatvecSpec& spec) {
   constexpr uint32_t kOther = 512;
   uint32_t left = kWorkgroupBytes - kOther;
   if (spec.prologue == Prologue::kMerge) left -= spec.heads * spec.max_splits * 4;
-  // 8 vectors of 16 bytes a unit, one more for the odd stride; whole turns of the workgroup.
+  // 8 vectors of 16 bytes a unit, and those of one more for the odd stride.
   const uint32_t most = std::min(left / 128 - 1, 96u) / 32 * 32;
   return std::min(div_ceil(spec.cols, 32), most);
 }
@@ -180,7 +180,6 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   const bool has_pre = spec.prologue == Prologue::kNorm || spec.has_pre;
   const bool head_vectors = merge && spec.head_dim % 4 == 0;
   const uint32_t log_threads = static_cast<uint32_t>(std::countr_zero(tiling.threads));
-  const uint32_t hidden = div_ceil(units * 8, tiling.threads);
   constexpr std::string_view kVectors = "array<vec4<f32>>";
   constexpr std::string_view kFloats = "array<f32>";
 
@@ -235,9 +234,6 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .flag("WHOLE_UNITS", spec.cols % 32 == 0)
       .flag("SEVERAL_TILES", tile < units)
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
-  if (has_norm(spec)) {
-    composer.constant("HIDDEN", hidden);
-  }
   if (merge) {
     composer.constant("HEADS", spec.heads)
         .constant("HEAD_DIM", spec.head_dim)

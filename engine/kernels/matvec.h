@@ -37,6 +37,9 @@ struct MatvecTiling {
   uint32_t rows;     // rows a thread works on at once, 1 to 8
 };
 
+// A cut whose kernel is short, for software GPUs (Variant::light).
+MatvecTiling light_tiling(const struct MatvecSpec& spec);
+
 struct MatvecSpec {
   std::vector<Segment> segments;
   uint32_t cols = 0;

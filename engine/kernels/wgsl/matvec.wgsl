@@ -105,80 +105,69 @@ fn source(j: u32) -> vec4<f32> {
 //#endif
 
 //#if NORM
-// The input in registers: vector tid + p * THREADS in hidden[p]. Past the end it is zero.
-var<private> hidden: array<vec4<f32>, HIDDEN>;
-//#if HAS_POST
-var<private> branch: array<vec4<f32>, HIDDEN>;  // delta * post weights
-//#endif
+// Set by measure(), used by source().
+var<private> post_factor: f32;
+var<private> pre_factor: f32;
+var<private> scale: f32;
+var<private> writes: bool;
 
 fn rms_factor(square_sum: f32) -> f32 { return 1.0 / sqrt(square_sum / f32(COLS) + EPS); }
 
 // One reduction serves both norms: with e = delta * weights and f the post norm's factor,
 // |x_old + f e|^2 = |x_old|^2 + 2 f x_old.e + f^2 |e|^2.
-fn norm(tid: u32, merge: u32, write: bool) {
-  var parts = vec4<f32>(0.0);  // |delta|^2, |x_old|^2, x_old.e, |e|^2
-  for (var p = 0u; p < HIDDEN; p++) {
-    let j = tid + p * THREADS;
-    if (j < VECTORS) {
-//#if RESIDUAL
-      var v = x_old[j];
-      let d = delta[j];
-//#if HAS_POST
-      let e = d * site[j];
-      parts += vec4<f32>(dot(d, d), dot(v, v), dot(v, e), dot(e, e));
-      branch[p] = e;
-//#else
-      v += d;
-      parts.y += dot(v, v);
-//#endif
-//#else
-      let v = x[j];
-      parts.y += dot(v, v);
-//#endif
-      hidden[p] = v;
-    }
-  }
-//#if REDUCED
-  let sums = workgroup_sum(parts, tid, merge);
-//#endif
-  var factor = 1.0;
-  var squares = 0.0;
-//#if HAS_POST
-  factor = rms_factor(sums.x);
-  squares = sums.y + factor * (2.0 * sums.z + factor * sums.w);
-//#else
-//#if REDUCED
-  squares = sums.y;
-//#endif
-//#endif
-  var scale = 1.0;
+fn measure(tid: u32, merge: u32) {
+  scale = 1.0;
 //#if RESIDUAL
   scale = site[2u * VECTORS].x;
 //#endif
-  var pre = 1.0;
+//#if REDUCED
+  var parts = vec4<f32>(0.0);  // |delta|^2, |x_old|^2, x_old.e, |e|^2
+  for (var j = tid; j < VECTORS; j += THREADS) {
+//#if RESIDUAL
+    var v = x_old[j];
+    let d = delta[j];
+//#if HAS_POST
+    let e = d * site[j];
+    parts += vec4<f32>(dot(d, d), dot(v, v), dot(v, e), dot(e, e));
+//#else
+    v += d;
+    parts.y += dot(v, v);
+//#endif
+//#else
+    let v = x[j];
+    parts.y += dot(v, v);
+//#endif
+  }
+  let sums = workgroup_sum(parts, tid, merge);
+  var squares = sums.y;
+//#if HAS_POST
+  post_factor = rms_factor(sums.x);
+  squares += post_factor * (2.0 * sums.z + post_factor * sums.w);
+//#endif
 //#if HAS_PRE
   // Cancellation may leave a tiny negative number.
-  pre = rms_factor(max(squares, 0.0) * scale * scale);
+  pre_factor = rms_factor(max(squares, 0.0) * scale * scale);
 //#endif
-  for (var p = 0u; p < HIDDEN; p++) {
-    let j = tid + p * THREADS;
-    if (j < VECTORS) {
-      var v = hidden[p];
-//#if HAS_POST
-      v += factor * branch[p];
 //#endif
-      v *= scale;
+}
+
+fn source(j: u32) -> vec4<f32> {
 //#if RESIDUAL
-      if (write) {
-        x_new[j] = v;
-      }
+//#if HAS_POST
+  var v = (x_old[j] + delta[j] * (post_factor * site[j])) * scale;
+//#else
+  var v = (x_old[j] + delta[j]) * scale;
+//#endif
+  if (writes) {
+    x_new[j] = v;
+  }
+//#else
+  var v = x[j];
 //#endif
 //#if HAS_PRE
-      v *= pre * site[VECTORS + j];
+  v *= pre_factor * site[VECTORS + j];
 //#endif
-      hidden[p] = v;
-    }
-  }
+  return v;
 }
 //#endif
 
@@ -205,7 +194,8 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#endif
 
 //#if NORM
-  norm(tid, merge, group == 0u);
+  writes = group == 0u;
+  measure(tid, merge);
 //#endif
 //#if MERGE
   weigh_splits(tid);
@@ -217,10 +207,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     let count = min(TILE_UNITS, UNITS - first);
     for (var i = tid; i < count * 8u; i += THREADS) {
       let j = first * 8u + i;
-//#if NORM
-      // Several tiles are whole turns of the workgroup: j is tid plus a multiple of THREADS.
-      stage(i >> 3u, i & 7u, hidden[j / THREADS]);
-//#else
 //#if WHOLE_UNITS
       stage(i >> 3u, i & 7u, source(j));
 //#else
@@ -229,7 +215,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
         v = source(j);
       }
       stage(i >> 3u, i & 7u, v);
-//#endif
 //#endif
     }
     workgroupBarrier();
