@@ -30,6 +30,7 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
                uint32_t threads, bool writes) {
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
       .flag("KV_F32", spec.kv_f32)
       .flag("KV_WRITE", writes)
       .flag("V_FROM_K", spec.v_from_k)
@@ -44,7 +45,8 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
       .constant("ROTATED", spec.rotated_pairs)
       .constant("FOUR", 4u)
       .constant("EPS", spec.eps)
-      .include("step.wgsl");
+      .include("step.wgsl")
+      .include("bound.wgsl");
 }
 
 void bind_cache(Composer& composer, const AttentionSpec& spec, char access) {
@@ -138,10 +140,11 @@ Groups qkv_post_groups(const AttentionSpec& spec, uint32_t tokens) {
   return {spec.heads + (spec.shares_kv ? 0 : 2 * spec.kv_heads), tokens, 1};
 }
 
-KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& variant) {
+// It has no reduction over subgroups, so its variants are one.
+KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant&) {
   const uint32_t fours = prefill_fours(spec);
   Composer composer;
-  add_shape(composer, spec, variant, kPrefillThreads, false);
+  add_shape(composer, spec, {}, kPrefillThreads, false);
   // Rows that start at multiples of 4 are read and written as vectors.
   const bool vectors = spec.head_dim % 4 == 0;
   const std::string_view row_type = vectors ? "array<vec4<f32>>" : "array<f32>";

@@ -15,6 +15,9 @@ var<workgroup> weights: array<f32, TILE>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+//#if LIGHT
+  hidden_zero = group.z;
+//#endif
   let head = group.x;
   let split = group.y;
   let position = step.position;
@@ -57,7 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     turn_head(thread, source * HEAD_DIM, min(vector, 1u) * HEAD_DIM, vector != 2u, position);
     workgroupBarrier();
     if (vector == 0u) {
-      for (var i = thread; i < 2u * UNITS; i += THREADS) {
+      for (var i = thread; i < bound(2u * UNITS); i += THREADS) {
         let d = 4u * i;
         query[i] =
             vec4<f32>(head_row[d], head_row[d + 1u], head_row[d + 2u], head_row[d + 3u]);
@@ -100,7 +103,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let row${r} = kv_row(tile + min(key + ${r}u * KEYS_AT_ONCE, count - 1u), kv_head);
       var dot${r} = 0.0;
 //#end
-      for (var u = lane; u < UNITS; u += LANES) {
+      for (var u = lane; u < bound(UNITS); u += LANES) {
         let qa = query[2u * u];
         let qb = query[2u * u + 1u];
 //#repeat r FOUR
@@ -118,7 +121,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var score = EMPTY;
     if (thread < count) {
       score = 0.0;
-      for (var l = 0u; l < LANES; l += 1u) {
+      for (var l = 0u; l < bound(LANES); l += 1u) {
         score += parts[l * PART_STRIDE + thread];
       }
     }
@@ -157,9 +160,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#end
   workgroupBarrier();
   let out = split * HEADS + head;
-  for (var d = thread; d < HEAD_DIM; d += THREADS) {
+  for (var d = thread; d < bound(HEAD_DIM); d += THREADS) {
     var x = 0.0;
-    for (var r = 0u; r < ROWS_AT_ONCE; r += 1u) {
+    for (var r = 0u; r < bound(ROWS_AT_ONCE); r += 1u) {
       x += parts[(d % 8u) * THREADS + r * UNITS + d / 8u];
     }
     partial[out * HEAD_DIM + d] = x;

@@ -51,7 +51,7 @@ fn store_out(base: u32, i: u32, x: vec4<f32>) {
 // The maxima of four queries over the tile's keys.
 fn tile_top(four: u32) -> vec4<f32> {
   var top = maxima[8u * four];
-  for (var i = 1u; i < 8u; i += 1u) {
+  for (var i = 1u; i < bound(8u); i += 1u) {
     top = max(top, maxima[8u * four + i]);
   }
   return top;
@@ -59,6 +59,9 @@ fn tile_top(four: u32) -> vec4<f32> {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+//#if LIGHT
+  hidden_zero = group.z;
+//#endif
   let head = group.x;
   let kv_head = head / (HEADS / KV_HEADS);
   let first_token = group.y * QUERIES;
@@ -96,7 +99,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#end
     for (var piece = 0u; piece < 2u * UNITS; piece += PIECE) {
       workgroupBarrier();
-      for (var i = thread; i < KEYS * PIECE / 2u; i += THREADS) {
+      for (var i = thread; i < bound(KEYS * PIECE / 2u); i += THREADS) {
         let key = i / (PIECE / 2u);
         let u = i % (PIECE / 2u);
         var value = Unit(vec4<f32>(), vec4<f32>());
@@ -106,12 +109,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         tile[key * STRIDE + 2u * u] = value.a;
         tile[key * STRIDE + 2u * u + 1u] = value.b;
       }
-      for (var i = thread; i < QUERIES * PIECE; i += THREADS) {
+      for (var i = thread; i < bound(QUERIES * PIECE); i += THREADS) {
         query[(i / PIECE) * STRIDE + i % PIECE] =
             query_vector(first_token + i / PIECE, head, piece + i % PIECE);
       }
       workgroupBarrier();
-      for (var i = 0u; i < PIECE; i += 1u) {
+      for (var i = 0u; i < bound(PIECE); i += 1u) {
         let q0 = query[(4u * score_four) * STRIDE + i];
         let q1 = query[(4u * score_four + 1u) * STRIDE + i];
         let q2 = query[(4u * score_four + 2u) * STRIDE + i];
@@ -137,7 +140,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     if (thread < 8u * FOURS) {
       var most = vec4<f32>(EMPTY);
-      for (var key = thread % 8u; key < KEYS; key += 8u) {
+      for (var key = thread % 8u; key < bound(KEYS); key += 8u) {
         most = max(most, tile[key * FOURS + thread / 8u]);
       }
       maxima[thread] = most;

@@ -8,7 +8,7 @@ var<workgroup> head_row: array<f32, ROW>;
 // 1 / sqrt(mean of squares + eps) of the HEAD_DIM floats at `base`.
 fn head_scale(thread: u32, base: u32) -> f32 {
   var sum = 0.0;
-  for (var d = thread; d < HEAD_DIM; d += THREADS) {
+  for (var d = thread; d < bound(HEAD_DIM); d += THREADS) {
     let x = qkv[base + d];
     sum += x * x;
   }
@@ -26,7 +26,7 @@ fn rope_turn(position: u32, pair: u32) -> vec2<f32> {
 // after HEAD_DIM. No barrier after it.
 fn turn_head(thread: u32, base: u32, norm: u32, turns: bool, position: u32) {
   let scale = head_scale(thread, base);
-  for (var i = thread; i < HALF; i += THREADS) {
+  for (var i = thread; i < bound(HALF); i += THREADS) {
     var x = qkv[base + i] * scale;
     var y = qkv[base + HALF + i] * scale;
     if (turns) {
@@ -42,7 +42,7 @@ fn turn_head(thread: u32, base: u32, norm: u32, turns: bool, position: u32) {
     head_row[i] = x;
     head_row[i + HALF] = y;
   }
-  for (var d = HEAD_DIM + thread; d < ROW; d += THREADS) {
+  for (var d = HEAD_DIM + thread; d < bound(ROW); d += THREADS) {
     head_row[d] = 0.0;
   }
 }

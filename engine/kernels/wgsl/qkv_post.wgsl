@@ -3,6 +3,9 @@
 // software GPUs compile a barrier anew for each place where it stands, and slowly.
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+//#if LIGHT
+  hidden_zero = group.z;
+//#endif
   let token = group.y;
   if (token >= step.tokens) {
     return;
@@ -21,14 +24,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   turn_head(thread, base, select(HEAD_DIM, 0u, is_q), !is_v, position);
   workgroupBarrier();
   if (is_q) {
-    for (var d = thread; d < HEAD_DIM; d += THREADS) {
+    for (var d = thread; d < bound(HEAD_DIM); d += THREADS) {
       qkv[base + d] = head_row[d];
     }
   }
 //#if KV_WRITE
   if (!is_q) {
     let start = kv_row(position, (head - HEADS) % KV_HEADS);
-    for (var u = thread; u < UNITS; u += THREADS) {
+    for (var u = thread; u < bound(UNITS); u += THREADS) {
       let value = rounded_unit(u);
       if (is_v) {
         store_v(start + u, value);

@@ -1,0 +1,63 @@
+// A model of attention in plain double loops, and a layer of attention kernels with its buffers:
+// what the self-test and the kernel tests share.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "engine/kernels/attention.h"
+#include "engine/kernels/trial.h"
+
+namespace lapidary::kernels {
+
+// One layer's attention (gemma4.md §4.3, §4.5) with rope theta 10,000. The cache's values are
+// rounded as the kernels round them. `norms` (q, then k) must outlive it.
+class AttentionOracle {
+ public:
+  AttentionOracle(const AttentionSpec& spec, const std::vector<float>& norms)
+      : spec_(spec), norms_(&norms) {}
+
+  // Appends the K and V of the next position, from a token's raw projections or as they are.
+  void append(const float* qkv);
+  void append_rows(std::vector<float> k, std::vector<float> v);
+
+  // The output [heads][head_dim] of the token with raw projections qkv at `position`.
+  std::vector<double> attend(const float* qkv, uint32_t position) const;
+
+ private:
+  // Norm (no weights when null) and rope of one head vector.
+  std::vector<double> head(const float* x, const float* weight, bool turns,
+                           uint32_t position) const;
+
+  AttentionSpec spec_;
+  const std::vector<float>* norms_;
+  std::vector<std::vector<float>> k_;
+  std::vector<std::vector<float>> v_;
+};
+
+// `x` as the cache gives it back.
+float cached_value(float x, const AttentionSpec& spec);
+
+// A layer's buffers, for up to `tokens` tokens at once and positions below `context`.
+struct TrialLayer {
+  AttentionSpec spec;
+  gpu::Buffer qkv, norms, rope, k, v, partial, stats, out, step;
+};
+Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
+                               const std::vector<float>& norms, uint32_t tokens, uint32_t context);
+
+// qkv_post, then prefill, of raw projections [tokens][qkv_rows] from `position` on:
+// [tokens][heads][head_dim].
+Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
+                                               Variant variant, std::span<const float> qkv,
+                                               uint32_t position);
+// Decode of one token with attention_decode_source()'s kernel, its splits merged on the CPU:
+// [heads][head_dim]. Surplus workgroups are dispatched on purpose.
+Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,
+                                              const gpu::Kernel& kernel, std::span<const float> qkv,
+                                              uint32_t position);
+
+// The largest difference; infinite when there is a NaN.
+double largest_difference(std::span<const float> got, std::span<const double> wanted);
+
+}  // namespace lapidary::kernels
