@@ -10,6 +10,7 @@ KernelSource residual_norm_source(const ResidualNormSpec& spec, const Variant& v
   Composer composer;
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
       .flag("HAS_DELTA", spec.has_delta)
       .flag("HAS_POST", spec.has_post)
       .flag("HAS_PRE", spec.has_pre)
@@ -22,7 +23,10 @@ KernelSource residual_norm_source(const ResidualNormSpec& spec, const Variant& v
   composer.bind('r', "norms", "array<f32>");
   if (spec.has_delta) composer.bind('w', "x_new", "array<f32>");
   if (spec.has_pre) composer.bind('w', "h", "array<f32>");
-  composer.bind('u', "step", "Step").include("workgroup_reduce.wgsl").include("residual_norm.wgsl");
+  composer.bind('u', "step", "Step")
+      .include("bound.wgsl")
+      .include("workgroup_reduce.wgsl")
+      .include("residual_norm.wgsl");
   return std::move(composer).finish(cat("residual norm ", spec.cols));
 }
 
@@ -30,6 +34,7 @@ KernelSource ple_combine_source(const PleCombineSpec& spec, const Variant& varia
   Composer composer;
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
       .constant("THREADS", 64u)
       .constant("LAYERS", spec.layers)
       .constant("WIDTH", spec.width)
@@ -41,6 +46,7 @@ KernelSource ple_combine_source(const PleCombineSpec& spec, const Variant& varia
       .bind('r', "norm", "array<f32>")
       .bind('w', "ple", "array<f32>")
       .bind('u', "step", "Step")
+      .include("bound.wgsl")
       .include("workgroup_reduce.wgsl")
       .include("ple_combine.wgsl");
   return std::move(composer).finish(cat("ple combine ", spec.layers, "x", spec.width));

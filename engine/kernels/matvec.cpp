@@ -220,6 +220,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .constant("EPS", spec.eps)
       .constant("CAP", spec.cap)
       .flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
       .flag("LOG_SHUFFLES", std::min(log_threads, 7u))
       .flag("LOG_LANES", std::min(static_cast<uint32_t>(std::countr_zero(tiling.lanes)), 7u))
       .flag("PLAIN", spec.prologue == Prologue::kPlain)

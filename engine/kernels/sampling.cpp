@@ -20,11 +20,13 @@ uint32_t bounded_k(const TopkSpec& spec) { return std::clamp(spec.k, 1u, kMaxTop
 void add_topk(Composer& composer, const TopkSpec& spec, const Variant& variant) {
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
       .constant("THREADS", kThreads)
       .constant("VOCAB", spec.vocab)
       .constant("SLICE", kTopkSlice)
       .constant("RUNS", runs(spec.vocab, kTopkSlice))
       .constant("K", bounded_k(spec))
+      .include("bound.wgsl")
       .include("workgroup_reduce.wgsl")
       .include("logit_key.wgsl")
       .include("topk_select.wgsl");
@@ -52,6 +54,7 @@ KernelSource argmax_partial_source(uint32_t vocab, const Variant& variant) {
   Composer composer;
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
       .constant("THREADS", kThreads)
       .constant("VOCAB", vocab)
       .constant("SLICE", kArgmaxSlice)
@@ -71,6 +74,7 @@ KernelSource argmax_final_source(uint32_t vocab, const Variant& variant) {
   Composer composer;
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
       .constant("THREADS", kThreads)
       .constant("RUNS", runs(vocab, kArgmaxSlice))
       .constant("RESULT_SLOTS", kResultSlots)

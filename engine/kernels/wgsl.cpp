@@ -25,6 +25,9 @@ constexpr char kAttentionDecode[] = {
 constexpr char kAttentionPrefill[] = {
 #embed "wgsl/attention_prefill.wgsl"
 };
+constexpr char kBound[] = {
+#embed "wgsl/bound.wgsl"
+};
 constexpr char kCodecBf16[] = {
 #embed "wgsl/codec_bf16.wgsl"
 };
@@ -125,6 +128,7 @@ constexpr Module kModules[] = {
     {"argmax_reduce.wgsl", kArgmaxReduce},
     {"attention_decode.wgsl", kAttentionDecode},
     {"attention_prefill.wgsl", kAttentionPrefill},
+    {"bound.wgsl", kBound},
     {"codec_bf16.wgsl", kCodecBf16},
     {"codec_f16.wgsl", kCodecF16},
     {"codec_f32.wgsl", kCodecF32},

@@ -45,6 +45,7 @@ void Decoder::record_gather(Program& program, const Table& table, const gpu::Buf
 }
 
 void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges) {
+  if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
 }

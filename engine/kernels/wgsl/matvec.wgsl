@@ -181,6 +181,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   if (group >= GROUPS) {
     return;
   }
+//#if LIGHT
+  hidden_zero = group_id.z;
+//#endif
   let lane = tid % LANES;
   let slot = tid / LANES;
   locate(group);

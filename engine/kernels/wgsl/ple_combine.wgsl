@@ -1,6 +1,9 @@
 // (rms(ctx / sqrt(hidden)) * norm + tok) / sqrt(2) for T tokens: one workgroup a (layer, token).
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+//#if LIGHT
+  hidden_zero = group.z;
+//#endif
   let token = group.y;
   if (token >= step.tokens) {
     return;

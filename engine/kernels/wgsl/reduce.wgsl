@@ -3,6 +3,7 @@
 // shuffling thread numbers how many neighbours shuffles can merge, and workgroup memory does the rest:
 // the includer's `tile`, an array of at least THREADS vec4<f32> that nobody uses during a sum and
 // that all may use after it.
+//#include bound.wgsl
 
 //#if SUBGROUPS
 var<workgroup> step_inverse: atomic<u32>;
@@ -46,7 +47,7 @@ fn workgroup_sum(value: vec4<f32>, tid: u32, merge: u32) -> vec4<f32> {
   }
   workgroupBarrier();
   var total = vec4<f32>(0.0);
-  for (var i = 0u; i < THREADS / merge; i++) {
+  for (var i = 0u; i < bound(THREADS / merge); i++) {
     total += tile[i];
   }
   workgroupBarrier();
@@ -68,7 +69,7 @@ fn workgroup_sum(value: vec4<f32>, tid: u32, merge: u32) -> vec4<f32> {
   }
   workgroupBarrier();
   var total = vec4<f32>(0.0);
-  for (var i = 0u; i < 16u; i++) {
+  for (var i = 0u; i < bound(16u); i++) {
     total += reduce_parts[i];
   }
   return total;

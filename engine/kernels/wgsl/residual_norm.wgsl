@@ -3,6 +3,9 @@
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) thread: u32) {
+//#if LIGHT
+  hidden_zero = group.z;
+//#endif
   let token = group.y * groups.x + group.x;
   if (token >= step.tokens) {
     return;

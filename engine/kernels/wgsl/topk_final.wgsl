@@ -11,7 +11,10 @@ fn item(i: u32) -> Item {
 }
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+//#if LIGHT
+  hidden_zero = group.z;
+//#endif
   var top = -3.4e38;
   for (var i = thread; i < RUNS; i += THREADS) {
     top = max(top, bitcast<f32>(partial[4u * i + 1u]));

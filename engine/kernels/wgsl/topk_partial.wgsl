@@ -9,6 +9,9 @@ fn item(i: u32) -> Item {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+//#if LIGHT
+  hidden_zero = group.z;
+//#endif
   run_begin = group.x * SLICE;
   let count = min(SLICE, VOCAB - group.x * SLICE);
   var top = -3.4e38;

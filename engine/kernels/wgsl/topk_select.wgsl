@@ -47,14 +47,14 @@ fn select_threshold(thread: u32, count: u32, want: u32) -> Threshold {
     workgroupBarrier();
     if (thread < 16u) {
       var sum = 0u;
-      for (var i = 0u; i < 16u; i += 1u) {
+      for (var i = 0u; i < bound(16u); i += 1u) {
         sum += atomicLoad(&bins[16u * thread + i]);
       }
       bin_sums[thread] = sum;
     }
     workgroupBarrier();
     var above = 0u;
-    for (var i = thread / 16u + 1u; i < 16u; i += 1u) {
+    for (var i = thread / 16u + 1u; i < bound(16u); i += 1u) {
       above += bin_sums[i];
     }
     for (var i = thread + 1u; i % 16u != 0u; i += 1u) {

@@ -1,5 +1,6 @@
 // Sum and maximum of one f32 a thread over the workgroup, known to every thread afterwards. To be
-// called in uniform control flow. The includer gives const THREADS: u32, a power of two >= 16.
+// called in uniform control flow. The includer gives const THREADS: u32, a power of two >= 16,
+// and bound.wgsl.
 //#if SUBGROUPS
 // Right for any mixture of subgroup sizes >= 4 whose subgroups hold consecutive invocations: the
 // first invocation of each is a multiple of 4. The self-test refuses devices that number otherwise.
@@ -14,7 +15,7 @@ fn workgroup_sum(thread: u32, value: f32) -> f32 {
   }
   workgroupBarrier();
   var total = 0.0;
-  for (var i = 0u; i < REDUCE_SLOTS; i += 1u) {
+  for (var i = 0u; i < bound(REDUCE_SLOTS); i += 1u) {
     total += reduce_slots[i];
   }
   workgroupBarrier();
@@ -29,7 +30,7 @@ fn workgroup_max(thread: u32, value: f32) -> f32 {
   }
   workgroupBarrier();
   var total = -3.4e38;
-  for (var i = 0u; i < REDUCE_SLOTS; i += 1u) {
+  for (var i = 0u; i < bound(REDUCE_SLOTS); i += 1u) {
     total = max(total, reduce_slots[i]);
   }
   workgroupBarrier();
@@ -46,14 +47,14 @@ fn workgroup_sum(thread: u32, value: f32) -> f32 {
   workgroupBarrier();
   if (thread < 16u) {
     var sum = 0.0;
-    for (var i = thread; i < THREADS; i += 16u) {
+    for (var i = thread; i < bound(THREADS); i += 16u) {
       sum += reduce_values[i];
     }
     reduce_stage[thread] = sum;
   }
   workgroupBarrier();
   var total = 0.0;
-  for (var i = 0u; i < 16u; i += 1u) {
+  for (var i = 0u; i < bound(16u); i += 1u) {
     total += reduce_stage[i];
   }
   return total;
@@ -64,14 +65,14 @@ fn workgroup_max(thread: u32, value: f32) -> f32 {
   workgroupBarrier();
   if (thread < 16u) {
     var top = -3.4e38;
-    for (var i = thread; i < THREADS; i += 16u) {
+    for (var i = thread; i < bound(THREADS); i += 16u) {
       top = max(top, reduce_values[i]);
     }
     reduce_stage[thread] = top;
   }
   workgroupBarrier();
   var total = -3.4e38;
-  for (var i = 0u; i < 16u; i += 1u) {
+  for (var i = 0u; i < bound(16u); i += 1u) {
     total = max(total, reduce_stage[i]);
   }
   return total;
