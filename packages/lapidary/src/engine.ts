@@ -100,7 +100,8 @@ export class Engine {
   }
 
   callSyncText(name: string, ...args: (number | string | Uint8Array)[]): string {
-    return new TextDecoder().decode(this.callSync(name, ...args));
+    // A leading U+FEFF is part of the text (a detokenized one, say), not a mark to be dropped.
+    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(this.callSync(name, ...args));
   }
 
   callSyncJson<T>(name: string, ...args: (number | string | Uint8Array)[]): T {
