@@ -77,7 +77,8 @@ describe.each([
 
   test('prefill that computes the last position only gives the same logits', async () => {
     let worst = 0;
-    for (const { name, ids } of prompts) {
+    for (const name of ['capital', 'tool_call', 'bos_only', 'long']) {
+      const { ids } = promptNamed(name);
       await model.truncate(0);
       const last = await model.logits(ids);
       expect(last).toHaveLength(vocab);
@@ -94,7 +95,7 @@ describe.each([
     const undecided: string[] = [];
     let compared = 0;
     for (const { name, ids, greedy_ids, greedy_margins } of prompts) {
-      // One prompt, noise, has no continuation: its next token is not asked for either.
+      // HF gave none for one prompt, noise.
       if (!greedy_ids || !greedy_margins) continue;
       compared++;
       const { tokens } = await model

@@ -93,7 +93,7 @@ describe.each([
     // The matrix-vector kernels of this format, against its matrix-matrix kernels.
     const { ids } = promptNamed('tool_call');
     await model.truncate(0);
-    let last = new Float32Array();
+    let last: Float32Array = new Float32Array();
     for (let length = 1; length <= ids.length; length++)
       last = await model.logits(ids.slice(0, length));
     const all = row(logits.get('tool_call') ?? new Float32Array(), vocab, ids.length - 1);

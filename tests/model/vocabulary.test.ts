@@ -13,6 +13,9 @@ const vectors = readJson<{ plain_no_special: Case[]; parse_special: Case[] }>(
   'gemma4/tokenizer_vectors.json',
 );
 
+// The vocabulary spells a space as U+2581: the ids of a text do not say which of the two stood there.
+const spaced = (text: string) => text.replaceAll('\u2581', ' ');
+
 let model: Model;
 let tokens: string[];
 let headerMs = 0;
@@ -39,7 +42,7 @@ test('ids of every case, plain', () => {
   for (const { text, ids } of vectors.plain_no_special) {
     expect(model.tokenize(text, { addBos: false }), text).toEqual(ids);
     expect(model.tokenize(text, { addBos: false, special: 'user-defined' }), text).toEqual(ids);
-    expect(model.detokenize(ids, { showControl: true }), text).toBe(text);
+    expect(model.detokenize(ids, { showControl: true }), text).toBe(spaced(text));
   }
 });
 
@@ -47,7 +50,7 @@ test('ids of every case with special tokens parsed', () => {
   expect(vectors.parse_special).toHaveLength(11);
   for (const { text, ids } of vectors.parse_special) {
     expect(model.tokenize(text, { addBos: false, special: 'parse' }), text).toEqual(ids);
-    expect(model.detokenize(ids, { showControl: true }), text).toBe(text);
+    expect(model.detokenize(ids, { showControl: true }), text).toBe(spaced(text));
   }
 });
 
@@ -61,7 +64,7 @@ test('a long text comes back as it was, in linear time', () => {
   console.log(
     `${text.length} characters: ${ids.length} tokens, ${(performance.now() - started).toFixed(0)} ms`,
   );
-  expect(model.detokenize(ids)).toBe(text);
+  expect(model.detokenize(ids) === spaced(text)).toBe(true);
 });
 
 test('the model answers, and the wasm heap stays under 64 MB', async () => {

@@ -140,6 +140,7 @@ export class Wllama {
       prompt,
       max_tokens: maxTokens,
       logprobs: 2,
+      return_tokens: true,
       cache_prompt: false,
     });
     return {
