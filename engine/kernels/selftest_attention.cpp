@@ -42,16 +42,13 @@ Task<Status> check_attention_kernels(gpu::Device& device, Variant variant) {
   CO_TRY(const TrialLayer layer, trial_layer(device, spec, norms, kPrompt, kPrompt + 1));
   const auto prompt = std::span(raw).first(size_t{kPrompt} * rows);
   const size_t width = size_t{spec.heads} * spec.head_dim;
-  CO_TRY(const std::vector<float> batch, co_await trial_prefill(device, layer, variant, prompt, 0));
+  CO_TRY(const TrialKernels kernels, co_await trial_kernels(device, spec, variant));
+  CO_TRY(const std::vector<float> batch, co_await trial_prefill(device, layer, kernels, prompt, 0));
   CO_TRY_VOID(
       compare("attention over a prompt", batch, std::span(wanted).first(kPrompt * width), 5e-4));
-  KernelSource source = attention_decode_source(spec, variant);
-  CO_TRY(const gpu::Kernel kernel,
-         co_await device.create_kernel(std::move(source.wgsl), std::move(source.layout),
-                                       std::move(source.label)));
   const auto token = std::span(raw).subspan(size_t{kPrompt} * rows);
   CO_TRY(const std::vector<float> one,
-         co_await trial_decode(device, layer, kernel, token, kPrompt));
+         co_await trial_decode(device, layer, kernels.decode, token, kPrompt));
   co_return compare("attention of one token", one, std::span(wanted).subspan(kPrompt * width),
                     5e-4);
 }

@@ -112,9 +112,20 @@ Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
   return layer;
 }
 
+Task<Result<TrialKernels>> trial_kernels(gpu::Device& device, AttentionSpec spec, Variant variant) {
+  TrialKernels kernels;
+  KernelSource source = qkv_post_source(spec, variant);
+  CO_TRY(kernels.post, co_await device.create_kernel(source.wgsl, source.layout, source.label));
+  source = attention_prefill_source(spec, variant);
+  CO_TRY(kernels.prefill, co_await device.create_kernel(source.wgsl, source.layout, source.label));
+  source = attention_decode_source(spec, variant);
+  CO_TRY(kernels.decode, co_await device.create_kernel(source.wgsl, source.layout, source.label));
+  co_return std::move(kernels);
+}
+
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
-                                               Variant variant, std::span<const float> qkv,
-                                               uint32_t position) {
+                                               const TrialKernels& kernels,
+                                               std::span<const float> qkv, uint32_t position) {
   const AttentionSpec& spec = layer.spec;
   const auto tokens = static_cast<uint32_t>(qkv.size() / spec.qkv_rows());
   device.write(layer.qkv, 0, std::as_bytes(qkv));
@@ -122,11 +133,18 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
   std::vector<gpu::Range> ranges = {layer.qkv, layer.norms, layer.rope};
   if (!spec.shares_kv) ranges.insert(ranges.end(), {layer.k, layer.v});
   ranges.emplace_back(layer.step);
-  CO_TRY_VOID(co_await trial_run(device, qkv_post_source(spec, variant), std::move(ranges),
-                                 qkv_post_groups(spec, tokens)));
-  CO_TRY_VOID(co_await trial_run(device, attention_prefill_source(spec, variant),
-                                 {layer.qkv, layer.k, layer.v, layer.out, layer.step},
-                                 attention_prefill_groups(spec, tokens)));
+  CO_TRY(const gpu::Bindings post, device.create_bindings(kernels.post, ranges));
+  CO_TRY(const gpu::Bindings prefill,
+         device.create_bindings(kernels.prefill,
+                                {layer.qkv, layer.k, layer.v, layer.out, layer.step}));
+  const Groups before = qkv_post_groups(spec, tokens);
+  const Groups after = attention_prefill_groups(spec, tokens);
+  gpu::CommandList list;
+  list.begin_pass();
+  list.dispatch(kernels.post, post, before.x, before.y);
+  list.dispatch(kernels.prefill, prefill, after.x, after.y);
+  list.end_pass();
+  device.submit(list);
   co_return co_await trial_read<float>(device, layer.out,
                                        size_t{tokens} * spec.heads * spec.head_dim);
 }

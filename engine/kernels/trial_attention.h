@@ -46,13 +46,18 @@ struct TrialLayer {
 Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
                                const std::vector<float>& norms, uint32_t tokens, uint32_t context);
 
+struct TrialKernels {
+  gpu::Kernel post, prefill, decode;
+};
+Task<Result<TrialKernels>> trial_kernels(gpu::Device& device, AttentionSpec spec, Variant variant);
+
 // qkv_post, then prefill, of raw projections [tokens][qkv_rows] from `position` on:
 // [tokens][heads][head_dim].
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
-                                               Variant variant, std::span<const float> qkv,
-                                               uint32_t position);
-// Decode of one token with attention_decode_source()'s kernel, its splits merged on the CPU:
-// [heads][head_dim]. Surplus workgroups are dispatched on purpose.
+                                               const TrialKernels& kernels,
+                                               std::span<const float> qkv, uint32_t position);
+// Decode of one token, its splits merged on the CPU: [heads][head_dim]. Surplus workgroups are
+// dispatched on purpose.
 Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,
                                               const gpu::Kernel& kernel, std::span<const float> qkv,
                                               uint32_t position);

@@ -8,29 +8,13 @@
 #include "engine/kernels/step.h"
 #include "engine/kernels/trial.h"
 #include "tests/kernels/kernel_test.h"
+#include "tests/kernels/variants.h"
 
 namespace lapidary::kernels {
 namespace {
 
 // Outputs are around 1; f32 sums of 20,000 products stay well within.
 constexpr double kTolerance = 2e-5;
-
-// The forms that this device might be given: the light ones are for software GPUs.
-std::vector<Variant> variants(const gpu::Device& device) {
-  const bool light = device.info().is_software != 0;
-  std::vector<Variant> list = {{.light = light}};
-  if (device.has(gpu::kFeatureSubgroups)) list.push_back({.subgroups = true, .light = light});
-  return list;
-}
-
-std::vector<Variant> all_variants(const gpu::Device& device) {
-  std::vector<Variant> list = {{.light = false}, {.light = true}};
-  if (device.has(gpu::kFeatureSubgroups)) {
-    list.push_back({.subgroups = true, .light = false});
-    list.push_back({.subgroups = true, .light = true});
-  }
-  return list;
-}
 
 std::vector<double> rms(const std::vector<double>& v, double eps) {
   double sum = 0;

@@ -8,17 +8,12 @@
 #include "engine/kernels/step.h"
 #include "engine/kernels/trial_attention.h"
 #include "tests/kernels/kernel_test.h"
+#include "tests/kernels/variants.h"
 
 namespace lapidary::kernels {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-std::vector<Variant> variants(const gpu::Device& device) {
-  std::vector<Variant> list = {{}};
-  if (device.has(gpu::kFeatureSubgroups)) list.push_back({.subgroups = true});
-  return list;
-}
 
 // Larger logits first, then lower ids; NaN last.
 std::vector<uint32_t> sorted_ids(const std::vector<float>& logits) {

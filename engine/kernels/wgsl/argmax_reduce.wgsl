@@ -7,10 +7,8 @@ struct Best {
 }
 
 fn better(x: Best, y: Best) -> Best {
-  if (y.key > x.key || (y.key == x.key && y.id < x.id)) {
-    return y;
-  }
-  return x;
+  let wins = (y.key > x.key) | ((y.key == x.key) & (y.id < x.id));
+  return Best(select(x.key, y.key, wins), select(x.id, y.id, wins));
 }
 
 var<workgroup> best_slots: array<Best, THREADS>;

@@ -2,16 +2,9 @@
 // or for the two zeros (equal).
 fn logit_key(x: f32) -> u32 {
   let bits = bitcast<u32>(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) {
-    return 0u;
-  }
-  if (bits == 0x80000000u) {
-    return 0x80000000u;
-  }
-  if ((bits & 0x80000000u) != 0u) {
-    return ~bits;
-  }
-  return bits | 0x80000000u;
+  let key = select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+  let ordered = select(key, 0x80000000u, bits == 0x80000000u);
+  return select(ordered, 0u, (bits & 0x7fffffffu) > 0x7f800000u);
 }
 
 // The logit of a key; infinities come back as ±3.4e38.

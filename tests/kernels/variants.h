@@ -1,0 +1,29 @@
+// The forms of a kernel that a test runs.
+#pragma once
+
+#include <vector>
+
+#include "engine/gpu/device.h"
+#include "engine/kernels/compose.h"
+
+namespace lapidary::kernels {
+
+// Those that this device might be given: the light ones are for software GPUs.
+inline std::vector<Variant> variants(const gpu::Device& device) {
+  const bool light = device.info().is_software != 0;
+  std::vector<Variant> list = {{.light = light}};
+  if (device.has(gpu::kFeatureSubgroups)) list.push_back({.subgroups = true, .light = light});
+  return list;
+}
+
+// All that this device can run. Software GPUs compile the others for minutes: for few tests only.
+inline std::vector<Variant> all_variants(const gpu::Device& device) {
+  std::vector<Variant> list = {{.light = false}, {.light = true}};
+  if (device.has(gpu::kFeatureSubgroups)) {
+    list.push_back({.subgroups = true, .light = false});
+    list.push_back({.subgroups = true, .light = true});
+  }
+  return list;
+}
+
+}  // namespace lapidary::kernels
