@@ -145,8 +145,8 @@ const tiers = {
   unit: vitest('unit'),
   'kernel-llvmpipe': vitest('kernel-llvmpipe'),
   'kernel-swiftshader': vitest('kernel-swiftshader'),
-  'kernel-nosubgroups': vitest('kernel-nosubgroups'),
   model: vitest('model'),
+  oracle: vitest('oracle'),
   cli: vitest('cli'),
   browser: vitest('browser'),
 };
