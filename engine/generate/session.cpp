@@ -107,7 +107,7 @@ Task<Status> Session::prefill(Run& run, uint32_t from, const Readback& readback)
 }
 
 // Adds a token to the reply; true when the run goes on.
-bool Session::accept(Run& run, ChosenToken token) {
+bool Session::accept(Run& run, const ChosenToken& token) {
   if (run.result.tokens.empty()) {
     run.first_token = gpu::host_now();
     const auto total = static_cast<uint32_t>(run.prompt.size());
@@ -256,7 +256,7 @@ Task<Status> Session::decode_sampled(Run& run) {
     CO_TRY_VOID(co_await future);
     CO_TRY(ChosenToken token, co_await choose(run, sampler, bytes));
     const uint32_t id = token.id;
-    if (!accept(run, std::move(token))) co_return Status{};
+    if (!accept(run, token)) co_return Status{};
     const uint32_t position = run.next_position() - 1;
     if (run.options.sampling.has_penalties()) {
       CO_TRY(adjustments, write_adjustments(run));

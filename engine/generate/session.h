@@ -79,7 +79,7 @@ class Session {
   Task<Status> prefill(Run& run, uint32_t from, const model::Readback& readback);
   Task<Status> decode_fast(Run& run);
   Task<Status> decode_sampled(Run& run);
-  bool accept(Run& run, ChosenToken token);
+  bool accept(Run& run, const ChosenToken& token);
   Result<uint32_t> write_adjustments(const Run& run);
   Task<Result<ChosenToken>> choose(Run& run, Sampler& sampler, std::span<const std::byte> bytes);
 

@@ -95,7 +95,7 @@ void Writer::add_tensor(std::string_view name, std::span<const uint64_t> dims, T
 }
 
 Status Writer::check() const {
-  const auto bad = [](std::string message) {
+  const auto bad = [](const std::string& message) {
     return fail(ErrorCode::kInvalidArgument, cat("GGUF writer: ", message));
   };
   if (version_ != 2 && version_ != 3) return bad(cat("version ", version_, " is not 2 or 3"));
@@ -103,11 +103,11 @@ Status Writer::check() const {
     return bad(cat("alignment ", alignment_, " is not a power of two"));
   }
   std::string fault = name_fault({keys_.begin(), keys_.end()}, "metadata key", kMaxKeyBytes);
-  if (!fault.empty()) return bad(std::move(fault));
+  if (!fault.empty()) return bad(fault);
   std::vector<std::string_view> names;
   for (const Tensor& tensor : tensors_) names.push_back(tensor.name);
   fault = name_fault(std::move(names), "tensor name", kMaxTensorNameBytes);
-  if (!fault.empty()) return bad(std::move(fault));
+  if (!fault.empty()) return bad(fault);
   for (const Tensor& tensor : tensors_) {
     if (tensor.dims.size() > 4) return bad(cat("tensor '", tensor.name, "' has over 4 dimensions"));
     uint64_t elements = 1;

@@ -116,7 +116,8 @@ class Decoder {
   }
 
   void record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges);
-  void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges);
+  void record_matmul(Program& program, const kernels::MatmulSpec& spec,
+                     std::vector<gpu::Range> ranges);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
   void record_all_head(uint32_t current, uint32_t rows);

@@ -182,7 +182,8 @@ void Decoder::record_sampling() {
 
 // --- T tokens ---
 
-void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges) {
+void Decoder::record_matmul(Program& program, const MatmulSpec& spec,
+                            std::vector<gpu::Range> ranges) {
   program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
               [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
 }
