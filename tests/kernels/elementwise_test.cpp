@@ -82,7 +82,10 @@ KERNEL_TEST(residual_norm_without_parts) {
 }
 // More tokens than one dimension has workgroups.
 KERNEL_TEST(residual_norm_many_tokens) {
-  co_return co_await check_residual(device, {.cols = 2}, 65'600);
+  // Without norms: software GPUs take minutes for so many workgroups with barriers, and only the
+  // folding is asked.
+  co_return co_await check_residual(device, {.cols = 2, .has_post = false, .has_pre = false},
+                                    65'600);
 }
 
 Task<Status> check_ple(gpu::Device& device, PleCombineSpec spec, uint32_t tokens) {
