@@ -117,6 +117,11 @@ Result<GenerateOptions> parse_options(const Json& json, const GenerateOptions& d
       s.seed.reset();
     }
   }
+  if (const Json* ignore = either(json, "ignoreEos", "ignore_eos")) {
+    if (!ignore->is_boolean())
+      return fail(ErrorCode::kInvalidArgument, "option 'ignoreEos' must be true or false");
+    out.ignore_eos = ignore->get<bool>();
+  }
   TRY_VOID(read_stops(json, out.stop));
   TRY_VOID(read_bias(json, vocab, s.logit_bias));
   return out;

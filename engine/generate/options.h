@@ -35,6 +35,7 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::vector<std::string> stop;
   uint32_t max_tokens = 0;  // 0: until a stop token or the end of the context
+  bool ignore_eos = false;  // goes on past stop tokens: for benchmarks
   uint32_t logprobs = 0;    // alternatives reported beside each token; 0: none
 };
 

@@ -119,7 +119,8 @@ bool Session::accept(Run& run, const ChosenToken& token) {
     run.result.reason = reason;
     return false;
   };
-  if (tokenizer_.is_end_of_generation(token.id)) return end(FinishReason::kStop);
+  if (!run.options.ignore_eos && tokenizer_.is_end_of_generation(token.id))
+    return end(FinishReason::kStop);
   if (!run.listener.on_token(token)) return end(FinishReason::kStopString);
   if (run.options.max_tokens > 0 && run.result.tokens.size() >= run.options.max_tokens) {
     return end(FinishReason::kLength);

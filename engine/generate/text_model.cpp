@@ -61,6 +61,47 @@ bool speaks_large_template(std::string_view name, uint64_t parameters) {
   return parameters >= kLargeParameters;
 }
 
+// Token ids from JSON; whole numbers below 2^32 (the session checks them against the vocabulary).
+Result<std::vector<uint32_t>> parse_ids(const Json& json) {
+  std::vector<uint32_t> ids;
+  for (const Json& id : json) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
+      return fail(ErrorCode::kInvalidArgument, "tokens must be a list of token ids");
+    }
+    ids.push_back(id.get<uint32_t>());
+  }
+  return ids;
+}
+
+// {subgroups, dot: "f32" | "int16" | "int8", tilings: [[rows, cols, threads, lanes, rows a thread]]}
+Status parse_variant(const Json& json, LoadOptions& out) {
+  const auto bad = [] {
+    return fail(ErrorCode::kInvalidArgument,
+                "variant takes subgroups (true, false), dot (f32, int16, int8) and tilings");
+  };
+  if (!json.is_object()) return bad();
+  if (const Json* subgroups = json_member(json, "subgroups")) {
+    if (!subgroups->is_boolean()) return bad();
+    out.variant.subgroups = subgroups->get<bool>();
+  }
+  if (const Json* dot = json_member(json, "dot")) {
+    for (const kernels::Dot value : {kernels::Dot::kF32, kernels::Dot::kInt16, kernels::Dot::kInt8})
+      if (*dot == kernels::dot_name(value)) out.variant.dot = value;
+    if (!out.variant.dot) return bad();
+  }
+  if (const Json* tilings = json_member(json, "tilings")) {
+    if (!tilings->is_array()) return bad();
+    for (const Json& row : *tilings) {
+      TRY(const std::vector<uint32_t> n, row.is_array() ? parse_ids(row) : bad());
+      if (n.size() != 5) return bad();
+      const kernels::MatvecTiling tiling{.threads = n[2], .lanes = n[3], .rows = n[4]};
+      if (!kernels::is_valid(tiling)) return bad();
+      out.tilings.push_back({n[0], n[1], tiling});
+    }
+  }
+  return {};
+}
+
 Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
   LoadOptions out;
   if (const Json* context = json_member(json, "contextLength");
@@ -82,6 +123,8 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
     const Json* value = json_member(json, key);
     if (value != nullptr && value->is_string()) *target = value->get<std::string>();
   }
+  if (const Json* variant = json_member(json, "variant"); variant != nullptr && !variant->is_null())
+    TRY_VOID(parse_variant(*variant, out));
   if (const Json* params = json_member(json, "params"); params != nullptr && params->is_object()) {
     TRY(out.options, parse_options(*params, out.options, vocab));
     const Json* num_ctx = json_member(*params, "num_ctx");
@@ -91,18 +134,6 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
     }
   }
   return out;
-}
-
-// Token ids from JSON; whole numbers below 2^32 (the session checks them against the vocabulary).
-Result<std::vector<uint32_t>> parse_ids(const Json& json) {
-  std::vector<uint32_t> ids;
-  for (const Json& id : json) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
-      return fail(ErrorCode::kInvalidArgument, "tokens must be a list of token ids");
-    }
-    ids.push_back(id.get<uint32_t>());
-  }
-  return ids;
 }
 
 bool flag(const Json& json, std::string_view key, bool absent) {
@@ -154,7 +185,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   self->load_options_ = options;
 
   progress("selftest", 0, 1);
-  CO_TRY(self->variant_, co_await kernels::choose_variant(self->device_));
+  CO_TRY(self->variant_, co_await kernels::choose_variant(self->device_, options.variant));
   progress("selftest", 1, 1);
   CO_TRY(
       model::Weights weights,
@@ -162,7 +193,10 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
           self->device_, self->cache_, header, self->config_, source, options.context,
           [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); }, cancelled));
   const model::DecoderOptions decoder_options{
-      .context = options.context, .kv_f32 = options.kv_f32, .variant = self->variant_};
+      .context = options.context,
+      .kv_f32 = options.kv_f32,
+      .variant = self->variant_,
+      .tilings = options.tilings};
   CO_TRY(std::unique_ptr<model::Decoder> decoder,
          co_await model::Decoder::create(
              self->device_, self->cache_, self->config_, std::move(weights), decoder_options,
@@ -190,7 +224,8 @@ Json TextModel::info() const {
            {{"weights", decoder.weights().bytes},
             {"kv", decoder.kv_bytes()},
             {"scratch", decoder.scratch_bytes()}}},
-          {"variant", {{"subgroups", variant_.subgroups}}},
+          {"variant",
+           {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}}},
           {"kernels", cache_.size()}};
 }
 

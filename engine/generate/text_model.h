@@ -11,6 +11,7 @@
 #include "engine/chat/render.h"
 #include "engine/generate/session.h"
 #include "engine/gguf/header.h"
+#include "engine/kernels/selftest.h"
 
 namespace lapidary::generate {
 
@@ -20,6 +21,8 @@ struct LoadOptions {
   std::string name;         // as Ollama calls it: "gemma4:e2b" says which template the model speaks
   std::string system;       // used when a conversation brings none
   GenerateOptions options;  // defaults of the model's maker
+  kernels::VariantWish variant;
+  std::vector<model::TilingChoice> tilings;
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 

@@ -78,6 +78,10 @@ Groups fold_groups(uint64_t count) {
   return {static_cast<uint32_t>((count + y - 1) / y), static_cast<uint32_t>(y), 1};
 }
 
+std::string_view dot_name(Dot dot) {
+  return dot == Dot::kInt16 ? "int16" : dot == Dot::kInt8 ? "int8" : "f32";
+}
+
 const uint32_t* Composer::find(std::string_view name) const {
   for (const Name& entry : names_) {
     if (entry.name == name) return &entry.value;
@@ -185,9 +189,11 @@ KernelSource Composer::finish(std::string label) && {
   return {enables_ + body_, std::move(layout_), std::move(label)};
 }
 
-void add_segments(Composer& composer, std::span<const Segment> segments, uint32_t cols) {
+void add_segments(Composer& composer, std::span<const Segment> segments, uint32_t cols, Dot dot) {
   const uint32_t units = div_ceil(cols, 32);
-  composer.constant("UNITS", units)
+  composer.flag("INTEGER", dot != Dot::kF32)
+      .flag("TWO_BYTES", dot == Dot::kInt16)
+      .constant("UNITS", units)
       .constant("SUPERS", units / 8)
       .constant("SCALE_WORDS", div_ceil(units, 2))
       .constant("DELTA_WORDS", div_ceil(units / 8, 2))

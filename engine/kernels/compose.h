@@ -19,11 +19,23 @@ struct KernelSource {
   std::string label;
 };
 
+// How a matvec multiplies weights of a block format. The integer forms quantise the activations,
+// 16 at a time, to sums of signed bytes that packed integer products take (dot4I8Packed).
+enum class Dot : uint8_t {
+  kF32,    // weights are decoded to f32
+  kInt16,  // activations in two bytes: an error of at most 2^-15 of the largest of the 16
+  kInt8,   // activations in one byte: 2^-8
+};
+
+// "f32", "int16", "int8".
+std::string_view dot_name(Dot dot);
+
 // The forms a kernel can take on a device; chosen at load by the self-test (selftest.h).
 struct Variant {
   bool subgroups = false;  // reductions by subgroup shuffles where the hardware's subgroups allow
   bool light =
       false;  // loops stay loops: for software GPUs, whose compilers unroll without measure
+  Dot dot = Dot::kF32;
   bool operator==(const Variant&) const = default;
 };
 
@@ -77,7 +89,9 @@ class Composer {
 };
 
 // Adds the codec modules of `segments`, and for segment i the constant SEGMENT_i: Planes (in
-// vectors and words from the start of the bound range) and the constant ROWS_i.
-void add_segments(Composer& composer, std::span<const Segment> segments, uint32_t cols);
+// vectors and words from the start of the bound range) and the constant ROWS_i. `dot`: what the
+// codecs' *_dot functions multiply with.
+void add_segments(Composer& composer, std::span<const Segment> segments, uint32_t cols,
+                  Dot dot = Dot::kF32);
 
 }  // namespace lapidary::kernels

@@ -22,6 +22,10 @@ inline constexpr Codec kCodecs[] = {Codec::kF32,  Codec::kF16,  Codec::kBF16,
 // nullopt for a type that the GPU cannot decode.
 std::optional<Codec> codec_for(gguf::TensorType type);
 gguf::TensorType tensor_type(Codec codec);
+// Whether values are small integers times scales: what integer products can multiply.
+constexpr bool has_integer_quants(Codec codec) {
+  return codec != Codec::kF32 && codec != Codec::kF16 && codec != Codec::kBF16;
+}
 // The prefix of the codec's WGSL functions: "q4_k".
 std::string_view codec_prefix(Codec codec);
 

@@ -17,6 +17,13 @@ bool has_norm(const MatvecSpec& spec) {
   return spec.prologue == Prologue::kNorm || spec.prologue == Prologue::kResidualNorm;
 }
 
+// Integer products take matrices of integer quants; one other in the group makes all of it f32.
+Dot dot_of(const MatvecSpec& spec, const Variant& variant) {
+  const bool integer = std::ranges::all_of(
+      spec.segments, [](const Segment& s) { return has_integer_quants(s.codec); });
+  return integer ? variant.dot : Dot::kF32;
+}
+
 // Gate and up are summed by the same threads.
 uint32_t streams(const MatvecSpec& spec) { return spec.epilogue == Epilogue::kGeglu ? 2 : 1; }
 
@@ -62,13 +69,23 @@ MatvecTiling light_tiling(const MatvecSpec& spec) {
 
 namespace {
 
-// Workgroup memory is a tile of h, the reduction's partial sums and the weights of splits.
-uint32_t tile_units(const MatvecSpec& spec) {
+// Bytes that a unit takes in the tile: f32; or bytes, and a scale and a sum a half.
+uint32_t unit_bytes(Dot dot) { return dot == Dot::kF32 ? 128 : dot == Dot::kInt16 ? 80 : 48; }
+
+// Vectors of workgroup memory that the reductions need.
+uint32_t reduction_vectors(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  return div_ceil(streams(spec) * tiling.rows, 4) * tiling.threads;
+}
+
+// Workgroup memory is a tile of h, the reduction's partial sums (in the same place where the tile is
+// f32) and the weights of splits.
+uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   constexpr uint32_t kOther = 512;
   uint32_t left = kWorkgroupBytes - kOther;
   if (spec.prologue == Prologue::kMerge) left -= spec.heads * spec.max_splits * 4;
-  // 8 vectors of 16 bytes a unit, and those of one more for the odd stride.
-  const uint32_t most = std::min(left / 128 - 1, 96u) / 32 * 32;
+  if (dot != Dot::kF32) left -= reduction_vectors(spec, tiling) * 16;
+  // One unit more for the odd stride.
+  const uint32_t most = std::min(left / unit_bytes(dot) - 1, 96u) / 32 * 32;
   return std::min(div_ceil(spec.cols, 32), most);
 }
 
@@ -172,7 +189,8 @@ std::string label_of(const MatvecSpec& spec) {
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   const MatvecTiling tiling = choose_tiling(spec);
   const uint32_t units = div_ceil(spec.cols, 32);
-  const uint32_t tile = tile_units(spec);
+  const Dot dot = dot_of(spec, variant);
+  const uint32_t tile = tile_units(spec, tiling, dot);
   const uint32_t sum_vectors = div_ceil(streams(spec) * tiling.rows, 4);
   const bool aligned = spec.cols % 4 == 0;
   const bool merge = spec.prologue == Prologue::kMerge;
@@ -215,7 +233,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .constant("ROW_OFFSET", spec.row_offset)
       .constant("TILE_UNITS", tile)
       .constant("TILE_STRIDE", tile | 1)
-      .constant("TILE_SIZE", std::max(8 * (tile | 1), sum_vectors * tiling.threads))
+      .constant("TILE_SIZE", std::max(dot == Dot::kF32 ? 8 * (tile | 1) : 0,
+                                      reduction_vectors(spec, tiling)))
       .constant("SUM_VECTORS", sum_vectors)
       .constant("EPS", spec.eps)
       .constant("CAP", spec.cap)
@@ -242,12 +261,16 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
         .constant("MAX_SPLITS", spec.max_splits)
         .constant("KEYS_PER_SPLIT", kKeysPerSplit);
   }
-  add_segments(composer, spec.segments, spec.cols);
+  add_segments(composer, spec.segments, spec.cols, dot);
   composer.include("epilogue.wgsl").include("matvec.wgsl");
   add_locate(composer, spec, tiling);
   add_accumulate(composer, spec, tiling);
   add_store(composer, spec, tiling);
   return std::move(composer).finish(label_of(spec));
+}
+
+uint32_t output_rows(const MatvecSpec& spec) {
+  return streams(spec) == 2 ? spec.segments[0].rows : total_rows(spec.segments);
 }
 
 Groups matvec_groups(const MatvecSpec& spec) {

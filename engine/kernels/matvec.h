@@ -2,6 +2,7 @@
 // attention splits) and after (GeGLU, softcap) is fused into the same dispatch.
 #pragma once
 
+#include <bit>
 #include <optional>
 #include <vector>
 
@@ -37,6 +38,11 @@ struct MatvecTiling {
   uint32_t rows;     // rows a thread works on at once, 1 to 8
 };
 
+constexpr bool is_valid(const MatvecTiling& t) {
+  return std::has_single_bit(t.threads) && t.threads >= 32 && t.threads <= 256 &&
+         std::has_single_bit(t.lanes) && t.lanes <= t.threads && t.rows >= 1 && t.rows <= 8;
+}
+
 // A cut whose kernel is short, for software GPUs (Variant::light).
 MatvecTiling light_tiling(const struct MatvecSpec& spec);
 
@@ -64,5 +70,7 @@ struct MatvecSpec {
 // last u step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
 Groups matvec_groups(const MatvecSpec& spec);
+// Values of y that the kernel writes.
+uint32_t output_rows(const MatvecSpec& spec);
 
 }  // namespace lapidary::kernels

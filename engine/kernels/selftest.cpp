@@ -20,19 +20,23 @@ constexpr uint32_t kCols = 512;
 constexpr uint32_t kRows = 11;
 constexpr uint32_t kTokens = 3;
 
-// Every codec as one group: one repack each, then one matvec and one matmul for all of them.
-// Software GPUs take seconds to compile so much, and differ little: the kernel tests cover them.
-std::span<const Codec> tested_codecs(const gpu::Device& device) {
-  static constexpr Codec kFew[] = {Codec::kQ4_K, Codec::kQ6_K};
-  return device.info().is_software != 0 ? std::span<const Codec>(kFew) : kCodecs;
-}
+// Codecs that one group tests: one repack each, then one matvec and one matmul for all of them.
+// Integer products exist for groups without float codecs only, so there are two. Software GPUs take
+// seconds to compile so much, and differ little: the kernel tests cover them.
+constexpr Codec kFloatCodecs[] = {Codec::kF32, Codec::kF16, Codec::kBF16};
+constexpr Codec kIntegerCodecs[] = {Codec::kQ8_0, Codec::kQ4_0, Codec::kQ5_0,
+                                    Codec::kQ4_K, Codec::kQ5_K, Codec::kQ6_K};
+constexpr Codec kSoftwareCodecs[] = {Codec::kQ4_K, Codec::kQ6_K};
 
-Task<Result<TrialGroup>> tested_group(gpu::Device& device) {
+Task<Result<TrialGroup>> tested_group(gpu::Device& device, std::span<const Codec> codecs) {
   std::vector<TrialMatrix> matrices;
-  for (const Codec codec : tested_codecs(device))
+  for (const Codec codec : codecs)
     matrices.push_back(trial_matrix(codec, kRows, kCols, 1 + static_cast<uint32_t>(codec)));
   co_return co_await trial_group(device, std::move(matrices));
 }
+
+// What quantised activations may cost, for products of about 1.
+double tolerance_of(Dot dot) { return dot == Dot::kInt8 ? 3e-2 : 1e-4; }
 
 Status compare(std::string_view family, const float* got, const std::vector<double>& want,
                double tolerance) {
@@ -78,7 +82,8 @@ Task<Status> check_matvec(gpu::Device& device, const Variant& variant, const Tri
       device, matvec_source(spec, variant),
       {group.buffer, y, old_buffer, delta_buffer, site_buffer, new_buffer}, matvec_groups(spec)));
   CO_TRY(const std::vector<float> out, co_await trial_read<float>(device, y, rows));
-  CO_TRY_VOID(compare("matvec", out.data(), trial_product(group, h.data()), 1e-4));
+  CO_TRY_VOID(compare("matvec", out.data(), trial_product(group, h.data()),
+                       tolerance_of(variant.dot)));
   CO_TRY(const std::vector<float> residual, co_await trial_read<float>(device, new_buffer, kCols));
   co_return compare("the residual norm", residual.data(), x_new, 1e-4);
 }
@@ -128,6 +133,10 @@ Task<Status> check_gather(gpu::Device& device, const TrialGroup& group) {
   co_return Status{};
 }
 
+std::string describe(const Variant& variant) {
+  return cat(variant.subgroups ? "subgroups" : "no subgroups", ", ", dot_name(variant.dot));
+}
+
 Task<Status> check_all(gpu::Device& device, Variant variant) {
   CO_TRY_VOID(co_await selftest_weights(device, variant));
   CO_TRY_VOID(co_await selftest_attention(device, variant));
@@ -137,27 +146,46 @@ Task<Status> check_all(gpu::Device& device, Variant variant) {
 }  // namespace
 
 Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
-  CO_TRY(const TrialGroup group, co_await tested_group(device));
-  CO_TRY_VOID(co_await check_matvec(device, variant, group));
-  CO_TRY_VOID(co_await check_matmul(device, group));
-  CO_TRY_VOID(co_await check_gather(device, group));
+  std::vector<std::span<const Codec>> groups = {kFloatCodecs, kIntegerCodecs};
+  if (device.info().is_software != 0) groups = {kSoftwareCodecs};
+  for (const std::span<const Codec> codecs : groups) {
+    CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
+    CO_TRY_VOID(co_await check_matvec(device, variant, group));
+    CO_TRY_VOID(co_await check_matmul(device, group));
+    CO_TRY_VOID(co_await check_gather(device, group));
+  }
   co_return Status{};
 }
 
-Task<Result<Variant>> choose_variant(gpu::Device& device) {
-  const bool light = device.info().is_software != 0;
-  if (device.has(gpu::kFeatureSubgroups)) {
-    const Variant subgroups{.subgroups = true, .light = light};
-    const Status status = co_await check_all(device, subgroups);
-    if (status) co_return subgroups;
-    if (status.error().code == ErrorCode::kDeviceLost)
+Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wish) {
+  const bool software = device.info().is_software != 0;
+  const bool has_subgroups = device.has(gpu::kFeatureSubgroups);
+  const bool has_integer = device.has(gpu::kFeatureDot4I8);
+  if ((wish.subgroups == true && !has_subgroups) ||
+      (wish.dot.value_or(Dot::kF32) != Dot::kF32 && !has_integer)) {
+    co_return fail(ErrorCode::kUnsupported,
+                   "this GPU does not offer the variant that was asked for");
+  }
+  // A software GPU has no instruction for integer products.
+  std::vector<Variant> candidates;
+  for (const Dot dot : {Dot::kInt16, Dot::kInt8, Dot::kF32}) {
+    const bool offered = dot == Dot::kF32 || (dot == Dot::kInt16 && has_integer && !software);
+    if (wish.dot ? dot != *wish.dot : !offered) continue;
+    for (const bool subgroups : {true, false}) {
+      if (wish.subgroups ? subgroups != *wish.subgroups : subgroups && !has_subgroups) continue;
+      candidates.push_back({.subgroups = subgroups, .light = software, .dot = dot});
+    }
+  }
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const Status status = co_await check_all(device, candidates[i]);
+    if (status) co_return candidates[i];
+    if (status.error().code == ErrorCode::kDeviceLost || i + 1 == candidates.size())
       co_return std::unexpected<Error>(status.error());
-    const std::string warning = cat("kernels without subgroups are used: ", status.error().message);
+    const std::string warning =
+        cat("kernels (", describe(candidates[i]), ") are not used: ", status.error().message);
     gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
   }
-  const Variant plain{.light = light};
-  CO_TRY_VOID(co_await check_all(device, plain));
-  co_return plain;
+  co_return fail(ErrorCode::kInternal, "no variant was a candidate");
 }
 
 }  // namespace lapidary::kernels

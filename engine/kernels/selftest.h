@@ -2,6 +2,8 @@
 // output on some GPUs is this field's signature failure. Each compares with plain loops on the CPU.
 #pragma once
 
+#include <optional>
+
 #include "engine/gpu/device.h"
 #include "engine/kernels/compose.h"
 
@@ -14,8 +16,15 @@ Task<Status> selftest_attention(gpu::Device& device,
                                 Variant variant);  // selftest_attention.cpp (and norms)
 Task<Status> selftest_sampling(gpu::Device& device, Variant variant);  // selftest_sampling.cpp
 
-// The fastest variant that this device offers and computes rightly. A variant that fails is dropped
-// with a warning; kSelfTest when the plain form fails too.
-Task<Result<Variant>> choose_variant(gpu::Device& device);
+// What of a variant a caller insists on.
+struct VariantWish {
+  std::optional<bool> subgroups;
+  std::optional<Dot> dot;
+};
+
+// The fastest variant that this device offers and computes rightly, among those that are wished
+// for. A variant that fails is dropped with a warning; kSelfTest when the plainest fails too;
+// kUnsupported when the device lacks what is wished for.
+Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wish = {});
 
 }  // namespace lapidary::kernels

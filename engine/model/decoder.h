@@ -22,11 +22,19 @@
 
 namespace lapidary::model {
 
+// The cut of the matvecs with so many output rows and columns.
+struct TilingChoice {
+  uint32_t rows;
+  uint32_t cols;
+  kernels::MatvecTiling tiling;
+};
+
 struct DecoderOptions {
   uint32_t context = 4096;   // positions of the KV cache
   uint32_t max_batch = 512;  // tokens of one prefill submission
   bool kv_f32 = false;       // K and V in f32 rather than f16
   kernels::Variant variant;
+  std::vector<TilingChoice> tilings;  // where absent, the shape decides
 };
 
 // What a submission does with the logits of its last token.

@@ -46,6 +46,10 @@ void Decoder::record_gather(Program& program, const Table& table, const gpu::Buf
 
 void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges) {
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
+  for (const TilingChoice& choice : options_.tilings) {
+    if (choice.rows == kernels::output_rows(spec) && choice.cols == spec.cols)
+      spec.tiling = choice.tiling;
+  }
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
 }

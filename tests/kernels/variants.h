@@ -16,6 +16,19 @@ inline std::vector<Variant> variants(const gpu::Device& device) {
   return list;
 }
 
+// Those, and the same with integer products: for kernels that multiply weights.
+inline std::vector<Variant> dot_variants(const gpu::Device& device) {
+  std::vector<Variant> list = variants(device);
+  const size_t forms = list.size();
+  for (const Dot dot : {Dot::kInt16, Dot::kInt8}) {
+    for (size_t i = 0; i < forms; ++i) {
+      list.push_back(list[i]);
+      list.back().dot = dot;
+    }
+  }
+  return list;
+}
+
 // All that this device can run. Software GPUs compile the others for minutes: for few tests only.
 inline std::vector<Variant> all_variants(const gpu::Device& device) {
   std::vector<Variant> list = {{.light = false}, {.light = true}};

@@ -1,6 +1,7 @@
 // y = W h for one token. A workgroup of THREADS computes SLOTS * ROWS rows: LANES neighbouring
 // threads share a row and take its units in turn; each thread works on ROWS rows at once, so that an
-// activation is read from workgroup memory once for all of them. h is staged in tiles of TILE_UNITS.
+// activation is read from workgroup memory once for all of them. h is staged in tiles of TILE_UNITS;
+// with integer products (INTEGER) it is quantised on the way there.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), accumulate() (the codecs' inner loop)
 // and store() (the epilogue).
@@ -9,8 +10,18 @@ const SLOTS: u32 = THREADS / LANES;
 const VECTORS: u32 = (COLS + 3u) / 4u;
 
 // Vector k of unit u at k * TILE_STRIDE + u: neighbouring threads read neighbouring vectors. The
-// stride is odd, so that staging writes do not collide in a bank. Reductions use it too.
+// stride is odd, so that staging writes do not collide in a bank. Reductions use `tile` too.
 var<workgroup> tile: array<vec4<f32>, TILE_SIZE>;
+//#if INTEGER
+//#if TWO_BYTES
+const BYTE_VECTORS: u32 = 4u;  // high bytes of half 0, of half 1, low bytes of half 0, of half 1
+//#else
+const BYTE_VECTORS: u32 = 2u;
+//#endif
+var<workgroup> byte_tile: array<vec4<u32>, BYTE_VECTORS * TILE_STRIDE>;
+// (scale, sum of values) of half h of unit u at h * TILE_STRIDE + u.
+var<workgroup> scale_tile: array<vec2<f32>, 2u * TILE_STRIDE>;
+//#endif
 
 var<private> segment: u32;
 var<private> segment_rows: u32;
@@ -24,6 +35,62 @@ var<private> row_${r}: u32;
 var<private> sums_${g}: vec4<f32>;
 //#end
 
+//#if INTEGER
+fn absolute_max(v: vec4<f32>) -> f32 {
+  let a = abs(v);
+  return max(max(a.x, a.y), max(a.z, a.w));
+}
+
+// Half i & 1 of unit i >> 1 from its four vectors.
+fn stage_half(i: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) {
+//#if TWO_BYTES
+  const LIMIT = 16319.0;  // 128 * 127 + 63
+//#else
+  const LIMIT = 127.0;
+//#endif
+  let most = max(max(absolute_max(v0), absolute_max(v1)), max(absolute_max(v2), absolute_max(v3)));
+  // A half of zeros (or of numbers too small to divide by) is 0.
+  let inverse = select(0.0, LIMIT / most, most > 1e-30);
+  let scale = most / LIMIT;
+  let q0 = vec4<i32>(round(v0 * inverse));
+  let q1 = vec4<i32>(round(v1 * inverse));
+  let q2 = vec4<i32>(round(v2 * inverse));
+  let q3 = vec4<i32>(round(v3 * inverse));
+  let sums = q0 + q1 + q2 + q3;
+  let sum = f32(sums.x + sums.y + sums.z + sums.w) * scale;
+  let at = (i & 1u) * TILE_STRIDE + (i >> 1u);
+  scale_tile[at] = vec2<f32>(scale, sum);
+//#if TWO_BYTES
+  // In two bytes, high and low: both signed, so that low is -64 to 63.
+  let h0 = (q0 + 64) >> vec4<u32>(7u);
+  let h1 = (q1 + 64) >> vec4<u32>(7u);
+  let h2 = (q2 + 64) >> vec4<u32>(7u);
+  let h3 = (q3 + 64) >> vec4<u32>(7u);
+  byte_tile[at] = vec4<u32>(pack4xI8(h0), pack4xI8(h1), pack4xI8(h2), pack4xI8(h3));
+  byte_tile[2u * TILE_STRIDE + at] =
+      vec4<u32>(pack4xI8(q0 - h0 * 128), pack4xI8(q1 - h1 * 128), pack4xI8(q2 - h2 * 128),
+                pack4xI8(q3 - h3 * 128));
+//#else
+  byte_tile[at] = vec4<u32>(pack4xI8(q0), pack4xI8(q1), pack4xI8(q2), pack4xI8(q3));
+//#endif
+}
+
+fn activations(unit: u32) -> Activations {
+  var a: Activations;
+  a.high_0 = byte_tile[unit];
+  a.high_1 = byte_tile[TILE_STRIDE + unit];
+//#if TWO_BYTES
+  a.low_0 = byte_tile[2u * TILE_STRIDE + unit];
+  a.low_1 = byte_tile[3u * TILE_STRIDE + unit];
+//#endif
+  let first = scale_tile[unit];
+  let second = scale_tile[TILE_STRIDE + unit];
+  a.scale = vec2<f32>(first.x, second.x);
+  a.low_sum = first.y;
+  a.high_sum = second.y;
+  return a;
+}
+//#else
 fn stage(unit: u32, k: u32, value: vec4<f32>) { tile[k * TILE_STRIDE + unit] = value; }
 
 fn activations(unit: u32) -> Activations {
@@ -40,6 +107,7 @@ fn activations(unit: u32) -> Activations {
   a.high_sum = dot((a.v4 + a.v5) + (a.v6 + a.v7), vec4<f32>(1.0));
   return a;
 }
+//#endif
 
 //#if PLAIN
 fn source(j: u32) -> vec4<f32> {
@@ -208,6 +276,12 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     workgroupBarrier();
 //#endif
     let count = min(TILE_UNITS, UNITS - first);
+//#if INTEGER
+    for (var i = tid; i < count * 2u; i += THREADS) {
+      let j = first * 8u + 4u * i;
+      stage_half(i, source(j), source(j + 1u), source(j + 2u), source(j + 3u));
+    }
+//#else
     for (var i = tid; i < count * 8u; i += THREADS) {
       let j = first * 8u + i;
 //#if WHOLE_UNITS
@@ -220,6 +294,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       stage(i >> 3u, i & 7u, v);
 //#endif
     }
+//#endif
     workgroupBarrier();
     accumulate(lane, first);
   }

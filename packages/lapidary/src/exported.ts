@@ -4,6 +4,7 @@ export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { Engine, type LogLevel } from './engine.js';
 export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js';
 export type { GpuCounters } from './gpu/host.js';
+export type { KernelTime } from './gpu/profiler.js';
 export { Model, inspect, type LoadOptions, type TokenizeOptions } from './model.js';
 export { engineModule, type FoundModel, type ModelLocation } from './platform.js';
 export { Reply } from './reply.js';

@@ -4,6 +4,7 @@ import { Engine, type LogLevel } from './engine.js';
 import { LapidaryError } from './errors.js';
 import { openDevice, type DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
+import type { KernelTime } from './gpu/profiler.js';
 import {
   currentPlatform,
   engineModule,
@@ -16,6 +17,7 @@ import { throwIfAborted, type ByteSource } from './source/source.js';
 import type {
   ChatOptions,
   FileHeader,
+  KernelVariant,
   LoadProgress,
   Message,
   ModelInfo,
@@ -34,6 +36,8 @@ export interface LoadOptions extends FindOptions {
   contextLength?: number;
   /** How keys and values are kept. Default `f16`. */
   kvType?: 'f16' | 'f32';
+  /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
+  variant?: KernelVariant;
   /** WebGPU itself, where `navigator.gpu` is not it. */
   gpu?: GPU;
   /** The engine: its URL, bytes, or compiled module. Default: `lapidary.wasm` beside this file. */
@@ -110,6 +114,7 @@ export class Model {
             params: found.params,
             system: found.system,
             name: found.name,
+            variant: options.variant,
           }),
         ],
         { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },
@@ -196,6 +201,22 @@ export class Model {
   get counters(): GpuCounters & { heapBytes: number } {
     if (!this.engine.gpu) throw new LapidaryError('internal_error', 'a model without a GPU');
     return { ...this.engine.gpu.counters, heapBytes: this.engine.heapBytes };
+  }
+
+  /**
+   * Times every kernel on the GPU while `work` runs (timestamp queries; `unsupported` where there are none). Each
+   * dispatch then waits for the one before it: the sum says where time goes, not how fast the model is.
+   */
+  async profile(work: () => Promise<unknown>): Promise<KernelTime[]> {
+    const { gpu } = this.engine;
+    if (!gpu) throw new LapidaryError('internal_error', 'a model without a GPU');
+    gpu.startProfile();
+    try {
+      await work();
+    } finally {
+      await this.queue;
+    }
+    return gpu.takeProfile();
   }
 
   /** Stops what runs, frees the GPU memory and closes the source. Requests made later fail with `invalid_argument`. */

@@ -25,7 +25,8 @@ async function openDawn(): Promise<GPU> {
   try {
     const { create, globals } = await import('webgpu');
     Object.assign(globalThis, globals);
-    return create([]);
+    // Timers to the nanosecond: what a page must not have, for it may be anybody's, a program of one's own may.
+    return create(['disable-dawn-features=timestamp_quantization']);
   } catch (error) {
     throw new LapidaryError(
       'no_adapter',

@@ -57,6 +57,8 @@ export interface GenerateOptions {
   stop?: string[];
   /** Most tokens to write. */
   maxTokens?: number;
+  /** Goes on past the tokens that end a reply: for benchmarks. */
+  ignoreEos?: boolean;
   /** Alternatives reported with each token (`token` events); 0 is off. */
   logprobs?: number;
 }
@@ -125,6 +127,15 @@ export interface LoadProgress {
   phase: 'header' | 'selftest' | 'upload' | 'compile';
   loaded: number;
   total: number;
+}
+
+/** What of a kernel's forms may be asked for; what is absent is chosen at load. */
+export interface KernelVariant {
+  subgroups?: boolean;
+  /** How decoding multiplies: f32, or integer products of activations in 16 or 8 bits. */
+  dot?: 'f32' | 'int16' | 'int8';
+  /** Cuts of matvecs: [output rows, columns, threads, threads a row, rows a thread]. */
+  tilings?: [number, number, number, number, number][];
 }
 
 /** What is loaded. */

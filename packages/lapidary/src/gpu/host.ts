@@ -3,6 +3,7 @@
 
 import { LapidaryError, messageOf } from '../errors.js';
 import type { OpenedDevice } from './device.js';
+import { Profiler, type KernelTime } from './profiler.js';
 
 /** How the host reaches the wasm instance: its memory (which may grow) and the export that wakes a coroutine. */
 export interface WasmDoor {
@@ -34,6 +35,7 @@ const OP_WORDS = {
 } as const;
 
 interface Kernel {
+  label: string;
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
 }
@@ -66,6 +68,7 @@ export class GpuHost {
     { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }
   >();
   private readonly staging = new Map<number, GPUBuffer[]>();
+  private profiler: Profiler | undefined;
   private firstError: LapidaryError | undefined;
   private lost: LapidaryError | undefined;
 
@@ -156,6 +159,24 @@ export class GpuHost {
           (error: unknown) => this.door.resume(ticket, error),
         ),
     };
+  }
+
+  /**
+   * From now on each dispatch is timed in a pass of its own (which costs speed: overlap is lost), until
+   * {@link takeProfile}.
+   */
+  startProfile(): void {
+    if (!this.opened.features.timestamps) {
+      throw new LapidaryError('unsupported', 'this GPU offers no timestamps (timestamp-query)');
+    }
+    this.profiler ??= new Profiler(this.device);
+  }
+
+  /** GPU time by kernel since {@link startProfile}, the most expensive first. */
+  async takeProfile(): Promise<KernelTime[]> {
+    const { profiler } = this;
+    this.profiler = undefined;
+    return profiler ? profiler.finish() : [];
   }
 
   /** Waits for submitted work; rejects with the first GPU error since the last sync. */
@@ -256,7 +277,7 @@ export class GpuHost {
           compute: { module, entryPoint: 'main' },
         });
         await scope;
-        this.kernels[handle] = { pipeline, layout: layout.group };
+        this.kernels[handle] = { label, pipeline, layout: layout.group };
         this.door.resume(ticket);
       } catch (error) {
         await scope;
@@ -317,6 +338,11 @@ export class GpuHost {
               `a dispatch names dead handles (${at(1)}, ${at(2)})`,
             );
           }
+          if (this.profiler) {
+            pass.end();
+            pass = this.profiler.beginPass(encoder, kernel.label);
+            lastKernel = 0;
+          }
           if (at(1) !== lastKernel) pass.setPipeline(kernel.pipeline);
           lastKernel = at(1);
           pass.setBindGroup(0, bindings);
@@ -345,6 +371,7 @@ export class GpuHost {
       }
     }
     this.counters.submits++;
+    this.profiler?.endSubmission(encoder);
     this.device.queue.submit([encoder.finish()]);
     for (const read of reads) this.finishRead(read);
   }
