@@ -11,8 +11,6 @@
 namespace lapidary::kernels {
 namespace {
 
-constexpr uint32_t kWorkgroupBytes = 16384;
-
 bool has_norm(const MatvecSpec& spec) {
   return spec.prologue == Prologue::kNorm || spec.prologue == Prologue::kResidualNorm;
 }
@@ -50,7 +48,9 @@ MatvecTiling choose_tiling(const MatvecSpec& spec) {
   if (lanes > 8 && units / lanes < 2) lanes /= 2;
   MatvecTiling tiling{.threads = 256, .lanes = lanes, .rows = 4 / streams(spec)};
   constexpr uint32_t kEnough = 192;
-  while (group_count(spec, tiling) < kEnough && (tiling.rows > 1 || tiling.threads > 64)) {
+  // With a norm, no thread should hold more than two halves of h.
+  const uint32_t least = has_norm(spec) ? std::bit_ceil(div_ceil(spec.cols, 32)) : 64;
+  while (group_count(spec, tiling) < kEnough && (tiling.rows > 1 || tiling.threads > least)) {
     if (tiling.rows > 1) {
       tiling.rows /= 2;
     } else {
@@ -72,109 +72,106 @@ namespace {
 // Bytes that a unit takes in the tile: f32; or bytes, and a scale and a sum a half.
 uint32_t unit_bytes(Dot dot) { return dot == Dot::kF32 ? 128 : dot == Dot::kInt16 ? 80 : 48; }
 
-// Vectors of workgroup memory that the reductions need.
+uint32_t outputs(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  return streams(spec) * tiling.rows;
+}
+
+// Vectors of `tile` that reductions need: those of the norms.
 uint32_t reduction_vectors(const MatvecSpec& spec, const MatvecTiling& tiling) {
-  return div_ceil(streams(spec) * tiling.rows, 4) * tiling.threads;
+  return has_norm(spec) ? tiling.threads : 1;
 }
 
-// Workgroup memory is a tile of h, the reduction's partial sums (in the same place where the tile is
-// f32) and the weights of splits.
-uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
-  constexpr uint32_t kOther = 512;
-  uint32_t left = kWorkgroupBytes - kOther;
-  if (spec.prologue == Prologue::kMerge) left -= spec.heads * spec.max_splits * 4;
-  if (dot != Dot::kF32) left -= reduction_vectors(spec, tiling) * 16;
-  // One unit more for the odd stride.
-  const uint32_t most = std::min(left / unit_bytes(dot) - 1, 96u) / 32 * 32;
-  return std::min(div_ceil(spec.cols, 32), most);
-}
-
-// The weights of one dot product per row: acc component i of sums_g.
-std::string sum_name(uint32_t index) {
-  constexpr std::string_view kComponents = "xyzw";
-  return cat("sums_", index / 4, ".", kComponents[index % 4]);
+// Workgroup memory holds a tile of h, the partial sums of norms (in the tile's place where that is
+// f32) and of rows, and the weights of splits. At least 32 units fit for every tiling that
+// choose_tiling makes.
+uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot, uint32_t limit) {
+  const uint32_t slots = tiling.threads / tiling.lanes;
+  uint32_t used = 512 + outputs(spec, tiling) * slots * (tiling.lanes + 1) * 4;
+  if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.max_splits * 4;
+  if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
+  const uint32_t left = limit > used ? limit - used : 0;
+  // One unit more for the odd stride. A lane's turns go on from tile to tile: whole rounds of lanes.
+  const uint32_t round = std::max(32u, tiling.lanes);
+  const uint32_t most = std::max(left / unit_bytes(dot), 1u) - 1;
+  return std::min(div_ceil(spec.cols, 32), std::max(most / round, 1u) * round);
 }
 
 void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling) {
   const uint32_t rows = rows_per_group(tiling);
-  std::string text = "fn locate(group: u32) {\n  var at = group;\n";
+  std::string text =
+      "var<private> planes: Planes;  // of the segment\n"
+      "fn locate(group: u32) {\n  var at = group;\n";
   uint32_t y_base = spec.row_offset;
   const size_t count = streams(spec) == 2 ? 1 : spec.segments.size();
   for (size_t i = 0; i < count; ++i) {
     const uint32_t groups = div_ceil(spec.segments[i].rows, rows);
     text += cat("  if (at < ", groups, "u) {\n    segment = ", i, "u;\n    segment_rows = ROWS_", i,
                 ";\n    first_row = at * ", rows, "u;\n    y_base = ", y_base,
-                "u;\n    return;\n  }\n  at -= ", groups, "u;\n");
+                "u;\n    planes = SEGMENT_", i, ";\n    return;\n  }\n  at -= ", groups, "u;\n");
     y_base += spec.segments[i].rows;
   }
   composer.text(text + "}\n");
 }
 
-// The loop over a tile's units, once a codec: segments of the same codec differ in their planes
-// only.
-void add_accumulate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling) {
-  std::string text =
-      "fn accumulate(lane: u32, first: u32) {\n"
-      "  let count = min(TILE_UNITS, UNITS - first);\n";
-  const auto loop = [&](std::string_view body) {
-    text += cat("    for (var u = lane; u < count; u += LANES) {\n      let a = activations(u);\n",
-                body, "    }\n");
+// fetch(u) reads what unit u of this thread's rows takes; multiply(a, u, next) multiplies what was
+// fetched by the activations, after it has asked for unit `next`. Once a codec: segments of the same
+// codec differ in their planes only.
+void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
+                  bool light) {
+  struct Case {
+    std::string condition;  // empty: always
+    Codec codec;
   };
-  const auto dots = [&](Codec codec, std::string_view planes, uint32_t stream) {
-    std::string body;
-    for (uint32_t r = 0; r < tiling.rows; ++r) {
-      body += cat("      ", sum_name(stream * tiling.rows + r), " += ", codec_prefix(codec),
-                  "_dot(", planes, ", row_", r, ", first + u, a);\n");
-    }
-    return body;
-  };
-  if (streams(spec) == 2) {
-    loop(dots(spec.segments[0].codec, "SEGMENT_0", 0) +
-         dots(spec.segments[1].codec, "SEGMENT_1", 1));
-  } else {
-    for (const Codec codec : kCodecs) {
-      std::string chosen;
-      std::string condition;
-      for (size_t i = 0; i < spec.segments.size(); ++i) {
-        if (spec.segments[i].codec != codec) continue;
-        chosen += chosen.empty()
-                      ? cat("    var planes = SEGMENT_", i, ";\n")
-                      : cat("    if (segment == ", i, "u) { planes = SEGMENT_", i, "; }\n");
+  std::vector<Case> cases;
+  for (const Codec codec : kCodecs) {
+    std::string condition;
+    for (size_t i = 0; i < spec.segments.size(); ++i) {
+      if (spec.segments[i].codec == codec)
         condition += cat(condition.empty() ? "" : " || ", "segment == ", i, "u");
-      }
-      if (chosen.empty()) continue;
-      text += cat("  if (", condition, ") {\n", chosen);
-      loop(dots(codec, "planes", 0));
-      text += "  }\n";
     }
+    if (!condition.empty()) cases.push_back({condition, codec});
   }
+  const auto per_codec = [&](const auto& statement) {
+    std::string text;
+    if (streams(spec) == 2) {
+      for (uint32_t i = 0; i < 2 * tiling.rows; ++i) {
+        const uint32_t stream = i / tiling.rows;
+        text += statement(i, codec_prefix(spec.segments[stream].codec),
+                          stream == 0 ? "SEGMENT_0" : "SEGMENT_1");
+      }
+      return text;
+    }
+    for (const Case& c : cases) {
+      if (cases.size() > 1) text += cat("  if (", c.condition, ") {\n");
+      for (uint32_t i = 0; i < tiling.rows; ++i)
+        text += statement(i, codec_prefix(c.codec), "planes");
+      if (cases.size() > 1) text += "  }\n";
+    }
+    return text;
+  };
+  std::string text = "fn fetch(u: u32) {\n";
+  text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
+    return cat("  ahead_", i, " = ", codec, "_fetch(", planes, ", row_", i % tiling.rows, ", u);\n");
+  });
+  text += "}\nfn multiply(a: Activations, u: u32, next: u32) {\n";
+  for (uint32_t i = 0; i < outputs(spec, tiling); ++i) text += cat("  let now_", i, " = ahead_", i, ";\n");
+  if (!light) text += "  fetch(next);\n";
+  text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
+    return cat("  sum_", i, " += ", codec, "_dot(now_", i, ", ", planes, ", row_", i % tiling.rows,
+               ", u, a);\n");
+  });
   composer.text(text + "}\n");
 }
 
-void add_store(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling) {
-  std::string text = "fn store(slot: u32) {\n";
-  for (uint32_t r = 0; r < tiling.rows; ++r) {
-    const std::string sum = sum_name(r);
-    std::string value;
-    switch (spec.epilogue) {
-      case Epilogue::kStore:
-        value = sum;
-        break;
-      case Epilogue::kGeglu:
-        value = cat("gelu_tanh(", sum, ") * ", sum_name(tiling.rows + r));
-        break;
-      case Epilogue::kGeluMul:
-        value =
-            cat("gelu_tanh(", sum, ") * mul[", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
-        break;
-      case Epilogue::kSoftcap:
-        value = cat("softcap(", sum, ")");
-        break;
-    }
-    text += cat("  {\n    let row = first_row + ", r, "u * SLOTS + slot;\n",
-                "    if (row < segment_rows) { y[y_base + row] = ", value, "; }\n  }\n");
-  }
-  composer.text(text + "}\n");
+// finished(total, row): what y holds for a row of the segment. GeGLU has two totals and is written
+// out where they meet.
+void add_epilogue(Composer& composer, const MatvecSpec& spec) {
+  std::string value = "total";
+  if (spec.epilogue == Epilogue::kGeluMul)
+    value = cat("gelu_tanh(total) * mul[", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
+  if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
+  composer.text(
+      cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
 }
 
 std::string label_of(const MatvecSpec& spec) {
@@ -190,8 +187,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   const MatvecTiling tiling = choose_tiling(spec);
   const uint32_t units = div_ceil(spec.cols, 32);
   const Dot dot = dot_of(spec, variant);
-  const uint32_t tile = tile_units(spec, tiling, dot);
-  const uint32_t sum_vectors = div_ceil(streams(spec) * tiling.rows, 4);
+  const uint32_t tile = tile_units(spec, tiling, dot, variant.workgroup_bytes);
   const bool aligned = spec.cols % 4 == 0;
   const bool merge = spec.prologue == Prologue::kMerge;
   const bool has_post = spec.prologue == Prologue::kResidualNorm && spec.has_post;
@@ -235,7 +231,9 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .constant("TILE_STRIDE", tile | 1)
       .constant("TILE_SIZE", std::max(dot == Dot::kF32 ? 8 * (tile | 1) : 0,
                                       reduction_vectors(spec, tiling)))
-      .constant("SUM_VECTORS", sum_vectors)
+      .constant("OUTPUTS", outputs(spec, tiling))
+      .flag("PIECES", div_ceil(div_ceil(spec.cols, 16), tiling.threads))
+      .flag("FOUR", 4)
       .constant("EPS", spec.eps)
       .constant("CAP", spec.cap)
       .flag("SUBGROUPS", variant.subgroups)
@@ -251,7 +249,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .flag("REDUCED", has_post || has_pre)
       .flag("ALIGNED", aligned)
       .flag("HEAD_VECTORS", head_vectors)
-      .flag("WHOLE_UNITS", spec.cols % 32 == 0)
+      .flag("WHOLE_HALVES", spec.cols % 32 == 0)
+      .flag("GEGLU", spec.epilogue == Epilogue::kGeglu)
       .flag("SEVERAL_TILES", tile < units)
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
   if (merge) {
@@ -264,8 +263,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   add_segments(composer, spec.segments, spec.cols, dot);
   composer.include("epilogue.wgsl").include("matvec.wgsl");
   add_locate(composer, spec, tiling);
-  add_accumulate(composer, spec, tiling);
-  add_store(composer, spec, tiling);
+  add_products(composer, spec, tiling, variant.light);
+  add_epilogue(composer, spec);
   return std::move(composer).finish(label_of(spec));
 }
 

@@ -11,6 +11,8 @@ fn bf16_half(p: Planes, row: u32, u: u32, h: u32) -> mat4x4<f32> {
                      bf16_pair(b.z, b.w));
 }
 
-fn bf16_dot(p: Planes, row: u32, u: u32, a: Activations) -> f32 {
+fn bf16_fetch(p: Planes, row: u32, u: u32) -> Fetched { return Fetched(); }
+
+fn bf16_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
   return matrix_dot(bf16_half(p, row, u, 0u), bf16_half(p, row, u, 1u), a);
 }

@@ -7,11 +7,15 @@ fn q5_k_half(p: Planes, row: u32, u: u32, h: u32) -> mat4x4<f32> {
   return scaled(bytes_matrix(q), s.x, -s.y);
 }
 
-fn q5_k_dot(p: Planes, row: u32, u: u32, a: Activations) -> f32 {
+fn q5_k_fetch(p: Planes, row: u32, u: u32) -> Fetched {
   let at = row * UNITS + u;
-  let q = weights[p.quants + at];
-  let high = plane_word(p.high + at);
-  let s = k_scales(weights[p.supers + row * SUPERS + (u >> 3u)], u & 7u);
-  let sums = bytes_dot(nibbles(q, 0u) | fifth_bits(high, 0u), nibbles(q, 1u) | fifth_bits(high, 1u), a);
+  return Fetched(weights[p.quants + at], weights[p.supers + row * SUPERS + (u >> 3u)],
+                 vec2<u32>(plane_word(p.high + at), 0u));
+}
+
+fn q5_k_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
+  let s = k_scales(f.b, u & 7u);
+  let sums = bytes_dot(nibbles(f.a, 0u) | fifth_bits(f.c.x, 0u),
+                       nibbles(f.a, 1u) | fifth_bits(f.c.x, 1u), a);
   return s.x * (sums.x + sums.y) - s.y * (a.low_sum + a.high_sum);
 }

@@ -5,8 +5,13 @@ fn q8_0_half(p: Planes, row: u32, u: u32, h: u32) -> mat4x4<f32> {
          plane_half(p.scales + row * SCALE_WORDS, u);
 }
 
-fn q8_0_dot(p: Planes, row: u32, u: u32, a: Activations) -> f32 {
+fn q8_0_fetch(p: Planes, row: u32, u: u32) -> Fetched {
   let at = p.quants + 2u * (row * UNITS + u);
-  let sums = signed_bytes_dot(weights[at], weights[at + 1u], a);
-  return plane_half(p.scales + row * SCALE_WORDS, u) * (sums.x + sums.y);
+  return Fetched(weights[at], weights[at + 1u],
+                 vec2<u32>(plane_word(p.scales + row * SCALE_WORDS + (u >> 1u)), 0u));
+}
+
+fn q8_0_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
+  let sums = signed_bytes_dot(f.a, f.b, a);
+  return word_half(f.c.x, u) * (sums.x + sums.y);
 }

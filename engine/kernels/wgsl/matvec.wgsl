@@ -1,10 +1,12 @@
 // y = W h for one token. A workgroup of THREADS computes SLOTS * ROWS rows: LANES neighbouring
 // threads share a row and take its units in turn; each thread works on ROWS rows at once, so that an
 // activation is read from workgroup memory once for all of them. h is staged in tiles of TILE_UNITS;
-// with integer products (INTEGER) it is quantised on the way there.
+// with integer products (INTEGER) it is quantised on the way there. The weights of a thread's first
+// turn are fetched before h is made, those of the next while it works on one: the memory is never
+// idle.
 //
-// matvec.cpp adds: locate() (which rows this workgroup has), accumulate() (the codecs' inner loop)
-// and store() (the epilogue).
+// matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
+// finished() (the epilogue of a row).
 //#include reduce.wgsl
 const SLOTS: u32 = THREADS / LANES;
 const VECTORS: u32 = (COLS + 3u) / 4u;
@@ -22,6 +24,9 @@ var<workgroup> byte_tile: array<vec4<u32>, BYTE_VECTORS * TILE_STRIDE>;
 // (scale, sum of values) of half h of unit u at h * TILE_STRIDE + u.
 var<workgroup> scale_tile: array<vec2<f32>, 2u * TILE_STRIDE>;
 //#endif
+// Lane l's part of output n (stream, then row of the workgroup) at n * PART_STRIDE + l. Odd, too.
+const PART_STRIDE: u32 = LANES + 1u;
+var<workgroup> parts: array<f32, OUTPUTS * SLOTS * PART_STRIDE>;
 
 var<private> segment: u32;
 var<private> segment_rows: u32;
@@ -30,9 +35,10 @@ var<private> y_base: u32;     // y index of the segment's row 0
 //#repeat r ROWS
 var<private> row_${r}: u32;
 //#end
-// Sums of stream s (gate, up), row r: component (s * ROWS + r) & 3 of vector (s * ROWS + r) >> 2.
-//#repeat g SUM_VECTORS
-var<private> sums_${g}: vec4<f32>;
+// Output i of a thread: stream (gate, up) i / ROWS, row i % ROWS.
+//#repeat i OUTPUTS
+var<private> sum_${i}: f32;
+var<private> ahead_${i}: Fetched;
 //#end
 
 //#if INTEGER
@@ -40,9 +46,11 @@ fn absolute_max(v: vec4<f32>) -> f32 {
   let a = abs(v);
   return max(max(a.x, a.y), max(a.z, a.w));
 }
+//#endif
 
-// Half i & 1 of unit i >> 1 from its four vectors.
-fn stage_half(i: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) {
+// Stages half `half` (16 values) of unit `unit` of the tile.
+fn stage(unit: u32, half: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) {
+//#if INTEGER
 //#if TWO_BYTES
   const LIMIT = 16319.0;  // 128 * 127 + 63
 //#else
@@ -57,9 +65,8 @@ fn stage_half(i: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>
   let q2 = vec4<i32>(round(v2 * inverse));
   let q3 = vec4<i32>(round(v3 * inverse));
   let sums = q0 + q1 + q2 + q3;
-  let sum = f32(sums.x + sums.y + sums.z + sums.w) * scale;
-  let at = (i & 1u) * TILE_STRIDE + (i >> 1u);
-  scale_tile[at] = vec2<f32>(scale, sum);
+  let at = half * TILE_STRIDE + unit;
+  scale_tile[at] = vec2<f32>(scale, f32(sums.x + sums.y + sums.z + sums.w) * scale);
 //#if TWO_BYTES
   // In two bytes, high and low: both signed, so that low is -64 to 63.
   let h0 = (q0 + 64) >> vec4<u32>(7u);
@@ -73,10 +80,18 @@ fn stage_half(i: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>
 //#else
   byte_tile[at] = vec4<u32>(pack4xI8(q0), pack4xI8(q1), pack4xI8(q2), pack4xI8(q3));
 //#endif
+//#else
+  let at = 4u * half * TILE_STRIDE + unit;
+  tile[at] = v0;
+  tile[at + TILE_STRIDE] = v1;
+  tile[at + 2u * TILE_STRIDE] = v2;
+  tile[at + 3u * TILE_STRIDE] = v3;
+//#endif
 }
 
 fn activations(unit: u32) -> Activations {
   var a: Activations;
+//#if INTEGER
   a.high_0 = byte_tile[unit];
   a.high_1 = byte_tile[TILE_STRIDE + unit];
 //#if TWO_BYTES
@@ -88,13 +103,7 @@ fn activations(unit: u32) -> Activations {
   a.scale = vec2<f32>(first.x, second.x);
   a.low_sum = first.y;
   a.high_sum = second.y;
-  return a;
-}
 //#else
-fn stage(unit: u32, k: u32, value: vec4<f32>) { tile[k * TILE_STRIDE + unit] = value; }
-
-fn activations(unit: u32) -> Activations {
-  var a: Activations;
   a.v0 = tile[unit];
   a.v1 = tile[TILE_STRIDE + unit];
   a.v2 = tile[2u * TILE_STRIDE + unit];
@@ -105,23 +114,32 @@ fn activations(unit: u32) -> Activations {
   a.v7 = tile[7u * TILE_STRIDE + unit];
   a.low_sum = dot((a.v0 + a.v1) + (a.v2 + a.v3), vec4<f32>(1.0));
   a.high_sum = dot((a.v4 + a.v5) + (a.v6 + a.v7), vec4<f32>(1.0));
+//#endif
   return a;
 }
+
+// Vector j of `name`, zeros past the end.
+//#if WHOLE_HALVES
+fn inside(j: u32) -> bool { return true; }
+//#else
+fn inside(j: u32) -> bool { return j < VECTORS; }
 //#endif
 
 //#if PLAIN
 fn source(j: u32) -> vec4<f32> {
-//#if ALIGNED
-  return x[j];
-//#else
   var v = vec4<f32>(0.0);
+//#if ALIGNED
+  if (inside(j)) {
+    v = x[j];
+  }
+//#else
   for (var i = 0u; i < 4u; i++) {
     if (4u * j + i < COLS) {
       v[i] = x[4u * j + i];
     }
   }
-  return v;
 //#endif
+  return v;
 }
 //#endif
 
@@ -133,7 +151,8 @@ var<workgroup> split_weights: array<f32, HEADS * MAX_SPLITS>;
 
 fn weigh_splits(tid: u32) {
   let splits = attention_splits(step.position);
-  for (var head = tid; head < HEADS; head += THREADS) {
+  for (var i = tid; i < HEADS * splits; i += THREADS) {
+    let head = i % HEADS;
     var top = -1e30;
     for (var s = 0u; s < splits; s++) {
       top = max(top, stats[s * HEADS + head].x);
@@ -143,9 +162,7 @@ fn weigh_splits(tid: u32) {
       let stat = stats[s * HEADS + head];
       total += stat.y * exp(stat.x - top);
     }
-    for (var s = 0u; s < splits; s++) {
-      split_weights[head * MAX_SPLITS + s] = exp(stats[s * HEADS + head].x - top) / total;
-    }
+    split_weights[i] = exp(stats[i].x - top) / total;
   }
   workgroupBarrier();
 }
@@ -154,16 +171,18 @@ fn source(j: u32) -> vec4<f32> {
   let splits = attention_splits(step.position);
   var v = vec4<f32>(0.0);
 //#if HEAD_VECTORS
-  let head = j / (HEAD_DIM / 4u);
-  for (var s = 0u; s < splits; s++) {
-    v += partial[s * VECTORS + j] * split_weights[head * MAX_SPLITS + s];
+  if (inside(j)) {
+    let head = j / (HEAD_DIM / 4u);
+    for (var s = 0u; s < splits; s++) {
+      v += partial[s * VECTORS + j] * split_weights[s * HEADS + head];
+    }
   }
 //#else
   for (var i = 0u; i < 4u; i++) {
     let at = 4u * j + i;
     if (at < COLS) {
       for (var s = 0u; s < splits; s++) {
-        v[i] += partial[s * COLS + at] * split_weights[(at / HEAD_DIM) * MAX_SPLITS + s];
+        v[i] += partial[s * COLS + at] * split_weights[s * HEADS + at / HEAD_DIM];
       }
     }
   }
@@ -173,40 +192,53 @@ fn source(j: u32) -> vec4<f32> {
 //#endif
 
 //#if NORM
-// Set by measure(), used by source().
-var<private> post_factor: f32;
-var<private> pre_factor: f32;
-var<private> scale: f32;
-var<private> writes: bool;
+// Half tid + n * THREADS of h, held in registers from the first read on: once `delta` and the post
+// norm's weights are in it, and in the end h itself.
+//#repeat n PIECES
+//#repeat c FOUR
+var<private> x_${n}_${c}: vec4<f32>;
+var<private> e_${n}_${c}: vec4<f32>;
+//#end
+//#end
 
 fn rms_factor(square_sum: f32) -> f32 { return 1.0 / sqrt(square_sum / f32(COLS) + EPS); }
 
-// One reduction serves both norms: with e = delta * weights and f the post norm's factor,
-// |x_old + f e|^2 = |x_old|^2 + 2 f x_old.e + f^2 |e|^2.
-fn measure(tid: u32, merge: u32) {
-  scale = 1.0;
+fn prepare(tid: u32, merge: u32, writes: bool) {
+  // One reduction serves both norms: with e = delta * weights and f the post norm's factor,
+  // |x_old + f e|^2 = |x_old|^2 + 2 f x_old.e + f^2 |e|^2.
+  var parts_of = vec4<f32>(0.0);  // |delta|^2, |x_old|^2, x_old.e, |e|^2
+//#repeat n PIECES
+//#repeat c FOUR
+  {
+    let j = 4u * (tid + ${n}u * THREADS) + ${c}u;
+    if (j < VECTORS) {
+//#if RESIDUAL
+      x_${n}_${c} = x_old[j];
+      let d = delta[j];
+//#if HAS_POST
+      let e = d * site[j];
+      e_${n}_${c} = e;
+      parts_of += vec4<f32>(dot(d, d), dot(x_${n}_${c}, x_${n}_${c}), dot(x_${n}_${c}, e), dot(e, e));
+//#else
+      x_${n}_${c} += d;
+      parts_of.y += dot(x_${n}_${c}, x_${n}_${c});
+//#endif
+//#else
+      x_${n}_${c} = x[j];
+      parts_of.y += dot(x_${n}_${c}, x_${n}_${c});
+//#endif
+    }
+  }
+//#end
+//#end
+  var scale = 1.0;
 //#if RESIDUAL
   scale = site[2u * VECTORS].x;
 //#endif
+  var post_factor = 1.0;
+  var pre_factor = 1.0;
 //#if REDUCED
-  var parts = vec4<f32>(0.0);  // |delta|^2, |x_old|^2, x_old.e, |e|^2
-  for (var j = tid; j < VECTORS; j += THREADS) {
-//#if RESIDUAL
-    var v = x_old[j];
-    let d = delta[j];
-//#if HAS_POST
-    let e = d * site[j];
-    parts += vec4<f32>(dot(d, d), dot(v, v), dot(v, e), dot(e, e));
-//#else
-    v += d;
-    parts.y += dot(v, v);
-//#endif
-//#else
-    let v = x[j];
-    parts.y += dot(v, v);
-//#endif
-  }
-  let sums = workgroup_sum(parts, tid, merge);
+  let sums = workgroup_sum(parts_of, tid, merge);
   var squares = sums.y;
 //#if HAS_POST
   post_factor = rms_factor(sums.x);
@@ -217,25 +249,27 @@ fn measure(tid: u32, merge: u32) {
   pre_factor = rms_factor(max(squares, 0.0) * scale * scale);
 //#endif
 //#endif
-}
-
-fn source(j: u32) -> vec4<f32> {
+//#repeat n PIECES
+//#repeat c FOUR
+  {
+    let j = 4u * (tid + ${n}u * THREADS) + ${c}u;
+    if (j < VECTORS) {
 //#if RESIDUAL
 //#if HAS_POST
-  var v = (x_old[j] + delta[j] * (post_factor * site[j])) * scale;
-//#else
-  var v = (x_old[j] + delta[j]) * scale;
+      x_${n}_${c} += e_${n}_${c} * post_factor;
 //#endif
-  if (writes) {
-    x_new[j] = v;
-  }
-//#else
-  var v = x[j];
+      x_${n}_${c} *= scale;
+      if (writes) {
+        x_new[j] = x_${n}_${c};
+      }
 //#endif
 //#if HAS_PRE
-  v *= pre_factor * site[VECTORS + j];
+      x_${n}_${c} *= pre_factor * site[VECTORS + j];
 //#endif
-  return v;
+    }
+  }
+//#end
+//#end
 }
 //#endif
 
@@ -258,6 +292,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#repeat r ROWS
   row_${r} = min(first_row + ${r}u * SLOTS + slot, segment_rows - 1u);
 //#end
+//#if !LIGHT
+  fetch(min(lane, UNITS - 1u));
+//#endif
 //#if SUBGROUPS
   let merge = find_merge_step(tid, invocation, size);
 //#else
@@ -265,8 +302,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#endif
 
 //#if NORM
-  writes = group == 0u;
-  measure(tid, merge);
+  prepare(tid, merge, group == 0u);
 //#endif
 //#if MERGE
   weigh_splits(tid);
@@ -276,70 +312,70 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     workgroupBarrier();
 //#endif
     let count = min(TILE_UNITS, UNITS - first);
-//#if INTEGER
-    for (var i = tid; i < count * 2u; i += THREADS) {
-      let j = first * 8u + 4u * i;
-      stage_half(i, source(j), source(j + 1u), source(j + 2u), source(j + 3u));
-    }
-//#else
-    for (var i = tid; i < count * 8u; i += THREADS) {
-      let j = first * 8u + i;
-//#if WHOLE_UNITS
-      stage(i >> 3u, i & 7u, source(j));
-//#else
-      var v = vec4<f32>(0.0);
-      if (j < VECTORS) {
-        v = source(j);
+//#if NORM
+//#repeat n PIECES
+    {
+      let half = tid + ${n}u * THREADS - 2u * first;
+      // Halves before the tile wrap around to large numbers.
+      if (half < 2u * count) {
+        stage(half >> 1u, half & 1u, x_${n}_0, x_${n}_1, x_${n}_2, x_${n}_3);
       }
-      stage(i >> 3u, i & 7u, v);
-//#endif
+    }
+//#end
+//#else
+    for (var half = tid; half < 2u * count; half += THREADS) {
+      let j = 8u * first + 4u * half;
+      // A loop, so that software GPUs compile source() once.
+      var v: array<vec4<f32>, 4>;
+      for (var c = 0u; c < bound(4u); c++) {
+        v[c] = source(j + c);
+      }
+      stage(half >> 1u, half & 1u, v[0], v[1], v[2], v[3]);
     }
 //#endif
     workgroupBarrier();
-    accumulate(lane, first);
+    for (var u = lane; u < count; u += LANES) {
+//#if LIGHT
+      fetch(first + u);
+      multiply(activations(u), first + u, first + u);
+//#else
+      multiply(activations(u), first + u, min(first + u + LANES, UNITS - 1u));
+//#endif
+    }
   }
 
-  // Sums of the LANES threads of a row, into its lane 0.
+  // The lanes of a row: by shuffles as far as they reach, the rest through workgroup memory.
 //#if SUBGROUPS
 //#repeat i LOG_LANES
   if ((1u << ${i}u) < merge) {
-//#repeat g SUM_VECTORS
-    sums_${g} += subgroupShuffleXor(sums_${g}, 1u << ${i}u);
+//#repeat o OUTPUTS
+    sum_${o} += subgroupShuffleXor(sum_${o}, 1u << ${i}u);
 //#end
   }
 //#end
-  if (merge < LANES) {
-    workgroupBarrier();
-//#repeat g SUM_VECTORS
-    tile[${g}u * THREADS + tid] = sums_${g};
-//#end
-    workgroupBarrier();
-    if (lane == 0u) {
-      for (var i = merge; i < LANES; i += merge) {
-//#repeat g SUM_VECTORS
-        sums_${g} += tile[${g}u * THREADS + tid + i];
-//#end
-      }
-    }
-  }
-//#else
-  // The first turn puts the sums into the tile, the others halve their number. One barrier in the
-  // text: software GPUs compile each anew, and slowly.
-  for (var half = LANES; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (half < LANES && lane < half) {
-//#repeat g SUM_VECTORS
-      sums_${g} += tile[${g}u * THREADS + tid + half];
-//#end
-    }
-    if (half == LANES || lane < half) {
-//#repeat g SUM_VECTORS
-      tile[${g}u * THREADS + tid] = sums_${g};
-//#end
-    }
-  }
 //#endif
-  if (lane == 0u) {
-    store(slot);
+  if (merge == 1u || (lane & (merge - 1u)) == 0u) {
+//#repeat o OUTPUTS
+    parts[(${o}u * SLOTS + slot) * PART_STRIDE + lane] = sum_${o};
+//#end
+  }
+  workgroupBarrier();
+  for (var n = tid; n < ROWS * SLOTS; n += THREADS) {
+    let row = first_row + n;
+    if (row < segment_rows) {
+      var total = 0.0;
+      for (var i = 0u; i < bound(LANES); i += merge) {
+        total += parts[n * PART_STRIDE + i];
+      }
+//#if GEGLU
+      var up = 0.0;
+      for (var i = 0u; i < bound(LANES); i += merge) {
+        up += parts[(ROWS * SLOTS + n) * PART_STRIDE + i];
+      }
+      y[y_base + row] = gelu_tanh(total) * up;
+//#else
+      y[y_base + row] = finished(total, row);
+//#endif
+    }
   }
 }

@@ -23,12 +23,17 @@ struct Activations {
 }
 //#endif
 
+// What a unit of a block format occupies in memory, read ahead of its use; each codec has its own
+// order. Float formats read when they multiply.
+struct Fetched { a: vec4<u32>, b: vec4<u32>, c: vec2<u32> }
+
 fn plane_word(i: u32) -> u32 { return weights[i >> 2u][i & 3u]; }
 
+// Entry i of an f16 plane, of the word that holds it and its neighbour.
+fn word_half(word: u32, i: u32) -> f32 { return unpack2x16float(word >> ((i & 1u) * 16u)).x; }
+
 // Entry i of an f16 plane whose row starts at word `row`.
-fn plane_half(row: u32, i: u32) -> f32 {
-  return unpack2x16float(plane_word(row + (i >> 1u)) >> ((i & 1u) * 16u)).x;
-}
+fn plane_half(row: u32, i: u32) -> f32 { return word_half(plane_word(row + (i >> 1u)), i); }
 
 // The four bytes of a word as floats.
 fn bytes(w: u32) -> vec4<f32> {
