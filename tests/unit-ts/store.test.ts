@@ -71,14 +71,54 @@ test('searches its folders in order, each once', async () => {
   const opened = await OllamaStore.open({
     stores: ['/first'],
     fallbackStores: ['/last', store],
+    platform: 'darwin',
     env: { HOME: home, OLLAMA_MODELS: '/second' },
   });
-  expect(opened.stores.filter((folder) => !folder.startsWith('/usr/share'))).toEqual([
-    '/first',
-    '/second',
-    store,
-    '/last',
-  ]);
+  expect(opened.stores).toEqual(['/first', '/second', store, '/last']);
+});
+
+const SERVICE = '/usr/share/ollama/.ollama/models';
+const FOLDERS = [
+  {
+    who: 'a user of Linux, and the service',
+    platform: 'linux',
+    env: { HOME: '/home/ada', USERPROFILE: 'C:\\Users\\Ada' },
+    folders: ['/home/ada/.ollama/models', SERVICE],
+  },
+  {
+    who: 'Linux without HOME',
+    platform: 'linux',
+    env: { HOME: '' },
+    folders: ['/home/of-system/.ollama/models', SERVICE],
+  },
+  {
+    who: 'macOS',
+    platform: 'darwin',
+    env: { HOME: '/Users/ada' },
+    folders: ['/Users/ada/.ollama/models'],
+  },
+  {
+    who: 'Windows, whatever a shell calls HOME',
+    platform: 'win32',
+    env: { HOME: '/c/Users/Ada', USERPROFILE: 'C:\\Users\\Ada' },
+    folders: ['C:\\Users\\Ada\\.ollama\\models'],
+  },
+  {
+    who: 'Windows with HOME alone',
+    platform: 'win32',
+    env: { HOME: 'D:\\Ada' },
+    folders: ['D:\\Ada\\.ollama\\models'],
+  },
+  {
+    who: 'OLLAMA_MODELS, before all of these',
+    platform: 'linux',
+    env: { HOME: '/home/ada', OLLAMA_MODELS: '/big/models' },
+    folders: ['/big/models', '/home/ada/.ollama/models', SERVICE],
+  },
+] as const;
+test.each(FOLDERS)('default folders: $who', async ({ platform, env, folders }) => {
+  const opened = await OllamaStore.open({ platform, env, home: '/home/of-system' });
+  expect(opened.stores).toEqual(folders);
 });
 
 test('lists what is there, stray files left out, with what cannot be loaded', async () => {

@@ -4,7 +4,7 @@
 import { distance } from 'fastest-levenshtein';
 import { readFile, readdir, realpath, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, sep } from 'node:path';
+import { join, posix, sep, win32 } from 'node:path';
 import { Engine } from '../engine.js';
 import { LapidaryError } from '../errors.js';
 import { engineModule, type FindOptions, type FoundModel } from '../platform.js';
@@ -53,6 +53,10 @@ export interface ModelFiles {
 export type StoreOptions = Pick<FindOptions, 'stores' | 'fallbackStores'> & {
   /** Default process.env. */
   env?: Record<string, string | undefined>;
+  /** Whose default folders are meant, as process.platform names systems; its default, too. */
+  platform?: string;
+  /** The user's own folder where `env` names none. Default os.homedir(). */
+  home?: string;
 };
 
 interface Manifest {
@@ -90,17 +94,13 @@ export class OllamaStore {
    * Folders that do not exist are passed over.
    */
   static async open(options: StoreOptions = {}): Promise<OllamaStore> {
-    const env = options.env ?? process.env;
-    const home = env.HOME ?? env.USERPROFILE ?? homedir();
     const folders = [
       ...(options.stores ?? []),
-      env.OLLAMA_MODELS,
-      join(home, '.ollama', 'models'),
-      ...(process.platform === 'linux' ? ['/usr/share/ollama/.ollama/models'] : []),
+      ...ollamaFolders(options),
       ...(options.fallbackStores ?? []),
-    ].filter((folder) => folder !== undefined && folder !== '');
+    ].filter((folder) => folder !== '');
     const engine = await Engine.create(await engineModule(), undefined);
-    return new OllamaStore(engine, [...new Set(folders as string[])]);
+    return new OllamaStore(engine, [...new Set(folders)]);
   }
 
   /** Every model of every store, and what could not be read. A name that two stores have appears once. */
@@ -306,6 +306,21 @@ export class OllamaStore {
       `there is no model '${name.display}'${hint} Searched: ${this.stores.join(', ')}${unread}`,
     );
   }
+}
+
+/** Where Ollama itself keeps models: OLLAMA_MODELS, the user's folder, on Linux its service's. */
+function ollamaFolders({
+  env = process.env,
+  platform = process.platform,
+  home,
+}: StoreOptions): string[] {
+  // On Windows a shell may set a HOME of its own; Ollama does not look there.
+  const named = platform === 'win32' ? env.USERPROFILE || env.HOME : env.HOME;
+  return [
+    env.OLLAMA_MODELS ?? '',
+    (platform === 'win32' ? win32 : posix).join(named || (home ?? homedir()), '.ollama', 'models'),
+    ...(platform === 'linux' ? ['/usr/share/ollama/.ollama/models'] : []),
+  ];
 }
 
 async function exists(path: string): Promise<boolean> {
