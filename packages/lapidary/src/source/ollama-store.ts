@@ -155,19 +155,18 @@ export class OllamaStore {
       readLayer('system'),
       readLayer('messages'),
     ]);
-    return {
-      source: await FileSource.open(weights.path),
+    // The weights are opened last: nothing after that can fail and leave the file open.
+    const found = {
       name: files.name,
       params:
-        params === undefined
-          ? undefined
-          : (parse(params, `${files.name}: params layer`) as Record<string, unknown>),
+        params === undefined ? undefined : parseObject(params, `${files.name}: the params layer`),
       system,
       messages:
         messages === undefined
           ? undefined
-          : (parse(messages, `${files.name}: messages layer`) as unknown[]),
+          : parseArray(messages, `${files.name}: the messages layer`),
     };
+    return { source: await FileSource.open(weights.path), ...found };
   }
 
   /** Names in a store whose parts are all valid; anything else under manifests/ is none of Ollama's. */
@@ -394,7 +393,23 @@ async function readText(path: string): Promise<string> {
 function parse(text: string, what: string): unknown {
   try {
     return JSON.parse(text);
-  } catch {
-    throw new LapidaryError('invalid_format', `${what}: not valid JSON`);
+  } catch (cause) {
+    throw new LapidaryError('invalid_format', `${what} is not valid JSON; pull the model again`, {
+      cause,
+    });
   }
+}
+
+function parseObject(text: string, what: string): Record<string, unknown> {
+  const value = parse(text, what);
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+    return value as Record<string, unknown>;
+  }
+  throw new LapidaryError('invalid_format', `${what} is not a JSON object; pull the model again`);
+}
+
+function parseArray(text: string, what: string): unknown[] {
+  const value = parse(text, what);
+  if (Array.isArray(value)) return value as unknown[];
+  throw new LapidaryError('invalid_format', `${what} is not a JSON array; pull the model again`);
 }
