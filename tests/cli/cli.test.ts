@@ -6,6 +6,8 @@ import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readFixture } from '../support/fixtures.ts';
+import { GgmlType, parseGguf, writeGguf, type Tensor } from '../support/gguf.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const main = join(root, 'apps/cli/dist/main.js');
@@ -287,6 +289,15 @@ const damaged = async (name: string, damage: (path: string) => Promise<void>) =>
   await damage(path);
   return path;
 };
+/** tiny-e with one tensor replaced, or left out. */
+const tiny = async (name: string, tensor: string, edit: (tensor: Tensor) => Tensor[]) => {
+  const file = parseGguf(readFixture('gemma4/tiny-e.gguf'));
+  const tensors = file.tensors.flatMap((each) => (each.name === tensor ? edit(each) : [each]));
+  const path = join(home, name);
+  await writeFile(path, writeGguf({ ...file, tensors }));
+  return path;
+};
+const Q4_1_BYTES = 20 / 32;
 const failures: Failure[] = [
   {
     name: 'a missing model',
@@ -347,6 +358,50 @@ const failures: Failure[] = [
     line: /gemmaX.*\(unsupported\)/,
   },
   {
+    name: 'an unknown tensor type',
+    args: async () => [
+      'run',
+      await tiny('type.gguf', 'blk.1.ffn_up.weight', (tensor) => [{ ...tensor, type: 99 }]),
+      'x',
+    ],
+    code: 1,
+    line: /blk\.1\.ffn_up\.weight.*type.*99.*\(unsupported\)/,
+  },
+  {
+    name: 'a missing tensor',
+    args: async () => ['run', await tiny('missing.gguf', 'blk.1.ffn_up.weight', () => []), 'x'],
+    code: 3,
+    line: /tensor blk\.1\.ffn_up\.weight \[\d+, \d+\] is missing: .*\(not_found\)/,
+  },
+  {
+    name: 'a tensor of a wrong shape',
+    args: async () => [
+      'run',
+      await tiny('shape.gguf', 'blk.1.ffn_up.weight', (tensor) => [
+        { ...tensor, dims: [...tensor.dims].reverse() },
+      ]),
+      'x',
+    ],
+    code: 1,
+    line: /blk\.1\.ffn_up\.weight has shape \[\d+, \d+\], .* ask for \[\d+, \d+\].*\(invalid_format\)/,
+  },
+  {
+    name: 'a tensor type without a GPU kernel',
+    args: async () => [
+      'run',
+      await tiny('q4_1.gguf', 'blk.1.ffn_up.weight', (tensor) => [
+        {
+          ...tensor,
+          type: GgmlType.Q4_1,
+          data: new Uint8Array(tensor.dims.reduce((a, b) => a * b, 1) * Q4_1_BYTES),
+        },
+      ]),
+      'x',
+    ],
+    code: 1,
+    line: /blk\.1\.ffn_up\.weight' has type Q4_1, which has no GPU kernels yet \(unsupported\)/,
+  },
+  {
     name: 'a file that is no GGUF',
     args: async () => [
       'run',
@@ -391,9 +446,12 @@ const failures: Failure[] = [
 ];
 
 test.each(failures)('$name: one readable line, exit $code', async ({ args, env, code, line }) => {
-  const ended = await lapidary(await args(), env ? { env } : {});
+  const words = await args();
+  const before = await readdir(home, { recursive: true });
+  const ended = await lapidary(words, env ? { env } : {});
   expect(errorLine(ended)).toMatch(line);
   expect(ended.stdout).toBe('');
+  expect(await readdir(home, { recursive: true })).toEqual(before);
   expect(ended.code).toBe(code);
 });
 
