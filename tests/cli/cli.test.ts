@@ -1,102 +1,11 @@
 // The command line as a program: what it prints where, how it ends, and how it fails.
 
-import { spawn } from 'node:child_process';
-import { cp, mkdtemp, readFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { cp, readFile, readdir, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { readFixture } from '../support/fixtures.ts';
 import { GgmlType, parseGguf, writeGguf, type Tensor } from '../support/gguf.ts';
-
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const main = join(root, 'apps/cli/dist/main.js');
-
-interface Ended {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-interface Running {
-  write(text: string): void;
-  kill(signal: NodeJS.Signals): void;
-  /** Resolves when all that was printed so far matches. */
-  until(pattern: RegExp): Promise<void>;
-  ended: Promise<Ended>;
-}
-
-let home: string;
-/** No store but ours; compiled shaders are kept where every other run keeps them. */
-const surroundings = () => ({
-  HOME: home,
-  OLLAMA_MODELS: '',
-  XDG_CACHE_HOME: process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'),
-});
-beforeAll(async () => {
-  home = await mkdtemp(join(tmpdir(), 'lapidary-cli-'));
-});
-afterAll(() => rm(home, { recursive: true }));
-
-function start(program: string, args: string[], env: Record<string, string> = {}): Running {
-  const child = spawn(program, args, {
-    env: { ...process.env, ...surroundings(), ...env },
-  });
-  const out = { stdout: '', stderr: '' };
-  const watchers = new Set<() => void>();
-  for (const name of ['stdout', 'stderr'] as const) {
-    child[name].setEncoding('utf8').on('data', (text: string) => {
-      out[name] += text;
-      for (const watch of watchers) watch();
-    });
-  }
-  const ended = new Promise<Ended>((resolve) =>
-    child.on('close', (code) => resolve({ code, ...out })),
-  );
-  child.stdin.on('error', () => {});
-  return {
-    ended,
-    write: (text) => void child.stdin.write(text),
-    kill: (signal) => void child.kill(signal),
-    until: (pattern) =>
-      new Promise((resolve, reject) => {
-        const watch = () => {
-          if (!pattern.test(out.stdout + out.stderr)) return;
-          watchers.delete(watch);
-          resolve();
-        };
-        watchers.add(watch);
-        watch();
-        void ended.then(() =>
-          reject(new Error(`it ended before ${pattern}: ${out.stdout}${out.stderr}`)),
-        );
-      }),
-  };
-}
-
-/** Runs to the end, with `input` on standard input. */
-function lapidary(
-  args: string[],
-  { input, env }: { input?: string; env?: Record<string, string> } = {},
-) {
-  const child = spawn(process.execPath, [main, ...args], {
-    env: { ...process.env, ...surroundings(), ...env },
-  });
-  const out = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'] as const) {
-    child[name].setEncoding('utf8').on('data', (text: string) => (out[name] += text));
-  }
-  child.stdin.on('error', () => {});
-  child.stdin.end(input ?? '');
-  return new Promise<Ended>((resolve) => child.on('close', (code) => resolve({ code, ...out })));
-}
-
-/** The same on a terminal of its own. */
-const onTerminal = (args: string) =>
-  start('script', ['-qec', `"${process.execPath}" "${main}" ${args}`, '/dev/null']);
-
-const errorLine = ({ stderr }: Ended) =>
-  stderr.split('\n').find((line) => line.startsWith('error:')) ?? '';
-const QUESTION = 'What is the capital of France?';
+import { QUESTION, errorLine, home, lapidary, main, root, start } from './harness.ts';
 
 async function blob(): Promise<string> {
   const folder = join(root, 'models/blobs');
@@ -186,37 +95,6 @@ test('run: Ctrl-C ends the reply with what was written, exit 130', async () => {
     reason: 'cancelled',
   });
   expect(code).toBe(130);
-});
-
-test('run on a terminal: several turns, settings, Ctrl-C stops the reply and not the program', async () => {
-  const running = onTerminal('run nano --temperature 0 --max-tokens 1500');
-  await running.until(/\/\? for help\.[^]*>>> /);
-  running.write('/set temperature hot\r');
-  await running.until(/takes a number from 0/);
-  running.write('/nonsense\r');
-  await running.until(/there is no command \/nonsense/);
-  running.write(`${QUESTION}\r`);
-  await running.until(/is Paris\.[^]*first token after[^]*>>> /);
-  running.write('/set temperature 2\r');
-  await running.until(/temperature: 2/);
-  running.write('Tell me a story.\r');
-  await running.until(/Tell me a story\.[^]*\n\S/);
-  running.write('\x03');
-  // Either way the program lives: the reply was stopped, or had just ended.
-  await running.until(/(first token after[^]*){2}/);
-  running.write('/clear\r');
-  await running.until(/a new conversation/);
-  running.write('/bye\r');
-  expect((await running.ended).code).toBe(0);
-});
-
-test('run on a terminal: Ctrl-C at the empty prompt leaves, and so does Ctrl-D', async () => {
-  for (const key of ['\x03', '\x04']) {
-    const running = onTerminal('run nano');
-    await running.until(/>>> /);
-    running.write(key);
-    expect((await running.ended).code).toBe(0);
-  }
 });
 
 test('list and show say what is there, without a GPU', async () => {
