@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { readFixture } from '../support/fixtures.ts';
 import { GgmlType, parseGguf, writeGguf, type Tensor } from '../support/gguf.ts';
-import { QUESTION, errorLine, home, lapidary, main, root, start } from './harness.ts';
+import { EXIT } from '../../apps/cli/src/exit.ts';
+import { QUESTION, errorLine, home, lapidary, main, root, start, type Ended } from './harness.ts';
 
 async function blob(): Promise<string> {
   const folder = join(root, 'models/blobs');
@@ -47,6 +48,72 @@ test('run: the prompt from standard input, a .gguf path, JSON events', async () 
     usage: { promptTokens: 16, completionTokens: 4 },
   });
   expect(ended.code).toBe(0);
+});
+
+const shell = (command: string) => start('bash', ['-c', command], { MAIN: main }).ended;
+const answer = ({ stdout }: Ended) =>
+  stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { type: string; text?: string; usage?: object })
+    .map(({ type, text, usage }) => ({ type, text, usage }));
+
+test('run: what is piped in stands below the prompt', async () => {
+  const flags = '--json --temperature 0 --max-tokens 6';
+  const piped = await shell(
+    `printf 'of France?\\n\\n' | node "$MAIN" run nano What is "the capital" ${flags}`,
+  );
+  const joined = await shell(
+    `node "$MAIN" run nano $'What is the capital\\n\\nof France?' ${flags}`,
+  );
+  expect(answer(joined).at(-1)).toMatchObject({ type: 'done', usage: { completionTokens: 6 } });
+  expect(answer(piped)).toEqual(answer(joined));
+});
+
+test('run: a file as standard input stands below the prompt', async () => {
+  const path = join(home, 'long.txt');
+  await writeFile(path, 'one two three '.repeat(40));
+  const ended = await shell(`node "$MAIN" run nano Count. --context 32 < ${path}`);
+  expect(errorLine(ended)).toMatch(/\(context_overflow\)/);
+});
+
+// A model that is not there: nothing is computed, but input that is read is read before the model is looked for.
+test.each([
+  ['/dev/null', 'node "$MAIN" run nanu x < /dev/null'],
+  ['a closed one', 'node "$MAIN" run nanu x <&-'],
+  ['a folder', 'node "$MAIN" run nanu x < /'],
+  // Its standard input comes from here: a socket that stays open.
+  ['an idle socket', 'exec node "$MAIN" run nanu x'],
+])(
+  'run with a prompt does not wait for standard input: %s',
+  async (_, command) => {
+    const ended = await shell(command);
+    expect(errorLine(ended)).toMatch(/no model 'nanu:latest'/);
+    expect(ended.stderr).not.toMatch(/standard input/);
+    expect(ended.code).toBe(3);
+  },
+  30_000,
+);
+
+test('run says that it waits for a pipe which does not end', async () => {
+  const { stderr, code } = await shell('sleep 3 | node "$MAIN" run nanu x');
+  expect(stderr).toMatch(/^reading standard input until it ends\n[^]*nanu:latest/m);
+  expect(code).toBe(3);
+});
+
+test('run --verbose: counts, times and the seed, which there are not without it', async () => {
+  const args = ['run', 'nano', QUESTION, '--seed', '7', '--max-tokens', '4'];
+  const { stderr } = await lapidary([...args, '--verbose']);
+  const time = '[\\d.]+ m?s';
+  for (const line of [
+    `llvmpipe.*first token after ${time}, ended by length`,
+    `prompt: +16 tokens \\(0 cached\\), 16 in ${time}`,
+    `reply: +4 tokens in ${time}, seed 7`,
+    `context: 20 of 2048 tokens`,
+  ]) {
+    expect(stderr).toMatch(new RegExp(`^${line}$`, 'm'));
+  }
+  expect((await lapidary(args)).stderr).not.toMatch(/prompt:|reply:|context:/);
 });
 
 async function blobAsGguf(): Promise<string> {
@@ -133,6 +200,30 @@ test('tokenize: control tokens are text unless asked otherwise', async () => {
   ];
   expect(special.length).toBeLessThan(plain.length);
   expect(bos).toEqual([2, ...special]);
+});
+
+test('tokenize --json: ids with their texts', async () => {
+  const text = 'Où est <turn|> "Paris"?';
+  const { stdout, code } = await lapidary(['tokenize', 'nano', text, '--json', '--bos']);
+  const tokens = JSON.parse(stdout) as { id: number; text: string }[];
+  expect(tokens[0]).toEqual({ id: 2, text: '<bos>' });
+  expect(tokens.every(({ id }) => Number.isInteger(id))).toBe(true);
+  // The two bytes of a letter that is no token of its own: neither is text.
+  const texts = tokens.slice(1).map(({ text }) => text);
+  expect(texts.join('')).toBe(text.replace('ù', '\ufffd\ufffd'));
+  expect(code).toBe(0);
+});
+
+test('docs/cli.md has the exit codes that --help has', async () => {
+  const { stdout } = await lapidary(['run', '--help']);
+  const help = stdout.slice(stdout.indexOf('Exit codes:')).matchAll(/^ +(\d+) +(.+)$/gm);
+  const page = await readFile(join(root, 'docs/cli.md'), 'utf8');
+  const rows = page.matchAll(/^\| *(\d+) *\| *(.+?) *\|/gm);
+  const pairs = (found: Iterable<RegExpMatchArray>) =>
+    [...found].map(([, code, meaning]) => `${code} ${meaning}`);
+  const documented = pairs(rows);
+  expect(documented).toEqual(pairs(help));
+  expect(documented.map((row) => Number.parseInt(row))).toEqual(Object.values(EXIT));
 });
 
 test.each(['run', 'list', 'show', 'tokenize'])('%s --help has examples', async (command) => {
@@ -305,7 +396,7 @@ const failures: Failure[] = [
   {
     name: 'no prompt',
     args: () => ['run', 'nano'],
-    code: 1,
+    code: 2,
     line: /there is no prompt.*\(invalid_argument\)/,
   },
   {
