@@ -1,7 +1,7 @@
 // The command line as a program of its own: started, fed, listened to. Importing this makes a home folder for a test
 // file and removes it after the last test.
 
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
@@ -20,14 +20,21 @@ export interface Ended {
 export interface Running {
   write(text: string): void;
   kill(signal: NodeJS.Signals): void;
-  /** Resolves when all that was printed so far matches. */
-  until(pattern: RegExp): Promise<void>;
+  /** All that was printed so far. */
+  printed(): string;
+  /** Resolves when what was printed so far, from `start` on, matches. */
+  until(pattern: RegExp, start?: number): Promise<void>;
   ended: Promise<Ended>;
 }
 
 /** The home folder of all that is started here. */
 export const home = mkdtempSync(join(tmpdir(), 'lapidary-cli-'));
-afterAll(() => rm(home, { recursive: true }));
+/** What runs: a test that failed may have left it waiting. */
+const alive = new Set<ChildProcess>();
+afterAll(async () => {
+  for (const child of alive) child.kill('SIGKILL');
+  await rm(home, { recursive: true });
+});
 
 /** No store but ours; compiled shaders are kept where every other run keeps them. */
 const surroundings = () => ({
@@ -40,7 +47,9 @@ export function start(program: string, args: string[], env: Record<string, strin
   const child = spawn(program, args, {
     env: { ...process.env, ...surroundings(), ...env },
   });
+  alive.add(child);
   const out = { stdout: '', stderr: '' };
+  const printed = () => out.stdout + out.stderr;
   const watchers = new Set<() => void>();
   for (const name of ['stdout', 'stderr'] as const) {
     child[name].setEncoding('utf8').on('data', (text: string) => {
@@ -49,25 +58,27 @@ export function start(program: string, args: string[], env: Record<string, strin
     });
   }
   const ended = new Promise<Ended>((resolve) =>
-    child.on('close', (code) => resolve({ code, ...out })),
+    child.on('close', (code) => {
+      alive.delete(child);
+      resolve({ code, ...out });
+    }),
   );
   child.stdin.on('error', () => {});
   return {
     ended,
     write: (text) => void child.stdin.write(text),
     kill: (signal) => void child.kill(signal),
-    until: (pattern) =>
+    printed,
+    until: (pattern, start = 0) =>
       new Promise((resolve, reject) => {
         const watch = () => {
-          if (!pattern.test(out.stdout + out.stderr)) return;
+          if (!pattern.test(printed().slice(start))) return;
           watchers.delete(watch);
           resolve();
         };
         watchers.add(watch);
         watch();
-        void ended.then(() =>
-          reject(new Error(`it ended before ${pattern}: ${out.stdout}${out.stderr}`)),
-        );
+        void ended.then(() => reject(new Error(`it ended before ${pattern}: ${printed()}`)));
       }),
   };
 }
