@@ -1,100 +1,12 @@
 // The command line as a program: what it prints where, how it ends, and how it fails.
 
-import { spawn } from 'node:child_process';
-import { cp, mkdtemp, readFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { cp, readFile, readdir, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const main = join(root, 'apps/cli/dist/main.js');
-
-interface Ended {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-interface Running {
-  write(text: string): void;
-  kill(signal: NodeJS.Signals): void;
-  /** Resolves when all that was printed so far matches. */
-  until(pattern: RegExp): Promise<void>;
-  ended: Promise<Ended>;
-}
-
-let home: string;
-/** No store but ours; compiled shaders are kept where every other run keeps them. */
-const surroundings = () => ({
-  HOME: home,
-  OLLAMA_MODELS: '',
-  XDG_CACHE_HOME: process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'),
-});
-beforeAll(async () => {
-  home = await mkdtemp(join(tmpdir(), 'lapidary-cli-'));
-});
-afterAll(() => rm(home, { recursive: true }));
-
-function start(program: string, args: string[], env: Record<string, string> = {}): Running {
-  const child = spawn(program, args, {
-    env: { ...process.env, ...surroundings(), ...env },
-  });
-  const out = { stdout: '', stderr: '' };
-  const watchers = new Set<() => void>();
-  for (const name of ['stdout', 'stderr'] as const) {
-    child[name].setEncoding('utf8').on('data', (text: string) => {
-      out[name] += text;
-      for (const watch of watchers) watch();
-    });
-  }
-  const ended = new Promise<Ended>((resolve) =>
-    child.on('close', (code) => resolve({ code, ...out })),
-  );
-  child.stdin.on('error', () => {});
-  return {
-    ended,
-    write: (text) => void child.stdin.write(text),
-    kill: (signal) => void child.kill(signal),
-    until: (pattern) =>
-      new Promise((resolve, reject) => {
-        const watch = () => {
-          if (!pattern.test(out.stdout + out.stderr)) return;
-          watchers.delete(watch);
-          resolve();
-        };
-        watchers.add(watch);
-        watch();
-        void ended.then(() =>
-          reject(new Error(`it ended before ${pattern}: ${out.stdout}${out.stderr}`)),
-        );
-      }),
-  };
-}
-
-/** Runs to the end, with `input` on standard input. */
-function lapidary(
-  args: string[],
-  { input, env }: { input?: string; env?: Record<string, string> } = {},
-) {
-  const child = spawn(process.execPath, [main, ...args], {
-    env: { ...process.env, ...surroundings(), ...env },
-  });
-  const out = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'] as const) {
-    child[name].setEncoding('utf8').on('data', (text: string) => (out[name] += text));
-  }
-  child.stdin.on('error', () => {});
-  child.stdin.end(input ?? '');
-  return new Promise<Ended>((resolve) => child.on('close', (code) => resolve({ code, ...out })));
-}
-
-/** The same on a terminal of its own. */
-const onTerminal = (args: string) =>
-  start('script', ['-qec', `"${process.execPath}" "${main}" ${args}`, '/dev/null']);
-
-const errorLine = ({ stderr }: Ended) =>
-  stderr.split('\n').find((line) => line.startsWith('error:')) ?? '';
-const QUESTION = 'What is the capital of France?';
+import { expect, test } from 'vitest';
+import { readFixture } from '../support/fixtures.ts';
+import { GgmlType, parseGguf, writeGguf, type Tensor } from '../support/gguf.ts';
+import { EXIT } from '../../apps/cli/src/exit.ts';
+import { QUESTION, errorLine, home, lapidary, main, root, start, type Ended } from './harness.ts';
 
 async function blob(): Promise<string> {
   const folder = join(root, 'models/blobs');
@@ -136,6 +48,72 @@ test('run: the prompt from standard input, a .gguf path, JSON events', async () 
     usage: { promptTokens: 16, completionTokens: 4 },
   });
   expect(ended.code).toBe(0);
+});
+
+const shell = (command: string) => start('bash', ['-c', command], { MAIN: main }).ended;
+const answer = ({ stdout }: Ended) =>
+  stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { type: string; text?: string; usage?: object })
+    .map(({ type, text, usage }) => ({ type, text, usage }));
+
+test('run: what is piped in stands below the prompt', async () => {
+  const flags = '--json --temperature 0 --max-tokens 6';
+  const piped = await shell(
+    `printf 'of France?\\n\\n' | node "$MAIN" run nano What is "the capital" ${flags}`,
+  );
+  const joined = await shell(
+    `node "$MAIN" run nano $'What is the capital\\n\\nof France?' ${flags}`,
+  );
+  expect(answer(joined).at(-1)).toMatchObject({ type: 'done', usage: { completionTokens: 6 } });
+  expect(answer(piped)).toEqual(answer(joined));
+});
+
+test('run: a file as standard input stands below the prompt', async () => {
+  const path = join(home, 'long.txt');
+  await writeFile(path, 'one two three '.repeat(40));
+  const ended = await shell(`node "$MAIN" run nano Count. --context 32 < ${path}`);
+  expect(errorLine(ended)).toMatch(/\(context_overflow\)/);
+});
+
+// A model that is not there: nothing is computed, but input that is read is read before the model is looked for.
+test.each([
+  ['/dev/null', 'node "$MAIN" run nanu x < /dev/null'],
+  ['a closed one', 'node "$MAIN" run nanu x <&-'],
+  ['a folder', 'node "$MAIN" run nanu x < /'],
+  // Its standard input comes from here: a socket that stays open.
+  ['an idle socket', 'exec node "$MAIN" run nanu x'],
+])(
+  'run with a prompt does not wait for standard input: %s',
+  async (_, command) => {
+    const ended = await shell(command);
+    expect(errorLine(ended)).toMatch(/no model 'nanu:latest'/);
+    expect(ended.stderr).not.toMatch(/standard input/);
+    expect(ended.code).toBe(3);
+  },
+  30_000,
+);
+
+test('run says that it waits for a pipe which does not end', async () => {
+  const { stderr, code } = await shell('sleep 3 | node "$MAIN" run nanu x');
+  expect(stderr).toMatch(/^reading standard input until it ends\n[^]*nanu:latest/m);
+  expect(code).toBe(3);
+});
+
+test('run --verbose: counts, times and the seed, which there are not without it', async () => {
+  const args = ['run', 'nano', QUESTION, '--seed', '7', '--max-tokens', '4'];
+  const { stderr } = await lapidary([...args, '--verbose']);
+  const time = '[\\d.]+ m?s';
+  for (const line of [
+    `llvmpipe.*first token after ${time}, ended by length`,
+    `prompt: +16 tokens \\(0 cached\\), 16 in ${time}`,
+    `reply: +4 tokens in ${time}, seed 7`,
+    `context: 20 of 2048 tokens`,
+  ]) {
+    expect(stderr).toMatch(new RegExp(`^${line}$`, 'm'));
+  }
+  expect((await lapidary(args)).stderr).not.toMatch(/prompt:|reply:|context:/);
 });
 
 async function blobAsGguf(): Promise<string> {
@@ -186,37 +164,6 @@ test('run: Ctrl-C ends the reply with what was written, exit 130', async () => {
   expect(code).toBe(130);
 });
 
-test('run on a terminal: several turns, settings, Ctrl-C stops the reply and not the program', async () => {
-  const running = onTerminal('run nano --temperature 0 --max-tokens 1500');
-  await running.until(/\/\? for help\.[^]*>>> /);
-  running.write('/set temperature hot\r');
-  await running.until(/takes a number from 0/);
-  running.write('/nonsense\r');
-  await running.until(/there is no command \/nonsense/);
-  running.write(`${QUESTION}\r`);
-  await running.until(/is Paris\.[^]*first token after[^]*>>> /);
-  running.write('/set temperature 2\r');
-  await running.until(/temperature: 2/);
-  running.write('Tell me a story.\r');
-  await running.until(/Tell me a story\.[^]*\n\S/);
-  running.write('\x03');
-  // Either way the program lives: the reply was stopped, or had just ended.
-  await running.until(/(first token after[^]*){2}/);
-  running.write('/clear\r');
-  await running.until(/a new conversation/);
-  running.write('/bye\r');
-  expect((await running.ended).code).toBe(0);
-});
-
-test('run on a terminal: Ctrl-C at the empty prompt leaves, and so does Ctrl-D', async () => {
-  for (const key of ['\x03', '\x04']) {
-    const running = onTerminal('run nano');
-    await running.until(/>>> /);
-    running.write(key);
-    expect((await running.ended).code).toBe(0);
-  }
-});
-
 test('list and show say what is there, without a GPU', async () => {
   const env = { VK_DRIVER_FILES: '/dev/null' };
   const listed = await lapidary(['list'], { env });
@@ -255,6 +202,30 @@ test('tokenize: control tokens are text unless asked otherwise', async () => {
   expect(bos).toEqual([2, ...special]);
 });
 
+test('tokenize --json: ids with their texts', async () => {
+  const text = 'Où est <turn|> "Paris"?';
+  const { stdout, code } = await lapidary(['tokenize', 'nano', text, '--json', '--bos']);
+  const tokens = JSON.parse(stdout) as { id: number; text: string }[];
+  expect(tokens[0]).toEqual({ id: 2, text: '<bos>' });
+  expect(tokens.every(({ id }) => Number.isInteger(id))).toBe(true);
+  // The two bytes of a letter that is no token of its own: neither is text.
+  const texts = tokens.slice(1).map(({ text }) => text);
+  expect(texts.join('')).toBe(text.replace('ù', '\ufffd\ufffd'));
+  expect(code).toBe(0);
+});
+
+test('docs/cli.md has the exit codes that --help has', async () => {
+  const { stdout } = await lapidary(['run', '--help']);
+  const help = stdout.slice(stdout.indexOf('Exit codes:')).matchAll(/^ +(\d+) +(.+)$/gm);
+  const page = await readFile(join(root, 'docs/cli.md'), 'utf8');
+  const rows = page.matchAll(/^\| *(\d+) *\| *(.+?) *\|/gm);
+  const pairs = (found: Iterable<RegExpMatchArray>) =>
+    [...found].map(([, code, meaning]) => `${code} ${meaning}`);
+  const documented = pairs(rows);
+  expect(documented).toEqual(pairs(help));
+  expect(documented.map((row) => Number.parseInt(row))).toEqual(Object.values(EXIT));
+});
+
 test.each(['run', 'list', 'show', 'tokenize'])('%s --help has examples', async (command) => {
   const { stdout, code } = await lapidary([command, '--help']);
   expect(stdout).toMatch(new RegExp(`Examples:\\n  lapidary ${command}`));
@@ -287,6 +258,15 @@ const damaged = async (name: string, damage: (path: string) => Promise<void>) =>
   await damage(path);
   return path;
 };
+/** tiny-e with one tensor replaced, or left out. */
+const tiny = async (name: string, tensor: string, edit: (tensor: Tensor) => Tensor[]) => {
+  const file = parseGguf(readFixture('gemma4/tiny-e.gguf'));
+  const tensors = file.tensors.flatMap((each) => (each.name === tensor ? edit(each) : [each]));
+  const path = join(home, name);
+  await writeFile(path, writeGguf({ ...file, tensors }));
+  return path;
+};
+const Q4_1_BYTES = 20 / 32;
 const failures: Failure[] = [
   {
     name: 'a missing model',
@@ -347,6 +327,50 @@ const failures: Failure[] = [
     line: /gemmaX.*\(unsupported\)/,
   },
   {
+    name: 'an unknown tensor type',
+    args: async () => [
+      'run',
+      await tiny('type.gguf', 'blk.1.ffn_up.weight', (tensor) => [{ ...tensor, type: 99 }]),
+      'x',
+    ],
+    code: 1,
+    line: /blk\.1\.ffn_up\.weight.*type.*99.*\(unsupported\)/,
+  },
+  {
+    name: 'a missing tensor',
+    args: async () => ['run', await tiny('missing.gguf', 'blk.1.ffn_up.weight', () => []), 'x'],
+    code: 3,
+    line: /tensor blk\.1\.ffn_up\.weight \[\d+, \d+\] is missing: .*\(not_found\)/,
+  },
+  {
+    name: 'a tensor of a wrong shape',
+    args: async () => [
+      'run',
+      await tiny('shape.gguf', 'blk.1.ffn_up.weight', (tensor) => [
+        { ...tensor, dims: [...tensor.dims].reverse() },
+      ]),
+      'x',
+    ],
+    code: 1,
+    line: /blk\.1\.ffn_up\.weight has shape \[\d+, \d+\], .* ask for \[\d+, \d+\].*\(invalid_format\)/,
+  },
+  {
+    name: 'a tensor type without a GPU kernel',
+    args: async () => [
+      'run',
+      await tiny('q4_1.gguf', 'blk.1.ffn_up.weight', (tensor) => [
+        {
+          ...tensor,
+          type: GgmlType.Q4_1,
+          data: new Uint8Array(tensor.dims.reduce((a, b) => a * b, 1) * Q4_1_BYTES),
+        },
+      ]),
+      'x',
+    ],
+    code: 1,
+    line: /blk\.1\.ffn_up\.weight' has type Q4_1, which has no GPU kernels yet \(unsupported\)/,
+  },
+  {
     name: 'a file that is no GGUF',
     args: async () => [
       'run',
@@ -372,7 +396,7 @@ const failures: Failure[] = [
   {
     name: 'no prompt',
     args: () => ['run', 'nano'],
-    code: 1,
+    code: 2,
     line: /there is no prompt.*\(invalid_argument\)/,
   },
   {
@@ -391,9 +415,12 @@ const failures: Failure[] = [
 ];
 
 test.each(failures)('$name: one readable line, exit $code', async ({ args, env, code, line }) => {
-  const ended = await lapidary(await args(), env ? { env } : {});
+  const words = await args();
+  const before = await readdir(home, { recursive: true });
+  const ended = await lapidary(words, env ? { env } : {});
   expect(errorLine(ended)).toMatch(line);
   expect(ended.stdout).toBe('');
+  expect(await readdir(home, { recursive: true })).toEqual(before);
   expect(ended.code).toBe(code);
 });
 

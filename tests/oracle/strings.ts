@@ -164,8 +164,8 @@ const PIECES = [
   '五',
 ];
 
-/** `count` different strings. */
-export function testStrings(count: number): string[] {
+/** `count` different strings, none of them among `known`. */
+export function testStrings(count: number, known: ReadonlySet<string>): string[] {
   const random = generator(20_261_123);
   const pick = <T>(list: readonly T[]) => list[Math.floor(random() * list.length)] as T;
   const codePoint = () => {
@@ -201,7 +201,8 @@ export function testStrings(count: number): string[] {
   const strings = new Set<string>();
   for (let i = 0; strings.size < count; i++) {
     const make = kinds[i % kinds.length];
-    if (make) strings.add(make());
+    const text = make?.();
+    if (text !== undefined && !known.has(text)) strings.add(text);
   }
   return [...strings];
 }

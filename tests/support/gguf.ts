@@ -1,6 +1,6 @@
 // A small GGUF reader and writer for tests: whole files in memory, metadata values kept as they are.
 
-export const GgmlType = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 8, BF16: 30 } as const;
+export const GgmlType = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8, BF16: 30 } as const;
 
 /** Metadata values of the types that tests write; a raw one is `type` and the value's bytes as in the file. */
 export type MetadataValue =

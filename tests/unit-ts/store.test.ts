@@ -1,10 +1,13 @@
 // Ollama's store on disk: the embedded one, and broken or hostile ones.
 
+import { createHash } from 'node:crypto';
 import {
   cp,
   mkdir,
   mkdtemp,
   readFile,
+  readdir,
+  readlink,
   rename,
   rm,
   symlink,
@@ -71,14 +74,119 @@ test('searches its folders in order, each once', async () => {
   const opened = await OllamaStore.open({
     stores: ['/first'],
     fallbackStores: ['/last', store],
+    platform: 'darwin',
     env: { HOME: home, OLLAMA_MODELS: '/second' },
   });
-  expect(opened.stores.filter((folder) => !folder.startsWith('/usr/share'))).toEqual([
-    '/first',
-    '/second',
-    store,
-    '/last',
-  ]);
+  expect(opened.stores).toEqual(['/first', '/second', store, '/last']);
+});
+
+const SERVICE = '/usr/share/ollama/.ollama/models';
+const FOLDERS = [
+  {
+    who: 'a user of Linux, and the service',
+    platform: 'linux',
+    env: { HOME: '/home/ada', USERPROFILE: 'C:\\Users\\Ada' },
+    folders: ['/home/ada/.ollama/models', SERVICE],
+  },
+  {
+    who: 'Linux without HOME',
+    platform: 'linux',
+    env: { HOME: '' },
+    folders: ['/home/of-system/.ollama/models', SERVICE],
+  },
+  {
+    who: 'macOS',
+    platform: 'darwin',
+    env: { HOME: '/Users/ada' },
+    folders: ['/Users/ada/.ollama/models'],
+  },
+  {
+    who: 'Windows, whatever a shell calls HOME',
+    platform: 'win32',
+    env: { HOME: '/c/Users/Ada', USERPROFILE: 'C:\\Users\\Ada' },
+    folders: ['C:\\Users\\Ada\\.ollama\\models'],
+  },
+  {
+    who: 'Windows with HOME alone',
+    platform: 'win32',
+    env: { HOME: 'D:\\Ada' },
+    folders: ['D:\\Ada\\.ollama\\models'],
+  },
+  {
+    who: 'OLLAMA_MODELS, before all of these',
+    platform: 'linux',
+    env: { HOME: '/home/ada', OLLAMA_MODELS: '/big/models' },
+    folders: ['/big/models', '/home/ada/.ollama/models', SERVICE],
+  },
+] as const;
+test.each(FOLDERS)('default folders: $who', async ({ platform, env, folders }) => {
+  const opened = await OllamaStore.open({ platform, env, home: '/home/of-system' });
+  expect(opened.stores).toEqual(folders);
+});
+
+/** A model with nano's weights and these layers, each a kind and its text. */
+async function addModel(name: string, layers: Record<string, string>): Promise<void> {
+  const listed = await Promise.all(
+    Object.entries(layers).map(async ([kind, text]) => {
+      const hash = createHash('sha256').update(text).digest('hex');
+      await writeFile(join(store, 'blobs', `sha256-${hash}`), text);
+      return {
+        mediaType: `application/vnd.ollama.image.${kind}`,
+        digest: `sha256:${hash}`,
+        size: Buffer.byteLength(text),
+      };
+    }),
+  );
+  await addManifest(`registry.ollama.ai/library/${name}/latest`, (text) => {
+    const manifest = JSON.parse(text) as { layers: { mediaType: string }[] };
+    const model = manifest.layers.filter(({ mediaType }) => mediaType.endsWith('.model'));
+    return JSON.stringify({ ...manifest, layers: [...model, ...listed] });
+  });
+}
+
+test('find brings what the params, system and messages layers say', async () => {
+  const params = { temperature: 0.25, num_ctx: 512, stop: ['<a>', '<b>'] };
+  const messages = [
+    { role: 'user', content: 'Hello, é' },
+    { role: 'assistant', content: 'Hi.' },
+  ];
+  await addModel('full', {
+    params: JSON.stringify(params),
+    system: 'You are ä terse.\n',
+    messages: JSON.stringify(messages),
+  });
+  const { source, ...found } = await (await open()).find('full');
+  await source.close?.();
+  expect(found).toEqual({ name: 'full:latest', params, system: 'You are ä terse.\n', messages });
+
+  await addModel('bare', {});
+  const bare = await (await open()).find('bare');
+  await bare.source.close?.();
+  expect(bare).toMatchObject({ params: undefined, system: undefined, messages: undefined });
+});
+
+/** The files that this process has open. */
+async function openFiles(): Promise<string[]> {
+  const files = await readdir('/proc/self/fd');
+  return Promise.all(files.map((file) => readlink(`/proc/self/fd/${file}`).catch(() => '')));
+}
+test.each([
+  ['params', '{"temperature": ', 'is not valid JSON'],
+  ['params', '[1]', 'is not a JSON object'],
+  ['params', 'null', 'is not a JSON object'],
+  ['messages', '[{]', 'is not valid JSON'],
+  ['messages', '{"role": "user"}', 'is not a JSON array'],
+])('a %s layer that says %s is refused, and leaves no file open', async (kind, text, message) => {
+  await addModel('bad', { [kind]: text });
+  const path = await weights();
+  const found = (await open()).find('bad');
+  await expect(found).rejects.toEqual(code('invalid_format'));
+  await expect(found).rejects.toThrow(`bad:latest: the ${kind} layer ${message}`);
+  expect(await openFiles()).not.toContain(path);
+  // The same look does see a file that is open.
+  const { source } = await (await open()).find('nano');
+  expect(await openFiles()).toContain(path);
+  await source.close?.();
 });
 
 test('lists what is there, stray files left out, with what cannot be loaded', async () => {

@@ -1,4 +1,4 @@
-// Exit codes and how an error is shown.
+// Exit codes (docs/cli.md has them, too) and how an error is shown.
 
 import { LapidaryError, type ErrorCode } from 'lapidary/node';
 
@@ -27,6 +27,13 @@ const BY_CODE: Partial<Record<ErrorCode, number>> = {
   cancelled: EXIT.interrupted,
 };
 
+/** A command that was given wrongly, in a way that the parser of options cannot see. */
+export class UsageError extends LapidaryError {
+  constructor(message: string) {
+    super('invalid_argument', message);
+  }
+}
+
 /** Shows an error as one line on stderr, or as JSON on stdout, and gives the exit code for it. */
 export function report(error: unknown, json: boolean): number {
   const { code, message } =
@@ -36,5 +43,5 @@ export function report(error: unknown, json: boolean): number {
   if (json) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);
   else process.stderr.write(`error: ${message.replaceAll(/\s*\n\s*/g, ' ')} (${code})\n`);
   if (!(error instanceof LapidaryError) && process.env.LAPIDARY_DEBUG) console.error(error);
-  return BY_CODE[code] ?? EXIT.error;
+  return error instanceof UsageError ? EXIT.usage : (BY_CODE[code] ?? EXIT.error);
 }

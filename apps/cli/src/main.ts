@@ -63,7 +63,7 @@ program
   .command('run')
   .description('Answer a prompt, or hold a conversation when there is none')
   .argument('<model>', MODEL)
-  .argument('[prompt...]', 'the prompt; else standard input, if that is not a terminal')
+  .argument('[prompt...]', 'the prompt; text from a pipe or a file is put below it, or is it')
   .option('--system <text>', 'what the model is told before everything else')
   .option('--think', 'let the model think before it answers')
   .option('--seed <n>', 'the same seed gives the same answer on the same GPU', wholeFrom(0))
@@ -88,7 +88,7 @@ The answer goes to standard output; the GPU, the speed and the thinking go to st
 Examples:
   lapidary run nano "What is the capital of France?"
   lapidary run gemma4:e2b
-  git diff | lapidary run gemma4:e2b --system "Review this change."
+  git diff | lapidary run gemma4:e2b "Review this change."
   lapidary run ./model.gguf --temperature 0 --json "Hello"
 ${EXIT_HELP}`,
   )

@@ -1,14 +1,8 @@
 // `run`: answers one prompt, or holds a conversation.
 
-import {
-  LapidaryError,
-  type ChatOptions,
-  type Message,
-  type Model,
-  type Reply,
-  type ReplyReport,
-} from 'lapidary/node';
-import { EXIT } from '../exit.js';
+import { fstatSync } from 'node:fs';
+import type { ChatOptions, Message, Model, Reply, ReplyReport } from 'lapidary/node';
+import { EXIT, UsageError } from '../exit.js';
 import { duration } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
 import { converse } from './interactive.js';
@@ -39,6 +33,8 @@ const SAMPLING = [
   'maxTokens',
   'stop',
 ] as const;
+
+const HINT_AFTER_MS = 2000;
 
 export function chatOptions(flags: RunFlags): ChatOptions {
   const options: Record<string, unknown> = {};
@@ -107,24 +103,49 @@ export function summary(model: Model, report: ReplyReport, verbose: boolean): st
   return text;
 }
 
+/**
+ * Whether text was piped in beside a prompt. Only a pipe or a file says so: /dev/null is what programs without input
+ * get, and a socket that was inherited from a parent may never end.
+ */
+function inputIsPiped(): boolean {
+  try {
+    const stats = fstatSync(0);
+    return stats.isFIFO() || stats.isFile();
+  } catch {
+    return false; // closed
+  }
+}
+
 async function readStdin(): Promise<string> {
-  let text = '';
-  for await (const chunk of process.stdin.setEncoding('utf8')) text += chunk as string;
-  return text;
+  // A pipe that somebody forgot to close keeps us waiting: better not in silence.
+  const hint = setTimeout(
+    () => process.stderr.write('reading standard input until it ends\n'),
+    HINT_AFTER_MS,
+  );
+  try {
+    let text = '';
+    for await (const chunk of process.stdin.setEncoding('utf8')) text += chunk as string;
+    return text;
+  } finally {
+    clearTimeout(hint);
+  }
+}
+
+/** The prompt's words and, below them, what was piped in. */
+async function readPrompt(words: string[]): Promise<string> {
+  const reads = words.length === 0 ? !process.stdin.isTTY : inputIsPiped();
+  const piped = reads ? await readStdin() : '';
+  return [words.join(' '), piped.trimEnd()].filter((part) => part !== '').join('\n\n');
 }
 
 export async function run(name: string, words: string[], flags: RunFlags): Promise<number> {
-  const piped = !process.stdin.isTTY && words.length === 0 ? await readStdin() : '';
-  const prompt = [words.join(' '), piped.trimEnd()].filter((part) => part !== '').join('\n\n');
+  const prompt = await readPrompt(words);
   const interactive = prompt === '' && process.stdin.isTTY;
   if (prompt === '' && !interactive) {
-    throw new LapidaryError(
-      'invalid_argument',
-      'there is no prompt: give one as an argument or on standard input',
-    );
+    throw new UsageError('there is no prompt: give one as an argument or on standard input');
   }
   if (interactive && (flags.raw || flags.json)) {
-    throw new LapidaryError('invalid_argument', '--raw and --json need a prompt');
+    throw new UsageError('--raw and --json need a prompt');
   }
   const model = await load(name, flags);
   try {

@@ -4,7 +4,7 @@
 import { distance } from 'fastest-levenshtein';
 import { readFile, readdir, realpath, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, sep } from 'node:path';
+import { join, posix, sep, win32 } from 'node:path';
 import { Engine } from '../engine.js';
 import { LapidaryError } from '../errors.js';
 import { engineModule, type FindOptions, type FoundModel } from '../platform.js';
@@ -53,6 +53,10 @@ export interface ModelFiles {
 export type StoreOptions = Pick<FindOptions, 'stores' | 'fallbackStores'> & {
   /** Default process.env. */
   env?: Record<string, string | undefined>;
+  /** Whose default folders are meant, as process.platform names systems; its default, too. */
+  platform?: string;
+  /** The user's own folder where `env` names none. Default os.homedir(). */
+  home?: string;
 };
 
 interface Manifest {
@@ -90,17 +94,13 @@ export class OllamaStore {
    * Folders that do not exist are passed over.
    */
   static async open(options: StoreOptions = {}): Promise<OllamaStore> {
-    const env = options.env ?? process.env;
-    const home = env.HOME ?? env.USERPROFILE ?? homedir();
     const folders = [
       ...(options.stores ?? []),
-      env.OLLAMA_MODELS,
-      join(home, '.ollama', 'models'),
-      ...(process.platform === 'linux' ? ['/usr/share/ollama/.ollama/models'] : []),
+      ...ollamaFolders(options),
       ...(options.fallbackStores ?? []),
-    ].filter((folder) => folder !== undefined && folder !== '');
+    ].filter((folder) => folder !== '');
     const engine = await Engine.create(await engineModule(), undefined);
-    return new OllamaStore(engine, [...new Set(folders as string[])]);
+    return new OllamaStore(engine, [...new Set(folders)]);
   }
 
   /** Every model of every store, and what could not be read. A name that two stores have appears once. */
@@ -155,19 +155,18 @@ export class OllamaStore {
       readLayer('system'),
       readLayer('messages'),
     ]);
-    return {
-      source: await FileSource.open(weights.path),
+    // The weights are opened last: nothing after that can fail and leave the file open.
+    const found = {
       name: files.name,
       params:
-        params === undefined
-          ? undefined
-          : (parse(params, `${files.name}: params layer`) as Record<string, unknown>),
+        params === undefined ? undefined : parseObject(params, `${files.name}: the params layer`),
       system,
       messages:
         messages === undefined
           ? undefined
-          : (parse(messages, `${files.name}: messages layer`) as unknown[]),
+          : parseArray(messages, `${files.name}: the messages layer`),
     };
+    return { source: await FileSource.open(weights.path), ...found };
   }
 
   /** Names in a store whose parts are all valid; anything else under manifests/ is none of Ollama's. */
@@ -308,6 +307,21 @@ export class OllamaStore {
   }
 }
 
+/** Where Ollama itself keeps models: OLLAMA_MODELS, the user's folder, on Linux its service's. */
+function ollamaFolders({
+  env = process.env,
+  platform = process.platform,
+  home,
+}: StoreOptions): string[] {
+  // On Windows a shell may set a HOME of its own; Ollama does not look there.
+  const named = platform === 'win32' ? env.USERPROFILE || env.HOME : env.HOME;
+  return [
+    env.OLLAMA_MODELS ?? '',
+    (platform === 'win32' ? win32 : posix).join(named || (home ?? homedir()), '.ollama', 'models'),
+    ...(platform === 'linux' ? ['/usr/share/ollama/.ollama/models'] : []),
+  ];
+}
+
 async function exists(path: string): Promise<boolean> {
   return stat(path).then(
     () => true,
@@ -379,7 +393,23 @@ async function readText(path: string): Promise<string> {
 function parse(text: string, what: string): unknown {
   try {
     return JSON.parse(text);
-  } catch {
-    throw new LapidaryError('invalid_format', `${what}: not valid JSON`);
+  } catch (cause) {
+    throw new LapidaryError('invalid_format', `${what} is not valid JSON; pull the model again`, {
+      cause,
+    });
   }
+}
+
+function parseObject(text: string, what: string): Record<string, unknown> {
+  const value = parse(text, what);
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+    return value as Record<string, unknown>;
+  }
+  throw new LapidaryError('invalid_format', `${what} is not a JSON object; pull the model again`);
+}
+
+function parseArray(text: string, what: string): unknown[] {
+  const value = parse(text, what);
+  if (Array.isArray(value)) return value as unknown[];
+  throw new LapidaryError('invalid_format', `${what} is not a JSON array; pull the model again`);
 }
