@@ -3,20 +3,13 @@
 // recovered from what they do: rope is undone, norms before a residual are differences of the stream. The decode
 // program goes through the same for the last token, and its dispatches are counted layer by layer.
 
-import { readFile } from 'node:fs/promises';
-import { Engine, openDevice } from 'lapidary/node';
+import { openDevice } from 'lapidary/node';
 import { beforeAll, expect, test } from 'vitest';
 import { create, globals } from 'webgpu';
 import { maxAbs, maxAbsDifference, report } from '../support/compare.ts';
-import {
-  memorySource,
-  nanoF16,
-  promptNamed,
-  readFloats,
-  readJson,
-  root,
-} from '../support/fixtures.ts';
+import { memorySource, nanoF16, promptNamed, readFloats, readJson } from '../support/fixtures.ts';
 import { parseGguf } from '../support/gguf.ts';
+import { idBytes, kernelTests } from '../support/kernel-tests.ts';
 
 const LIMIT = 1e-4;
 const LAYERS = 6;
@@ -105,18 +98,14 @@ const gpu = create([]);
 Object.assign(globalThis, globals, { lapidaryTestGpu: gpu });
 
 async function probe() {
-  const wasm = await WebAssembly.compile(await readFile(`${root}build/wasm/kernel_tests.wasm`));
-  const engine = await Engine.create(wasm, await openDevice(gpu));
+  const engine = await kernelTests(await openDevice(gpu));
   const places = new Map<string, { at: number; count: number }>();
   const counted: Counted[] = [];
   let before = NaN;
   const dispatches = () => engine.gpu?.counters.dispatches ?? NaN;
   const bytes = await engine.call(
     'decoder_probe',
-    [
-      engine.addSource(memorySource('nano-f16.gguf', nanoF16())),
-      new Uint8Array(Uint32Array.from(ids).buffer),
-    ],
+    [engine.addSource(memorySource('nano-f16.gguf', nanoF16())), idBytes(ids)],
     {
       onEvent(message) {
         const event = message as ProbeEvent;
