@@ -2,6 +2,10 @@
 
 # The engine drives the GPU and touches little data itself: size, which every visitor downloads, comes first.
 target_compile_options(engine PRIVATE -Os -ffunction-sections -fdata-sections)
+if(TARGET reference)
+  # The oracle walks whole models: fast loops matter.
+  target_compile_options(reference PRIVATE -O2)
+endif()
 
 function(lapidary_reactor name)
   add_executable(${name} ${ARGN})

@@ -126,7 +126,9 @@ Result<ToolCall> parse_call(const Json& json, std::string_view where) {
 }
 
 Status parse_calls(const Json& json, std::string_view where, Message& message) {
-  if (const Json* calls = present(json, "tool_calls")) {
+  const Json* calls = present(json, "tool_calls");
+  if (calls == nullptr) calls = present(json, "toolCalls");
+  if (calls != nullptr) {
     if (!calls->is_array()) return invalid(where, ": tool_calls is not a list");
     for (size_t i = 0; i < calls->size(); ++i) {
       TRY(auto call, parse_call((*calls)[i], cat(where, ": tool call ", i)));

@@ -58,11 +58,11 @@ struct Conversation {
 // tool. content: a string, null, or a list of {type:
 // text|image|image_url|input_image|audio|input_audio|video|video_url}; a tool message's may be any
 // JSON. Ollama's `images` list puts that many images before the text. Thinking: reasoning,
-// reasoning_content or thinking. tool_calls: {id, function: {name, arguments}} or {name,
-// arguments}; arguments an object or a string of one. Tool messages: tool_call_id, name or
-// tool_name. tools: null or an array of {type: "function", function: {name, description,
-// parameters}}, with or without that wrapper. kInvalidArgument names the message or tool by its
-// index.
+// reasoning_content or thinking. tool_calls, or toolCalls as TypeScript has it: {id,
+// function: {name, arguments}} or {name, arguments}; arguments an object or a string of one. Tool
+// messages: tool_call_id, name or tool_name. tools: null or an array of {type: "function",
+// function: {name, description, parameters}}, with or without that wrapper. kInvalidArgument names
+// the message or tool by its index.
 Result<Conversation> parse_messages(const Json& messages, const Json& tools = Json());
 Result<std::vector<ToolDeclaration>> parse_tools(const Json& tools);
 

@@ -117,6 +117,16 @@ TEST(Render, OpensATurnAfterResultsWithText) {
   EXPECT_TRUE(render_text(messages, {.strict_template = true}).ends_with("Look.<turn|>\n"));
 }
 
+TEST(Render, TakesCallsUnderTypeScriptsName) {
+  const auto text = [](std::string_view key) {
+    return render_text(cat(R"([{"role": "user", "content": "go"}, {"role": "assistant", ")", key,
+                           R"(": [{"name": "f", "arguments": {"a": 1}}]},
+                           {"role": "tool", "name": "f", "content": "r"}])"));
+  };
+  EXPECT_EQ(text("toolCalls"), text("tool_calls"));
+  EXPECT_NE(text("toolCalls").find("<|tool_call>call:f{a:1}"), std::string::npos);
+}
+
 TEST(Render, TellsWhenThePromptEndsInAThought) {
   const auto ends = [](bool thinking) {
     const auto conversation = parse_messages(json(R"([{"role": "user", "content": "go"},

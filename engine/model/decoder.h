@@ -103,6 +103,8 @@ class Decoder {
   uint32_t logits_rows() const { return logits_rows_; }
 
  private:
+  friend struct DecoderProbe;  // tests/kernels/decoder_probe.cpp: what lies between dispatches
+
   struct Scratch {
     gpu::Buffer tokens, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok, ple_ctx, ple,
         ple_gate;

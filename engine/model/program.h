@@ -40,10 +40,14 @@ class Program {
 
   // Inside a pass.
   void record(gpu::CommandList& list, const kernels::KernelCache& cache, uint32_t n) const {
-    for (const Step& step : steps_) {
-      const kernels::Groups groups = step.groups(n);
-      list.dispatch(cache[step.slot], step.bindings, groups.x, groups.y, groups.z);
-    }
+    for (size_t i = 0; i < steps_.size(); ++i) record_step(i, list, cache, n);
+  }
+  // One dispatch of it.
+  void record_step(size_t index, gpu::CommandList& list, const kernels::KernelCache& cache,
+                   uint32_t n) const {
+    const Step& step = steps_[index];
+    const kernels::Groups groups = step.groups(n);
+    list.dispatch(cache[step.slot], step.bindings, groups.x, groups.y, groups.z);
   }
   size_t size() const { return steps_.size(); }
 

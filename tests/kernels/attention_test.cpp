@@ -16,7 +16,8 @@ double tolerance(const AttentionSpec& spec) { return spec.kv_f32 ? 2e-5 : 1e-3; 
 
 // Prefill in two chunks, then decode token by token, against the oracle.
 Task<Status> check_layer(gpu::Device& device, AttentionSpec spec, uint32_t chunk, uint32_t second,
-                         uint32_t decoded, bool shared = false, bool every_form = false) {
+                         uint32_t decoded, bool shared = false, std::vector<Variant> forms = {}) {
+  if (forms.empty()) forms = variants(device);
   const uint32_t n = spec.head_dim;
   const uint32_t total = chunk + second + decoded;
   TrialRandom random(n * 131 + spec.heads * 17 + spec.window);
@@ -29,7 +30,7 @@ Task<Status> check_layer(gpu::Device& device, AttentionSpec spec, uint32_t chunk
     oracle.append(raw.data() + size_t{t} * rows);
     wanted.push_back(oracle.attend(raw.data() + size_t{t} * rows, t));
   }
-  for (Variant variant : every_form ? all_variants(device) : variants(device)) {
+  for (Variant variant : forms) {
     const auto where = [&](uint32_t t, double d) {
       return cat("token ", t, " differs by ", d, ", subgroups ", variant.subgroups);
     };
@@ -94,7 +95,14 @@ KERNEL_TEST(attention_head_64_global_f32) {
   co_return co_await check_layer(device, spec, 70, 13, 4);
 }
 KERNEL_TEST(attention_head_128_window) {
-  co_return co_await check_layer(device, shape(2, 1, 128, 24, 24 - 1 + 40), 40, 37, 6, false, true);
+  co_return co_await check_layer(device, shape(2, 1, 128, 24, 24 - 1 + 40), 40, 37, 6, false,
+                                 all_variants(device));
+}
+// As real GPUs run it, on a cache of f32 that is shared.
+KERNEL_TEST(attention_unrolled_f32) {
+  AttentionSpec spec = shape(2, 1, 16, 7, 7 - 1 + 12);
+  spec.kv_f32 = true;
+  co_return co_await check_layer(device, spec, 12, 5, 3, true, unrolled_variants(device));
 }
 KERNEL_TEST(attention_head_256_window_f32) {
   AttentionSpec spec = shape(8, 1, 256, 20, 60);
@@ -137,7 +145,9 @@ KERNEL_TEST(attention_decode_ring) {
 }
 
 // Many splits and tiles: a long cache, written by the host.
-Task<Status> check_long(gpu::Device& device, AttentionSpec spec, std::vector<uint32_t> positions) {
+Task<Status> check_long(gpu::Device& device, AttentionSpec spec, std::vector<uint32_t> positions,
+                        std::vector<Variant> forms = {}) {
+  if (forms.empty()) forms = variants(device);
   const uint32_t n = spec.head_dim;
   const uint32_t last = *std::ranges::max_element(positions);
   TrialRandom random(last + n);
@@ -148,7 +158,7 @@ Task<Status> check_long(gpu::Device& device, AttentionSpec spec, std::vector<uin
   for (std::vector<float>* rows : {&k, &v}) {
     for (float& x : *rows) x = cached_value(x, spec);
   }
-  for (Variant variant : variants(device)) {
+  for (Variant variant : forms) {
     CO_TRY(TrialLayer layer, trial_layer(device, spec, norms, 1, last + 1));
     KernelSource source = attention_decode_source(spec, variant);
     CO_TRY(gpu::Kernel kernel,
@@ -183,6 +193,11 @@ KERNEL_TEST(attention_decode_long_global) {
   co_return co_await check_long(
       device, shape(2, 1, 64, 0, 6000),
       {kKeysPerSplit - 1, kKeysPerSplit, kKeysPerSplit + 1, 16 * kKeysPerSplit, 5555});
+}
+KERNEL_TEST(attention_decode_long_unrolled) {
+  co_return co_await check_long(device, shape(2, 1, 16, 0, 300),
+                                {kKeysPerSplit - 1, kKeysPerSplit, 2 * kKeysPerSplit + 1},
+                                {unrolled_variants(device).back()});
 }
 KERNEL_TEST(attention_decode_long_window) {
   co_return co_await check_long(device, shape(2, 2, 256, 512, 600), {511, 512, 700});

@@ -18,7 +18,9 @@ double inverse_rms(const double* x, uint32_t n, double eps) {
   return 1 / std::sqrt(sum / n + eps);
 }
 
-Task<Status> check_residual(gpu::Device& device, ResidualNormSpec spec, uint32_t tokens) {
+Task<Status> check_residual(gpu::Device& device, ResidualNormSpec spec, uint32_t tokens,
+                            std::vector<Variant> forms = {}) {
+  if (forms.empty()) forms = variants(device);
   const uint32_t n = spec.cols;
   TrialRandom random(n + tokens);
   const std::vector<float> x = random.floats(size_t{n} * tokens, 2.0f);
@@ -39,7 +41,7 @@ Task<Status> check_residual(gpu::Device& device, ResidualNormSpec spec, uint32_t
     const double scale = inverse_rms(row, n, spec.eps);
     for (uint32_t i = 0; i < n; ++i) h.push_back(row[i] * scale * site[n + i]);
   }
-  for (Variant variant : variants(device)) {
+  for (Variant variant : forms) {
     const std::vector<Step> step = {{.position = 9, .tokens = tokens}};
     CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
     CO_TRY(const gpu::Buffer delta_buffer, trial_buffer(device, delta));
@@ -80,6 +82,10 @@ KERNEL_TEST(residual_norm_without_parts) {
   CO_TRY_VOID(co_await check_residual(device, {.cols = 300, .has_pre = false}, 2));
   co_return co_await check_residual(device, {.cols = 300, .has_post = false}, 2);
 }
+// As real GPUs run it.
+KERNEL_TEST(residual_norm_unrolled) {
+  co_return co_await check_residual(device, {.cols = 300}, 3, unrolled_variants(device));
+}
 // More tokens than one dimension has workgroups.
 KERNEL_TEST(residual_norm_many_tokens) {
   // Without norms: software GPUs take minutes for so many workgroups with barriers, and only the
@@ -88,7 +94,9 @@ KERNEL_TEST(residual_norm_many_tokens) {
                                     65'600);
 }
 
-Task<Status> check_ple(gpu::Device& device, PleCombineSpec spec, uint32_t tokens) {
+Task<Status> check_ple(gpu::Device& device, PleCombineSpec spec, uint32_t tokens,
+                       std::vector<Variant> forms = {}) {
+  if (forms.empty()) forms = variants(device);
   const size_t total = size_t{tokens} * spec.layers * spec.width;
   TrialRandom random(spec.width);
   const std::vector<float> ctx = random.floats(total, 30.0f);
@@ -103,7 +111,7 @@ Task<Status> check_ple(gpu::Device& device, PleCombineSpec spec, uint32_t tokens
       wanted.push_back((x[i] * scale * norm[i] + tok[row + i]) / std::sqrt(2.0));
     }
   }
-  for (Variant variant : variants(device)) {
+  for (Variant variant : forms) {
     const std::vector<Step> step = {{.tokens = tokens}};
     CO_TRY(const gpu::Buffer ctx_buffer, trial_buffer(device, ctx));
     CO_TRY(const gpu::Buffer tok_buffer, trial_buffer(device, tok));
@@ -123,6 +131,10 @@ Task<Status> check_ple(gpu::Device& device, PleCombineSpec spec, uint32_t tokens
 KERNEL_TEST(ple_combine) {
   CO_TRY_VOID(co_await check_ple(device, {.layers = 35, .width = 256, .hidden = 1536}, 3));
   co_return co_await check_ple(device, {.layers = 3, .width = 7, .hidden = 32}, 1);
+}
+KERNEL_TEST(ple_combine_unrolled) {
+  co_return co_await check_ple(device, {.layers = 3, .width = 100, .hidden = 64}, 2,
+                               unrolled_variants(device));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Runs the kernel tests from the shell: node tests/kernels/run.mjs [part of a name]. The Vulkan driver is chosen
-// by VK_DRIVER_FILES, LAPIDARY_NO_SUBGROUPS=1 hides subgroups. The vitest tier calls the same functions.
+// by VK_DRIVER_FILES; the tests run each form of a kernel, with subgroups and without. The vitest tier runs this file.
 import { readFile } from 'node:fs/promises';
 import { create, globals } from 'webgpu';
 import { Engine } from '../../packages/lapidary/dist/engine.js';

@@ -26,10 +26,12 @@ std::vector<uint32_t> sorted_ids(const std::vector<float>& logits) {
   return ids;
 }
 
-Task<Status> check_argmax(gpu::Device& device, std::vector<float> logits) {
+Task<Status> check_argmax(gpu::Device& device, std::vector<float> logits,
+                          std::vector<Variant> forms = {}) {
+  if (forms.empty()) forms = variants(device);
   const auto vocab = static_cast<uint32_t>(logits.size());
   const uint32_t wanted = sorted_ids(logits)[0];
-  for (Variant variant : variants(device)) {
+  for (Variant variant : forms) {
     const std::vector<Step> step = {{.position = 130}};
     CO_TRY(const gpu::Buffer buffer, trial_buffer(device, logits));
     CO_TRY(const gpu::Buffer runs, trial_zeros(device, argmax_partial_bytes(vocab)));
@@ -75,14 +77,22 @@ KERNEL_TEST(argmax_ties_and_odd_values) {
   co_return co_await check_argmax(device, {-2.0f, -1.5f, -3e38f});
 }
 
-Task<Status> check_topk(gpu::Device& device, std::vector<float> logits, uint32_t k) {
+// As real GPUs run it.
+KERNEL_TEST(argmax_unrolled) {
+  co_return co_await check_argmax(device, TrialRandom(9).floats(5000, 20.0f),
+                                  unrolled_variants(device));
+}
+
+Task<Status> check_topk(gpu::Device& device, std::vector<float> logits, uint32_t k,
+                        std::vector<Variant> forms = {}) {
+  if (forms.empty()) forms = variants(device);
   const TopkSpec spec{.vocab = static_cast<uint32_t>(logits.size()), .k = k};
   const std::vector<uint32_t> ids = sorted_ids(logits);
   const uint32_t count = std::min(k, spec.vocab);
   const double top = logits[ids[0]];
   double sum = 0;
   for (const float l : logits) sum += std::isnan(l) ? 0.0 : std::exp(double{l} - top);
-  for (Variant variant : variants(device)) {
+  for (Variant variant : forms) {
     CO_TRY(const gpu::Buffer buffer, trial_buffer(device, logits));
     CO_TRY(const gpu::Buffer partial, trial_zeros(device, topk_partial_bytes(spec)));
     CO_TRY(const gpu::Buffer candidates, trial_zeros(device, topk_bytes(k)));
@@ -133,6 +143,11 @@ KERNEL_TEST(topk_ties_and_odd_values) {
   odd[4999] = 30.0f;
   CO_TRY_VOID(co_await check_topk(device, odd, 256));
   co_return co_await check_topk(device, {kNan, 1.0f, kNan, 2.0f}, 4);
+}
+
+KERNEL_TEST(topk_unrolled) {
+  co_return co_await check_topk(device, TrialRandom(10).floats(5000, 10.0f), 40,
+                                unrolled_variants(device));
 }
 
 KERNEL_TEST(adjust_logits) {

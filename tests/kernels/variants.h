@@ -29,6 +29,13 @@ inline std::vector<Variant> dot_variants(const gpu::Device& device) {
   return list;
 }
 
+// The forms that real GPUs get. Software GPUs unroll them and compile slowly: for small cases only.
+inline std::vector<Variant> unrolled_variants(const gpu::Device& device) {
+  std::vector<Variant> list = {{.light = false}};
+  if (device.has(gpu::kFeatureSubgroups)) list.push_back({.subgroups = true, .light = false});
+  return list;
+}
+
 // All that this device can run. Software GPUs compile the others for minutes: for few tests only.
 inline std::vector<Variant> all_variants(const gpu::Device& device) {
   std::vector<Variant> list = {{.light = false}, {.light = true}};

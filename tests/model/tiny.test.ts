@@ -28,7 +28,8 @@ function reference(name: string): Reference {
   return found;
 }
 
-// Windows of 4 and 5 tokens: a prompt of 20 turns the ring over several times.
+// Windows of 4 and 5 tokens: a prompt of 20 leaves the first keys behind. (The ring that holds them turns in
+// session.test.ts only.)
 test.each(['tiny-e', 'tiny-dense'])(
   '%s: every logit within 1e-4, relative to the largest',
   async (name) => {

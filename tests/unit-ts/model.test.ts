@@ -6,9 +6,12 @@ import {
   OllamaStore,
   type ByteSource,
   type LoadProgress,
+  type Message,
   type ReplyEvent,
+  type Tool,
 } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { promptNamed } from '../support/fixtures.ts';
 
 const models = fileURLToPath(new URL('../../models', import.meta.url));
 const question = [{ role: 'user' as const, content: 'What is the capital of France?' }];
@@ -47,6 +50,70 @@ test('a chat: text events, then one done event with the report', async () => {
   expect(events.at(-1)).toEqual({ type: 'done', ...(await reply.report()) });
   expect(model.detokenize((await reply.report()).tokens)).toBe(text);
   await expect(reply.text()).rejects.toThrow(/iterated once/);
+});
+
+/** The texts of the events of one type, joined. */
+const textOf = (events: ReplyEvent[], type: 'text' | 'thinking') =>
+  events.map((event) => (event.type === type ? event.text : '')).join('');
+
+test('a chat with thinking: thinking events, then the answer', async () => {
+  const messages = [{ role: 'user' as const, content: 'What is 12 + 7?' }];
+  const { text, ids, greedy_text } = promptNamed('think');
+  expect(model.render(messages, { think: true })).toEqual({ text, tokens: ids });
+  const events: ReplyEvent[] = [];
+  const reply = model.chat(messages, { ...greedy, think: true });
+  for await (const event of reply) events.push(event);
+  const thinking = 'I need to add 12 and 7. 12 + 7 = 19.\n';
+  const answer = '12 + 7 = 19.';
+  expect(greedy_text).toBe(`<|channel>thought\n${thinking}<channel|>${answer}<turn|>`);
+  expect(textOf(events, 'thinking').trim()).toBe(thinking.trim());
+  expect(textOf(events, 'text')).toBe(answer);
+  const types = events.map(({ type }) => type).filter((type) => type !== 'prefill');
+  expect(types.lastIndexOf('thinking')).toBeLessThan(types.indexOf('text'));
+  expect((await reply.report()).reason).toBe('stop');
+  // And on it goes, with what was thought before.
+  const next = [
+    ...messages,
+    { role: 'assistant' as const, content: answer, thinking },
+    { role: 'user' as const, content: 'What is 3 + 4?' },
+  ];
+  expect(await model.chat(next, greedy).text()).toBe('3 + 4 = 7.');
+});
+
+test('a chat with a tool: the call is parsed, its result goes back, the answer comes', async () => {
+  const weather: Tool = {
+    type: 'function',
+    function: {
+      name: 'get_weather',
+      description: 'Get the weather in a city.',
+      parameters: {
+        type: 'object',
+        properties: { city: { type: 'string', description: 'The city.' } },
+        required: ['city'],
+      },
+    },
+  };
+  const tools = [weather];
+  const messages: Message[] = [{ role: 'user', content: 'What is the weather in Paris?' }];
+  const asked = promptNamed('tool_call');
+  expect(model.render(messages, { tools })).toEqual({ text: asked.text, tokens: asked.ids });
+  const events: ReplyEvent[] = [];
+  const reply = model.chat(messages, { ...greedy, tools });
+  for await (const event of reply) events.push(event);
+  const call = { name: 'get_weather', arguments: { city: 'Paris' } };
+  expect(events.filter(({ type }) => type === 'tool_call')).toEqual([
+    { type: 'tool_call', ...call },
+  ]);
+  expect(textOf(events, 'text')).toBe('');
+  expect(await reply.report()).toMatchObject({ reason: 'tool_calls', tokens: asked.greedy_ids });
+
+  messages.push(
+    { role: 'assistant', content: '', toolCalls: [call] },
+    { role: 'tool', name: 'get_weather', content: '{"sky":"sunny","temperature":21}' },
+  );
+  const answer = model.chat(messages, { ...greedy, tools });
+  expect(await answer.text()).toMatch(/^It is sunny in Paris\b.*\.$/);
+  expect((await answer.report()).reason).toBe('stop');
 });
 
 test('leaving the loop stops the reply, and the next request runs', async () => {
