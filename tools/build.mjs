@@ -1,6 +1,6 @@
 // Builds the parts named (all of the shipped ones when none is), each only as far as something changed:
 //   wasm    engine/ -> packages/lapidary/dist/lapidary.wasm (CMake, then wasm-opt; its size is checked)
-//   ts      packages/lapidary and apps/cli (tsc)
+//   ts      packages/lapidary, bench and apps/cli (tsc)
 //   web     apps/web (Vite)
 //   native  unit tests and fuzzers under sanitizers
 import { existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
@@ -47,7 +47,7 @@ async function buildWasm() {
 
 async function buildTypeScript() {
   const started = performance.now();
-  const targets = ['packages/lapidary', 'apps/cli'].filter((path) =>
+  const targets = ['packages/lapidary', 'bench', 'apps/cli'].filter((path) =>
     existsSync(`${root}/${path}/src`),
   );
   if (targets.length === 0) return;

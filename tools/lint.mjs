@@ -75,7 +75,7 @@ const eslint = (fix) => run(bin('eslint'), [...(fix ? ['--fix'] : []), '.'], { c
 
 async function tsc() {
   const args = ['-b'];
-  for (const path of ['packages/lapidary', 'apps/cli', 'apps/web']) {
+  for (const path of ['packages/lapidary', 'bench', 'apps/cli', 'apps/web']) {
     if ((await sources(`${path}/src/*.ts`)).length > 0) args.push(path);
   }
   args.push('tsconfig.tests.json');
