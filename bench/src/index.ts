@@ -3,7 +3,7 @@
 export { readBandwidth } from './bandwidth.js';
 export { checkLogits, checkNano } from './gate.js';
 export { digest, weightBytesPerToken } from './header.js';
-export { NANO, type LogitAnswers } from './known.js';
+export { NANO, SYNTHETIC, type LogitAnswers } from './known.js';
 export { bench } from './run.js';
 export { measured } from './stats.js';
 export { table } from './table.js';

@@ -1,6 +1,8 @@
 // Known answers: what an independent implementation computes from a file, kept in bench/known-answers.
 
+import e2bSynthetic from '../known-answers/e2b-synthetic.json' with { type: 'json' };
 import nano from '../known-answers/nano.json' with { type: 'json' };
+import tinySynthetic from '../known-answers/tiny-synthetic.json' with { type: 'json' };
 import type { NanoAnswers } from './types.js';
 
 /** Logits that engine/reference computes from one file: written by bench/reference_logits.cpp. */
@@ -18,10 +20,14 @@ export interface LogitAnswers {
 }
 
 export const NANO: NanoAnswers = nano;
-const ALL: LogitAnswers[] = [];
+/** Of models that `lapidary bench --synthesize` writes, with the seed 1. */
+export const SYNTHETIC: Record<'e2b' | 'tiny', LogitAnswers> = {
+  e2b: e2bSynthetic,
+  tiny: tinySynthetic,
+};
 
 /** The known answers of the file with this digest: among `more` first. */
 export const knownAnswers = (
   digest: string,
   more: LogitAnswers[] = [],
-): LogitAnswers | undefined => [...more, ...ALL].find((answers) => answers.digest === digest);
+): LogitAnswers | undefined => [...more, ...Object.values(SYNTHETIC)].find((answers) => answers.digest === digest);
