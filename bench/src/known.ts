@@ -27,7 +27,5 @@ export const SYNTHETIC: Record<'e2b' | 'tiny', LogitAnswers> = {
 };
 
 /** The known answers of the file with this digest: among `more` first. */
-export const knownAnswers = (
-  digest: string,
-  more: LogitAnswers[] = [],
-): LogitAnswers | undefined => [...more, ...Object.values(SYNTHETIC)].find((answers) => answers.digest === digest);
+export const knownAnswers = (digest: string, more: LogitAnswers[] = []): LogitAnswers | undefined =>
+  [...more, ...Object.values(SYNTHETIC)].find((answers) => answers.digest === digest);

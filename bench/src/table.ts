@@ -1,7 +1,7 @@
 // A report as text for people.
 
 import type { KernelTime } from 'lapidary';
-import type { BenchReport, Measured } from './types.js';
+import type { BenchReport, Measured, PeerReport } from './types.js';
 
 const KERNELS = 20;
 
@@ -30,6 +30,29 @@ function kernels(times: KernelTime[], per: number): string[] {
     ...(rest > 0 ? [`    and ${rest} more kernels`] : []),
     `    ${digits((1000 * total) / per).padStart(8)} µs in all`,
   ];
+}
+
+function columns(rows: [string, string][]): string[] {
+  const width = Math.max(...rows.map(([name]) => name.length));
+  return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`);
+}
+
+/** What bench/peer.mjs measured. */
+export function peerTable(peer: PeerReport): string {
+  if ('skipped' in peer) return `\npeer ${peer.name}: not run: ${peer.skipped}\n`;
+  const rows: [string, string][] = [
+    ['load, ms', digits(peer.loadMs)],
+    ...peer.decode.map(({ context, tokensPerSecond }): [string, string] => [
+      `decode at ${context}, tok/s`,
+      spread(tokensPerSecond),
+    ]),
+    ...peer.prefill.map(({ promptTokens, tokensPerSecond }): [string, string] => [
+      `prefill of ${promptTokens}, tok/s`,
+      spread(tokensPerSecond),
+    ]),
+  ];
+  const f16 = peer.f16 ? 'with' : 'without';
+  return `\npeer ${peer.name} ${peer.version}, on an adapter ${f16} f16; its answers were not checked\n${columns(rows).join('\n')}\n`;
 }
 
 export function table(report: BenchReport): string {
@@ -96,8 +119,7 @@ export function table(report: BenchReport): string {
       `weights ${digits(weights / MIB)}, KV ${digits(kv / MIB)}, scratch ${digits(scratch / MIB)}`,
   ]);
   rows.push(['wasm heap, MiB', digits(memory.wasmHeap / MIB)]);
-  const width = Math.max(...rows.map(([name]) => name.length));
-  const lines = rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`);
+  const lines = columns(rows);
   if (profile) {
     if ('skipped' in profile) lines.push('', `no profile: ${profile.skipped}`);
     else {

@@ -176,3 +176,17 @@ export interface BenchReport {
   profile?: Profile | Skipped;
 }
 
+/** What bench/peer.mjs measures of another engine. */
+export type PeerReport =
+  | { name: string; skipped: string }
+  | {
+      name: string;
+      version: string;
+      /** Whether the adapter offers shader-f16, without which this peer falls back to the CPU. */
+      f16: boolean;
+      loadMs: number;
+      prefill: Prefill[];
+      decode: Pick<Decode, 'context' | 'tokens' | 'tokensPerSecond'>[];
+      /** What it logged about its device. */
+      log: string[];
+    };

@@ -4,7 +4,7 @@
 import { open, rm } from 'node:fs/promises';
 import { LapidaryError } from 'lapidary';
 import { BlockPools } from './blocks.js';
-import { headerBytes, layout } from './gguf.js';
+import { headerBytes, layout, type PlacedTensor } from './gguf.js';
 import { SHAPES, metadataOf, tensorsOf } from './shapes.js';
 
 export interface SynthesizeOptions {
@@ -12,12 +12,17 @@ export interface SynthesizeOptions {
   signal?: AbortSignal;
 }
 
-/** Writes the model of a shape ('e2b', 'tiny') to `path`, in memory that does not grow with it. */
-export async function synthesize(
-  shapeName: string,
-  path: string,
-  { seed = 1, signal }: SynthesizeOptions = {},
-): Promise<{ size: number }> {
+export interface Plan {
+  /** All of the file before its tensors' data. */
+  header: Uint8Array;
+  tensors: PlacedTensor[];
+  /** Of the whole file. */
+  size: number;
+  vocab: number;
+}
+
+/** What the file of a shape ('e2b', 'tiny') holds. */
+export function plan(shapeName: string, seed = 1): Plan {
   const shape = SHAPES[shapeName];
   if (!shape) {
     throw new LapidaryError(
@@ -26,7 +31,20 @@ export async function synthesize(
     );
   }
   const tensors = layout(tensorsOf(shape));
-  const pools = new BlockPools(seed, shape.vocab);
+  const header = headerBytes(metadataOf(shape, seed), tensors);
+  const last = tensors.at(-1);
+  const size = header.length + (last ? last.offset + last.bytes : 0);
+  return { header, tensors, size, vocab: shape.vocab };
+}
+
+/** Writes that file to `path`, in memory that does not grow with it. */
+export async function synthesize(
+  shapeName: string,
+  path: string,
+  { seed = 1, signal }: SynthesizeOptions = {},
+): Promise<{ size: number }> {
+  const { header, tensors, vocab } = plan(shapeName, seed);
+  const pools = new BlockPools(seed, vocab);
   const file = await open(path, 'w');
   let size = 0;
   const write = async (bytes: Uint8Array) => {
@@ -38,7 +56,7 @@ export async function synthesize(
     size += bytes.length;
   };
   try {
-    await write(headerBytes(metadataOf(shape, seed), tensors));
+    await write(header);
     const dataStart = size;
     for (const tensor of tensors) {
       // Zeros up to where the tensor begins.
