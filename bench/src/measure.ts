@@ -9,7 +9,7 @@ const FIRST_ID = 500;
 const LAST_ID = 250_000;
 const BOS = 2;
 /** Tokens of the shorter run whose counts are taken off the longer one's. */
-const BASE = 16;
+const base = (tokens: number) => Math.min(16, tokens);
 
 /** Prompts of random ordinary tokens, none like another; the same in every run. */
 export class Prompts {
@@ -149,9 +149,9 @@ export async function perToken(
     };
   };
   await model.truncate(0);
-  await run(model, ids, BASE + tokens, signal);
-  const short = await count(BASE);
-  const long = await count(BASE + tokens);
+  await run(model, ids, base(tokens) + tokens, signal);
+  const short = await count(base(tokens));
+  const long = await count(base(tokens) + tokens);
   const each = (key: keyof PerToken) => (long[key] - short[key]) / tokens;
   return {
     dispatches: each('dispatches'),
@@ -164,7 +164,7 @@ export async function perToken(
 }
 
 /** The most tokens that {@link perToken} writes. */
-export const perTokenRoom = (tokens: number) => BASE + tokens;
+export const perTokenRoom = (tokens: number) => base(tokens) + tokens;
 
 /** GPU time by kernel: of `tokens` tokens after `context` ones, and of a prompt of `length` tokens. */
 export async function profile(

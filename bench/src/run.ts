@@ -36,6 +36,9 @@ import type {
 
 const PHASES: LoadProgress['phase'][] = ['header', 'selftest', 'upload', 'compile'];
 
+/** Room for nano's known answers. */
+const NANO_CONTEXT = 1024;
+
 interface Identity {
   header: FileHeader;
   digest: string;
@@ -116,20 +119,27 @@ export async function bench(
   const identity = await identify(subject);
   const { header } = identity;
 
-  say('gate: nano');
-  const checker = await Model.load(await nano.open(), load);
   const gate: GateReport = { checked: 'nano only', nano: { prompts: 0, tokens: 0 } };
-  try {
-    gate.nano = await checkNano(checker, options.nanoAnswers ?? NANO, signal);
-  } finally {
-    await checker.close();
+  const nanoAnswers = options.nanoAnswers ?? NANO;
+  const isNano = (await identify(nano)).digest === identity.digest;
+  if (!isNano) {
+    say('gate: nano');
+    const checker = await Model.load(await nano.open(), { ...load, contextLength: NANO_CONTEXT });
+    try {
+      gate.nano = await checkNano(checker, nanoAnswers, signal);
+    } finally {
+      await checker.close();
+    }
   }
 
   const longest = Math.max(
     ...contexts.map((context) => context + perTokenRoom(decodeTokens)),
     ...[...prefills, options.firstTokenPrompt].map((length) => length + 1),
   );
-  const loadOptions = { ...load, contextLength: longest };
+  const loadOptions = {
+    ...load,
+    contextLength: isNano ? Math.max(longest, NANO_CONTEXT) : longest,
+  };
   const loads: Omit<TimedLoad, 'model'>[] = [];
   const cold: number[] = [];
   let model: Model | undefined;
@@ -148,6 +158,10 @@ export async function bench(
       }
     }
     if (!model || !prompts) throw new LapidaryError('invalid_argument', 'nothing was to be loaded');
+    if (isNano) {
+      say('gate: nano');
+      gate.nano = await checkNano(model, nanoAnswers, signal);
+    }
     const known = knownAnswers(identity.digest, options.knownAnswers);
     if (known) {
       say('gate: logits');

@@ -154,7 +154,11 @@ program
   .argument('[model]', `${MODEL}; with --synthesize, the file to write`)
   .option('--contexts <n,…>', 'decode after so many tokens (default 128,2048,8192)', wholes)
   .option('--prefills <n,…>', 'time prompts of so many tokens (default 128,512,2048)', wholes)
-  .option('--repeats <n>', 'measure each number n times; the median counts (default 5)', wholeFrom(1))
+  .option(
+    '--repeats <n>',
+    'measure each number n times; the median counts (default 5)',
+    wholeFrom(1),
+  )
   .option('--loads <n>', 'load the model n times (default: as --repeats)', wholeFrom(1))
   .option('--decode-tokens <n>', 'tokens of each timed decode (default 128)', wholeFrom(2))
   .option('--first-token <n>', 'await the first token after n tokens (default 512)', wholeFrom(1))
@@ -179,7 +183,11 @@ program
       "write a model of random weights instead: e2b (E2B's shapes, 3.2 GiB) or tiny",
     ).choices(['e2b', 'tiny']),
   )
-  .option('--seed <n>', 'of --synthesize: the same seed writes the same file (default 1)', wholeFrom(0))
+  .option(
+    '--seed <n>',
+    'of --synthesize: the same seed writes the same file (default 1)',
+    wholeFrom(0),
+  )
   .addOption(models())
   .addHelpText(
     'after',

@@ -2,7 +2,13 @@
 
 import { readFile, writeFile } from 'node:fs/promises';
 import { performance } from 'node:perf_hooks';
-import { DEFAULTS, bench as measure, table, type LogitAnswers, type Subject } from '@lapidary/bench';
+import {
+  DEFAULTS,
+  bench as measure,
+  table,
+  type LogitAnswers,
+  type Subject,
+} from '@lapidary/bench';
 import { synthesize } from '@lapidary/bench/synthesize';
 import { FileSource, HttpRangeSource, LapidaryError, OllamaStore, isPath } from 'lapidary/node';
 import { EXIT } from '../exit.js';
