@@ -10,7 +10,9 @@ const GIB = 2 ** 30;
 const SOFTWARE_BYTES = 2 ** 26;
 /** Numbers of workgroups that are tried; the fastest counts. */
 const GRIDS = [1024, 4096, 16384];
-const PASSES = 20;
+/** How long the passes of one measurement should take together, in milliseconds, and how many they are at most. */
+const LONG_ENOUGH = 30;
+const MOST_PASSES = 100;
 
 const WGSL = `
 @group(0) @binding(0) var<storage, read> data: array<vec4<u32>>;
@@ -40,7 +42,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   }
 }`;
 
-/** Reads a buffer of 1 GiB (less on a GPU that has no such buffers, or is software) `repeats` times 20 times. */
+/** Reads a buffer of 1 GiB (less on a GPU that has no such buffers, or is software) over and over. */
 export async function readBandwidth(
   gpu: GPU | undefined,
   repeats: number,
@@ -80,10 +82,11 @@ export async function readBandwidth(
       await device.queue.onSubmittedWorkDone();
       return performance.now() - started;
     };
-    const passes = software ? 4 : PASSES;
     let best: number[] = [];
     for (const grid of GRIDS) {
       await time(grid, 1);
+      const first = await time(grid, 4);
+      const passes = Math.min(MOST_PASSES, Math.max(4, Math.ceil((4 * LONG_ENOUGH) / first)));
       const speeds: number[] = [];
       for (let i = 0; i < Math.max(3, repeats); i++) {
         // What submitting and waiting cost falls out of the difference.
