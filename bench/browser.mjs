@@ -1,7 +1,7 @@
 // The benchmark in Chromium: serves the built page, opens it, hands it a model, and collects what it measured.
 //   node bench/browser.mjs [MODEL.gguf] [--contexts 128,2048] [--prefills 128,512] [--repeats 5] [--loads 5]
 //     [--decode-tokens 128] [--first-token 512] [--profile] [--dot f32|int16|int8] [--subgroups on|off]
-//     [--known-answers FILE] [--http] [--peer] [--json] [--out FILE]
+//     [--known-answers FILE] [--http] [--peer] [--peer-seconds 240] [--json] [--out FILE]
 // The model is nano unless a file is named; it goes in as a File, or with --http over HTTP. --peer measures wllama
 // (llama.cpp with WebGPU) in the same browser on the same file, too. From the environment:
 //   CHROME        the browser's binary. Default: /usr/bin/chromium
@@ -52,6 +52,7 @@ const { values: flags, positionals } = parseArgs({
     'known-answers': { type: 'string' },
     http: { type: 'boolean' },
     peer: { type: 'boolean' },
+    'peer-seconds': { type: 'string' },
     json: { type: 'boolean' },
     out: { type: 'string' },
   },
@@ -136,6 +137,7 @@ try {
         prefills: done(report.prefill, 'promptTokens'),
         repeats: report.options.repeats,
         decodeTokens: report.options.decodeTokens,
+        seconds: Number(flags['peer-seconds'] ?? 240),
       });
     }
     const json = `${JSON.stringify(report, null, 2)}\n`;

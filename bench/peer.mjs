@@ -25,7 +25,7 @@ export async function measurePeer(browser, url, path, options) {
 }
 
 /** Runs in the page. */
-async function inPage({ contexts, prefills, repeats, decodeTokens }) {
+async function inPage({ contexts, prefills, repeats, decodeTokens, seconds }) {
   const log = [];
   const keep = (...words) => log.push(words.join(' '));
   const quiet = { debug: keep, log: keep, warn: keep, error: keep };
@@ -74,7 +74,34 @@ async function inPage({ contexts, prefills, repeats, decodeTokens }) {
     return timings;
   };
   const sample = 64;
-  tokensPerWord = (await run(words(sample), 1)).prompt_n / sample;
+  const first = await run(words(sample), 8);
+  tokensPerWord = first.prompt_n / sample;
+  // It may fall back to the CPU, where a long prompt takes minutes: what would outlast the limit is not begun.
+  let prefillMs = first.prompt_per_token_ms;
+  let decodeMs = first.predicted_per_token_ms;
+  const deadline = loadStarted + 1000 * seconds;
+  const expected = (prompt, tokens) => prompt * prefillMs + tokens * decodeMs;
+  /** Runs once to warm up and `repeats` times, as far as there is time; speedOf gives what counts of a run. */
+  const repeat = async (wanted, tokens, speedOf) => {
+    const speeds = [];
+    let promptTokens = wanted;
+    for (let i = -1; i < repeats; i++) {
+      const needed = expected(wanted, tokens);
+      if (performance.now() + needed > deadline) {
+        if (speeds.length > 0) break;
+        return {
+          promptTokens,
+          skipped: `would take ${Math.ceil(needed / 1000)} s each time, past the limit of ${seconds} s in all`,
+        };
+      }
+      const timings = await run(prompt(wanted), tokens);
+      promptTokens = timings.prompt_n;
+      prefillMs = timings.prompt_per_token_ms;
+      if (tokens > 1) decodeMs = timings.predicted_per_token_ms;
+      if (i >= 0) speeds.push(speedOf(timings));
+    }
+    return { promptTokens, tokensPerSecond: measured(speeds) };
+  };
   const measured = (values) => {
     const sorted = [...values].sort((a, b) => a - b);
     const middle = (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
@@ -83,29 +110,14 @@ async function inPage({ contexts, prefills, repeats, decodeTokens }) {
   const result = { name: 'wllama', version: '', loadMs, prefill: [], decode: [] };
   result.version = Wllama.getLibllamaVersion?.() ?? 'unknown';
   result.f16 = adapter?.features.has('shader-f16') ?? false;
-  for (const promptTokens of prefills) {
-    const speeds = [];
-    let tokens = 0;
-    for (let i = -1; i < repeats; i++) {
-      const timings = await run(prompt(promptTokens), 1);
-      tokens = timings.prompt_n;
-      if (i >= 0) speeds.push((timings.prompt_n * 1000) / timings.prompt_ms);
-    }
-    result.prefill.push({ promptTokens: tokens, tokensPerSecond: measured(speeds) });
+  for (const length of prefills) {
+    const speed = ({ prompt_n, prompt_ms }) => (prompt_n * 1000) / prompt_ms;
+    result.prefill.push(await repeat(length, 1, speed));
   }
-  for (const context of contexts) {
-    const speeds = [];
-    let tokens = 0;
-    for (let i = -1; i < repeats; i++) {
-      const timings = await run(prompt(context), decodeTokens);
-      tokens = timings.prompt_n;
-      if (i >= 0) speeds.push(((timings.predicted_n - 1) * 1000) / timings.predicted_ms);
-    }
-    result.decode.push({
-      context: tokens,
-      tokens: decodeTokens,
-      tokensPerSecond: measured(speeds),
-    });
+  for (const length of contexts) {
+    const speed = ({ predicted_n, predicted_ms }) => ((predicted_n - 1) * 1000) / predicted_ms;
+    const { promptTokens: context, ...rest } = await repeat(length, decodeTokens, speed);
+    result.decode.push({ context, tokens: decodeTokens, ...rest });
   }
   // What it says about the device it chose.
   result.log = log.filter((line) => /webgpu|offload|adapter/i.test(line)).slice(0, 12);

@@ -1,7 +1,7 @@
 // A report as text for people.
 
 import type { KernelTime } from 'lapidary';
-import type { BenchReport, Measured, PeerReport } from './types.js';
+import type { BenchReport, Measured, PeerReport, Skipped } from './types.js';
 
 const KERNELS = 20;
 
@@ -37,18 +37,21 @@ function columns(rows: [string, string][]): string[] {
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`);
 }
 
+const speed = (entry: { tokensPerSecond: Measured } | Skipped): string =>
+  'skipped' in entry ? `not measured: ${entry.skipped}` : spread(entry.tokensPerSecond);
+
 /** What bench/peer.mjs measured. */
 export function peerTable(peer: PeerReport): string {
   if ('skipped' in peer) return `\npeer ${peer.name}: not run: ${peer.skipped}\n`;
   const rows: [string, string][] = [
     ['load, ms', digits(peer.loadMs)],
-    ...peer.decode.map(({ context, tokensPerSecond }): [string, string] => [
-      `decode at ${context}, tok/s`,
-      spread(tokensPerSecond),
+    ...peer.decode.map((entry): [string, string] => [
+      `decode at ${entry.context}, tok/s`,
+      speed(entry),
     ]),
-    ...peer.prefill.map(({ promptTokens, tokensPerSecond }): [string, string] => [
-      `prefill of ${promptTokens}, tok/s`,
-      spread(tokensPerSecond),
+    ...peer.prefill.map((entry): [string, string] => [
+      `prefill of ${entry.promptTokens}, tok/s`,
+      speed(entry),
     ]),
   ];
   const f16 = peer.f16 ? 'with' : 'without';
@@ -82,8 +85,7 @@ export function table(report: BenchReport): string {
   }
   for (const entry of report.prefill) {
     const name = `prefill of ${entry.promptTokens}, tok/s`;
-    if ('skipped' in entry) rows.push([name, `not measured: ${entry.skipped}`]);
-    else rows.push([name, spread(entry.tokensPerSecond)]);
+    rows.push([name, speed(entry)]);
   }
   if ('skipped' in firstToken) rows.push(['first token', `not measured: ${firstToken.skipped}`]);
   else {

@@ -185,8 +185,10 @@ export type PeerReport =
       /** Whether the adapter offers shader-f16, without which this peer falls back to the CPU. */
       f16: boolean;
       loadMs: number;
-      prefill: Prefill[];
-      decode: Pick<Decode, 'context' | 'tokens' | 'tokensPerSecond'>[];
+      prefill: BenchReport['prefill'];
+      decode: (
+        Pick<Decode, 'context' | 'tokens' | 'tokensPerSecond'> | (Skipped & { context: number })
+      )[];
       /** What it logged about its device. */
       log: string[];
     };

@@ -193,7 +193,7 @@ program
     'after',
     `
 The model is nano unless another is named. Before any speed is shown, nano must give its known answers, and so must
-the model if its logits are known; if an answer is wrong, the exit code is 1 and nothing is measured.
+the model if its logits are known; if an answer is wrong, the exit code is 1 and no number is shown.
 
 Examples:
   lapidary bench
