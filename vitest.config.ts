@@ -1,7 +1,7 @@
 // The tests in TypeScript, one vitest project a tier (and the kernel tier once for each software Vulkan; its
 // tests run every form of a kernel, with subgroups and without):
 //   npx vitest run --project model
-// tests/unit-ts, tests/kernels, tests/model, tests/oracle, tests/cli and tests/browser hold them.
+// tests/unit-ts, tests/kernels, tests/model, tests/oracle, tests/bench, tests/cli and tests/browser hold them.
 import { existsSync, readdirSync } from 'node:fs';
 import { defineConfig } from 'vitest/config';
 
@@ -54,6 +54,7 @@ export default defineConfig({
       tier('kernel-swiftshader', ['tests/kernels/**/*.test.ts'], 'swiftshader', 1200),
       tier('model', ['tests/model/**/*.test.ts'], 'llvmpipe', 900),
       tier('oracle', ['tests/oracle/**/*.test.ts'], 'llvmpipe', 900),
+      tier('bench', ['tests/bench/**/*.test.ts'], 'llvmpipe', 300),
       tier('cli', ['tests/cli/**/*.test.ts'], 'llvmpipe', 300),
       tier('browser', ['tests/browser/**/*.test.ts'], 'swiftshader', 300),
     ],

@@ -52,3 +52,17 @@ if(LAPIDARY_FUZZ)
     target_link_libraries(${name} PRIVATE engine -l:libstdc++.so.6)
   endforeach()
 endif()
+
+# The tool that writes the benchmark's known answers. It walks models of gigabytes: its own build of what it needs,
+# optimised and without sanitizers.
+file(GLOB REFERENCE_LOGITS_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/base/*.cpp
+     ${CMAKE_SOURCE_DIR}/engine/gguf/*.cpp)
+list(FILTER REFERENCE_LOGITS_SOURCES EXCLUDE REGEX "_(test|fuzz|wasm)\\.cpp$")
+add_executable(reference_logits bench/reference_logits.cpp ${REFERENCE_LOGITS_SOURCES}
+               engine/model/config.cpp engine/model/tensor_table.cpp engine/reference/model.cpp
+               engine/reference/ops.cpp)
+target_include_directories(reference_logits PRIVATE ${CMAKE_SOURCE_DIR})
+target_include_directories(reference_logits SYSTEM PRIVATE ${CMAKE_BINARY_DIR}/third_party)
+target_compile_definitions(reference_logits PRIVATE JSON_NOEXCEPTION JSON_NO_IO)
+target_compile_options(reference_logits PRIVATE -O3 -fno-sanitize=all)
+target_link_options(reference_logits PRIVATE -fno-sanitize=all)

@@ -10,7 +10,7 @@ stamp=$ROOT/.tools/build.stamp
 out_of_date() {
   [ -f "$stamp" ] && [ -f packages/lapidary/dist/lapidary.wasm ] && [ -f apps/cli/dist/main.js ] || return 0
   [ -n "$(find engine cmake CMakeLists.txt CMakePresets.json tools/build.mjs package-lock.json tsconfig.base.json \
-    packages/lapidary/{src,package.json,tsconfig.json} apps/cli/{src,package.json,tsconfig.json} \
+    packages/lapidary/{src,package.json,tsconfig.json} bench/{src,known-answers,package.json,tsconfig.json} apps/cli/{src,package.json,tsconfig.json} \
     -newer "$stamp" -print -quit)" ]
 }
 

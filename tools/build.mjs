@@ -1,9 +1,10 @@
 // Builds the parts named (all of the shipped ones when none is), each only as far as something changed:
 //   wasm    engine/ -> packages/lapidary/dist/lapidary.wasm (CMake, then wasm-opt; its size is checked)
-//   ts      packages/lapidary and apps/cli (tsc)
+//   ts      packages/lapidary, bench and apps/cli (tsc)
 //   web     apps/web (Vite)
+//   bundle  the command line as one file beside the engine, bench/dist/node/: for machines with nothing but Node.js
 //   native  unit tests and fuzzers under sanitizers
-import { existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { checkWasmSize } from './check-wasm-size.mjs';
 import { bin, must, root, run, say, seconds } from './run.mjs';
@@ -47,7 +48,7 @@ async function buildWasm() {
 
 async function buildTypeScript() {
   const started = performance.now();
-  const targets = ['packages/lapidary', 'apps/cli'].filter((path) =>
+  const targets = ['packages/lapidary', 'bench', 'apps/cli'].filter((path) =>
     existsSync(`${root}/${path}/src`),
   );
   if (targets.length === 0) return;
@@ -67,12 +68,40 @@ async function buildWeb() {
   say(`built the page in ${seconds(started)}`);
 }
 
+async function buildBundle() {
+  const started = performance.now();
+  const { build } = await import('vite');
+  const folder = `${root}/bench/dist/node`;
+  await build({
+    configFile: false,
+    logLevel: 'warn',
+    root: `${root}/apps/cli`,
+    // WebGPU comes from the machine: the npm package, or the module that LAPIDARY_WEBGPU names.
+    ssr: { noExternal: true, external: ['webgpu'] },
+    build: {
+      ssr: 'dist/main.js',
+      target: 'node20',
+      outDir: folder,
+      emptyOutDir: true,
+      rolldownOptions: { output: { entryFileNames: 'lapidary.mjs', codeSplitting: false } },
+    },
+  });
+  copyFileSync(`${root}/packages/lapidary/dist/lapidary.wasm`, `${folder}/lapidary.wasm`);
+  say(`bundled the command line in ${seconds(started)}`);
+}
+
 async function buildNative() {
   const started = performance.now();
   if (await cmake('native')) say(`built unit tests and fuzzers in ${seconds(started)}`);
 }
 
-const parts = { wasm: buildWasm, ts: buildTypeScript, web: buildWeb, native: buildNative };
+const parts = {
+  wasm: buildWasm,
+  ts: buildTypeScript,
+  web: buildWeb,
+  bundle: buildBundle,
+  native: buildNative,
+};
 const wanted = process.argv.length > 2 ? process.argv.slice(2) : ['wasm', 'ts', 'web'];
 for (const name of wanted) {
   if (!(name in parts)) {

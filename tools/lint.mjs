@@ -15,7 +15,9 @@ async function sources(...patterns) {
 }
 
 async function clangFormat(fix) {
-  const files = await sources('engine/*.h', 'engine/*.cpp', 'tests/*.h', 'tests/*.cpp');
+  const files = await sources(
+    ...['engine', 'tests', 'bench'].flatMap((room) => [`${room}/*.h`, `${room}/*.cpp`]),
+  );
   if (files.length === 0) return { code: 0, output: '' };
   const mode = fix ? ['-i'] : ['--dry-run', '-Werror'];
   return run(`clang-format-${LLVM}`, [...mode, ...files], { capture: true });
@@ -30,7 +32,10 @@ async function clangTidy() {
   const database = JSON.parse(readFileSync(`${root}/build/native/compile_commands.json`, 'utf8'));
   const files = database
     .map((entry) => entry.file)
-    .filter((file) => file.startsWith(`${root}/engine/`) && !/_(test|fuzz)\.cpp$/.test(file))
+    .filter(
+      (file) =>
+        /^\/(engine|bench)\//.test(file.slice(root.length)) && !/_(test|fuzz)\.cpp$/.test(file),
+    )
     .filter((file) => existsSync(file))
     .sort();
   const shared = createHash('sha256');
@@ -75,7 +80,7 @@ const eslint = (fix) => run(bin('eslint'), [...(fix ? ['--fix'] : []), '.'], { c
 
 async function tsc() {
   const args = ['-b'];
-  for (const path of ['packages/lapidary', 'apps/cli', 'apps/web']) {
+  for (const path of ['packages/lapidary', 'bench', 'apps/cli', 'apps/web']) {
     if ((await sources(`${path}/src/*.ts`)).length > 0) args.push(path);
   }
   args.push('tsconfig.tests.json');

@@ -147,6 +147,7 @@ const tiers = {
   'kernel-swiftshader': vitest('kernel-swiftshader'),
   model: vitest('model'),
   oracle: vitest('oracle'),
+  bench: vitest('bench'),
   cli: vitest('cli'),
   browser: vitest('browser'),
 };

@@ -2,6 +2,7 @@
 #include "engine/reference/model.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -16,30 +17,48 @@ namespace lapidary::reference {
 using model::LayerConfig;
 using model::TensorRole;
 
+Matrix::Matrix(size_t width, gguf::TensorType type, Bytes blocks)
+    : width_(width), type_(type), blocks_(blocks) {
+  const Result<uint64_t> bytes = gguf::tensor_bytes(type, width);
+  assert(bytes && *bytes > 0 && blocks.size() % *bytes == 0);
+  row_bytes_ = static_cast<size_t>(*bytes);
+}
+
+std::span<const float> Matrix::row(size_t index, std::vector<float>& scratch) const {
+  if (row_bytes_ == 0) return std::span(values_).subspan(index * width_, width_);
+  scratch.resize(width_);
+  [[maybe_unused]] const Status status =
+      gguf::decode_block_row(type_, blocks_.subspan(index * row_bytes_, row_bytes_), scratch);
+  assert(status);  // check_tensors lets only decodable types pass
+  return scratch;
+}
+
 namespace {
 
 // Reads tensors by role and decodes them.
 class Loader {
  public:
-  Loader(const model::Config& config, const gguf::Header& header, Bytes file)
-      : config_(config), header_(header), file_(file) {}
+  Loader(const model::Config& config, const gguf::Header& header, Bytes file, Decoding decoding)
+      : config_(config), header_(header), file_(file), decoding_(decoding) {}
 
   // Leaves `out` empty if the model has no such tensor.
   Status read(TensorRole role, int layer, std::vector<float>& out) {
-    if (model::tensor_need(config_, role, layer) == model::TensorNeed::kNone) return {};
-    const gguf::TensorInfo* tensor = model::find_tensor(header_, role, layer);
-    if (!tensor) return {};  // optional: check_tensors has seen to the others
-    uint64_t elements = 1;
-    for (const uint64_t dim : model::expected_shape(config_, role, layer).dims) elements *= dim;
-    TRY(const uint64_t size, gguf::tensor_bytes(tensor->type, elements));
-    if (tensor->offset > file_.size() || size > file_.size() - tensor->offset) {
-      return fail(ErrorCode::kTruncated,
-                  cat("tensor ", printable(tensor->name), " ends beyond the end of the file"));
+    TRY(const Found found, find(role, layer));
+    if (found.elements == 0) return {};
+    out.resize(found.elements);
+    return gguf::decode_block_row(found.type, found.bytes, out);
+  }
+  Status read(TensorRole role, int layer, Matrix& out) {
+    TRY(const Found found, find(role, layer));
+    if (found.elements == 0) return {};
+    if (decoding_ == Decoding::kByRow) {
+      out = Matrix(found.width, found.type, found.bytes);
+      return {};
     }
-    out.resize(static_cast<size_t>(elements));
-    return gguf::decode_block_row(
-        tensor->type, file_.subspan(static_cast<size_t>(tensor->offset), static_cast<size_t>(size)),
-        out);
+    std::vector<float> values(found.elements);
+    TRY_VOID(gguf::decode_block_row(found.type, found.bytes, values));
+    out = Matrix(found.width, std::move(values));
+    return {};
   }
 
   // The two halves of the experts' input matrices, whichever way the file stores them.
@@ -61,24 +80,22 @@ class Loader {
   }
 
   Status read_layer(int i, LayerWeights& w) {
+    const std::pair<TensorRole, Matrix*> matrices[] = {
+        {TensorRole::kAttnQ, &w.attn_q},     {TensorRole::kAttnK, &w.attn_k},
+        {TensorRole::kAttnV, &w.attn_v},     {TensorRole::kAttnOutput, &w.attn_output},
+        {TensorRole::kFfnGate, &w.ffn_gate}, {TensorRole::kFfnUp, &w.ffn_up},
+        {TensorRole::kFfnDown, &w.ffn_down}, {TensorRole::kInpGate, &w.inp_gate},
+        {TensorRole::kProj, &w.proj},        {TensorRole::kRouter, &w.router},
+    };
+    for (const auto& [role, out] : matrices) TRY_VOID(read(role, i, *out));
     const std::pair<TensorRole, std::vector<float>*> tensors[] = {
         {TensorRole::kAttnNorm, &w.attn_norm},
-        {TensorRole::kAttnQ, &w.attn_q},
-        {TensorRole::kAttnK, &w.attn_k},
-        {TensorRole::kAttnV, &w.attn_v},
         {TensorRole::kAttnQNorm, &w.attn_q_norm},
         {TensorRole::kAttnKNorm, &w.attn_k_norm},
-        {TensorRole::kAttnOutput, &w.attn_output},
         {TensorRole::kPostAttentionNorm, &w.post_attention_norm},
         {TensorRole::kFfnNorm, &w.ffn_norm},
-        {TensorRole::kFfnGate, &w.ffn_gate},
-        {TensorRole::kFfnUp, &w.ffn_up},
-        {TensorRole::kFfnDown, &w.ffn_down},
         {TensorRole::kPostFfwNorm, &w.post_ffw_norm},
-        {TensorRole::kInpGate, &w.inp_gate},
-        {TensorRole::kProj, &w.proj},
         {TensorRole::kPostNorm, &w.post_norm},
-        {TensorRole::kRouter, &w.router},
         {TensorRole::kRouterScale, &w.router_scale},
         {TensorRole::kExpertsDown, &w.experts_down},
         {TensorRole::kExpertsDownScale, &w.experts_scale},
@@ -94,18 +111,44 @@ class Loader {
   }
 
  private:
+  struct Found {
+    gguf::TensorType type{};
+    Bytes bytes;
+    size_t elements = 0;  // 0: the model has no such tensor
+    size_t width = 0;
+  };
+  Result<Found> find(TensorRole role, int layer) {
+    if (model::tensor_need(config_, role, layer) == model::TensorNeed::kNone) return Found{};
+    const gguf::TensorInfo* tensor = model::find_tensor(header_, role, layer);
+    if (!tensor) return Found{};  // optional: check_tensors has seen to the others
+    const model::TensorShape shape = model::expected_shape(config_, role, layer);
+    uint64_t elements = 1;
+    for (const uint64_t dim : shape.dims) elements *= dim;
+    TRY(const uint64_t size, gguf::tensor_bytes(tensor->type, elements));
+    if (tensor->offset > file_.size() || size > file_.size() - tensor->offset) {
+      return fail(ErrorCode::kTruncated,
+                  cat("tensor ", printable(tensor->name), " ends beyond the end of the file"));
+    }
+    const Bytes bytes =
+        file_.subspan(static_cast<size_t>(tensor->offset), static_cast<size_t>(size));
+    return Found{tensor->type, bytes, static_cast<size_t>(elements),
+                 static_cast<size_t>(shape.dims[0])};
+  }
+
   const model::Config& config_;
   const gguf::Header& header_;
   Bytes file_;
+  Decoding decoding_;
 };
 
 }  // namespace
 
-Result<ReferenceModel> ReferenceModel::load(const gguf::Header& header, Bytes file) {
+Result<ReferenceModel> ReferenceModel::load(const gguf::Header& header, Bytes file,
+                                            Decoding decoding) {
   ReferenceModel m;
   TRY(m.config_, model::Config::from_gguf(header));
   TRY_VOID(model::check_tensors(m.config_, header));
-  Loader loader(m.config_, header, file);
+  Loader loader(m.config_, header, file, decoding);
   TRY_VOID(loader.read(TensorRole::kTokenEmbd, 0, m.token_embd_));
   TRY_VOID(loader.read(TensorRole::kOutput, 0, m.output_));
   TRY_VOID(loader.read(TensorRole::kOutputNorm, 0, m.output_norm_));
@@ -155,9 +198,16 @@ class Pass {
     if (options_.observer) show(cat(layer, ".", name), rows);
   }
 
-  Rows project(const std::vector<float>& weight, const Rows& x) const {
-    Rows y(count_, weight.size() / x.width);
-    for (size_t t = 0; t < count_; ++t) matvec(weight, x[t], y[t]);
+  // A row of weights at a time, for all tokens: it may have to be decoded.
+  static Rows project(const Matrix& weight, const Rows& x) {
+    assert(weight.width() == x.width);
+    const size_t count = x.data.size() / x.width;
+    Rows y(count, weight.rows());
+    std::vector<float> scratch;
+    for (size_t o = 0; o < y.width; ++o) {
+      const std::span<const float> row = weight.row(o, scratch);
+      for (size_t t = 0; t < count; ++t) y[t][o] = static_cast<float>(dot(row, x[t]));
+    }
     return y;
   }
   // Normalises every run of `width` values on its own: a row, or a head.
@@ -179,20 +229,17 @@ class Pass {
     x_ = Rows(count_, config_.hidden);
     const double scale = std::sqrt(double{static_cast<double>(config_.hidden)});
     size_t soft = 0;
+    std::vector<float> scratch;
     for (size_t t = 0; t < count_; ++t) {
       const bool is_soft = tokens_[t] == kSoftToken;
       const std::span<const float> row =
           is_soft ? options_.soft_rows.subspan(soft++ * x_.width, x_.width)
-                  : table_row(m_.token_embd_, tokens_[t], x_.width);
+                  : m_.token_embd_.row(tokens_[t], scratch);
       for (size_t i = 0; i < x_.width; ++i) {
         x_[t][i] = is_soft ? row[i] : static_cast<float>(double{row[i]} * scale);
       }
     }
     show("embed", x_);
-  }
-  static std::span<const float> table_row(const std::vector<float>& table, uint32_t row,
-                                          size_t width) {
-    return std::span(table).subspan(row * width, width);
   }
 
   // §4.2
@@ -203,9 +250,10 @@ class Pass {
     Rows context = project(m_.per_layer_model_proj_, x_);
     for (float& v : context.data) v = static_cast<float>(double{v} * context_scale);
     per_layer_ = norm(context, m_.per_layer_proj_norm_, dim);
+    std::vector<float> scratch;
     for (size_t t = 0; t < count_; ++t) {
       const uint32_t id = tokens_[t] == kSoftToken ? 0 : tokens_[t];  // 0 is <pad>
-      const auto token = table_row(m_.per_layer_token_embd_, id, per_layer_.width);
+      const std::span<const float> token = m_.per_layer_token_embd_.row(id, scratch);
       for (size_t i = 0; i < per_layer_.width; ++i) {
         const double sum = double{per_layer_[t][i]} + double{token[i]} * token_scale;
         per_layer_[t][i] = static_cast<float>(sum / std::sqrt(2.0));
@@ -310,8 +358,7 @@ class Pass {
   }
 
   // down · (gelu(gate · x) * (up · x))
-  Rows gated(const Rows& x, const std::vector<float>& gate, const std::vector<float>& up,
-             const std::vector<float>& down) const {
+  static Rows gated(const Rows& x, const Matrix& gate, const Matrix& up, const Matrix& down) {
     Rows g = project(gate, x);
     const Rows u = project(up, x);
     for (size_t i = 0; i < g.data.size(); ++i) g.data[i] = gelu(g.data[i]) * u.data[i];
@@ -375,10 +422,13 @@ class Pass {
     const Rows h = norm(x_, m_.output_norm_);
     show("final_norm", h);
     const size_t rows = options_.logit_rows.empty() ? count_ : options_.logit_rows.size();
-    Rows logits(rows, config_.vocab);
+    Rows wanted(rows, h.width);
     for (size_t r = 0; r < rows; ++r) {
       const size_t t = options_.logit_rows.empty() ? r : options_.logit_rows[r];
-      matvec(m_.output_.empty() ? m_.token_embd_ : m_.output_, h[t], logits[r]);
+      std::ranges::copy(h[t], wanted[r].begin());
+    }
+    Rows logits = project(m_.output_.empty() ? m_.token_embd_ : m_.output_, wanted);
+    for (size_t r = 0; r < rows; ++r) {
       softcap(logits[r], config_.softcap);
       for (const uint32_t id : config_.suppress_tokens)
         logits[r][id] = -std::numeric_limits<float>::infinity();

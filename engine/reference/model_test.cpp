@@ -176,6 +176,23 @@ TEST(ReferenceModel, HalfPrecisionCacheStaysClose) {
   EXPECT_LT(difference, 2e-2);
 }
 
+// The same numbers whether rows are decoded at load or as they are used: of a quantised file, of
+// one with experts.
+TEST(ReferenceModel, DecodesByRow) {
+  const std::vector<std::byte> files[] = {
+      read_fixture("models/blobs/"
+                   "sha256-5a3f7d0cb69d6eb360230082189a797bb41547f35057d88270de2660ab83059c"),
+      read_fixture("gemma4/tiny-moe.gguf")};
+  for (const std::vector<std::byte>& file : files) {
+    const Result<gguf::Header> header = gguf::parse_header(file);
+    ASSERT_TRUE(header.has_value());
+    const auto by_row = ReferenceModel::load(*header, file, Decoding::kByRow);
+    ASSERT_TRUE(by_row.has_value()) << by_row.error().message;
+    const Ids ids = {2, 100, 200};
+    EXPECT_EQ(run(*by_row, ids), run(load_model(file), ids));
+  }
+}
+
 // Relative positions alone matter: a shifted prompt gives the same logits.
 TEST(ReferenceModel, FirstPosition) {
   const Ids ids = ids_of(read_fixture_json("nano/prompts.json")[0]["ids"]);

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
-// The command line: run, list, show, tokenize.
+// The command line: run, list, show, tokenize, bench.
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { bench } from './commands/bench.js';
 import { list } from './commands/list.js';
 import { run } from './commands/run.js';
 import { show } from './commands/show.js';
@@ -29,6 +30,8 @@ function number(low: number, high: number, whole = false) {
   };
 }
 const wholeFrom = (low: number) => number(low, Number.MAX_SAFE_INTEGER, true);
+/** "128,2048" */
+const wholes = (text: string): number[] => text.split(',').map(wholeFrom(1));
 const collect = (text: string, before: string[] | undefined) => [...(before ?? []), text];
 
 let exitCode: number = EXIT.ok;
@@ -144,6 +147,61 @@ Examples:
   lapidary tokenize nano --ids --specials "<|turn>user"`,
   )
   .action(guarded(tokenize));
+
+program
+  .command('bench')
+  .description('Check that the engine is right, then measure how fast it is')
+  .argument('[model]', `${MODEL}; with --synthesize, the file to write`)
+  .option('--contexts <n,…>', 'decode after so many tokens (default 128,2048,8192)', wholes)
+  .option('--prefills <n,…>', 'time prompts of so many tokens (default 128,512,2048)', wholes)
+  .option(
+    '--repeats <n>',
+    'measure each number n times; the median counts (default 5)',
+    wholeFrom(1),
+  )
+  .option('--loads <n>', 'load the model n times (default: as --repeats)', wholeFrom(1))
+  .option('--decode-tokens <n>', 'tokens of each timed decode (default 128)', wholeFrom(2))
+  .option('--first-token <n>', 'await the first token after n tokens (default 512)', wholeFrom(1))
+  .option('--profile', 'time every kernel on the GPU, too')
+  .addOption(
+    new Option('--variant-dot <form>', 'how decoding multiplies; f32 is the exact form').choices([
+      'f32',
+      'int16',
+      'int8',
+    ]),
+  )
+  .addOption(
+    new Option('--variant-subgroups <use>', 'whether kernels use subgroups').choices(['on', 'off']),
+  )
+  .addOption(kvType())
+  .option('--known-answers <file>', 'logits of this model, as reference_logits writes them')
+  .option('--json', 'as JSON')
+  .option('--out <file>', 'write the JSON to a file, too')
+  .addOption(
+    new Option(
+      '--synthesize <shape>',
+      "write a model of random weights instead: e2b (E2B's shapes, 3.2 GiB) or tiny",
+    ).choices(['e2b', 'tiny']),
+  )
+  .option(
+    '--seed <n>',
+    'of --synthesize: the same seed writes the same file (default 1)',
+    wholeFrom(0),
+  )
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+The model is nano unless another is named. Before any speed is shown, nano must give its known answers, and so must
+the model if its logits are known; if an answer is wrong, the exit code is 1 and no number is shown.
+
+Examples:
+  lapidary bench
+  lapidary bench gemma4:e2b --profile --out e2b.json
+  lapidary bench --synthesize e2b ./e2b.gguf && lapidary bench ./e2b.gguf --contexts 128,2048
+${EXIT_HELP}`,
+  )
+  .action(guarded(bench));
 
 for (const command of program.commands)
   command.exitOverride().showHelpAfterError('(--help says more)');

@@ -6,7 +6,7 @@ export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js'
 export type { GpuCounters } from './gpu/host.js';
 export type { KernelTime } from './gpu/profiler.js';
 export { Model, inspect, type LoadOptions, type TokenizeOptions } from './model.js';
-export { engineModule, type FoundModel, type ModelLocation } from './platform.js';
+export { engineModule, findGpu, type FoundModel, type ModelLocation } from './platform.js';
 export { Reply } from './reply.js';
 export { BlobSource } from './source/blob.js';
 export { HttpRangeSource, type HttpSourceOptions } from './source/http.js';

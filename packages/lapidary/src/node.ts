@@ -1,7 +1,8 @@
 // The entry point of Node: everything index.ts has, plus files, Ollama's store, and WebGPU by Dawn.
 
 import { readFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
+import { resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { LapidaryError, messageOf } from './errors.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
 import { FileSource } from './source/file.js';
@@ -21,16 +22,27 @@ export {
 // Collected, what create() returned takes the process down with it: it is kept as long as the process lives.
 let dawn: Promise<GPU> | undefined;
 
+type Dawn = Pick<typeof import('webgpu'), 'create' | 'globals'>;
+
+/** The npm package `webgpu`, or the module that LAPIDARY_WEBGPU names by its path: the same exports. */
+async function importDawn(): Promise<Dawn> {
+  const path = process.env.LAPIDARY_WEBGPU;
+  if (!path) return import('webgpu');
+  const module = (await import(pathToFileURL(resolve(path)).href)) as Dawn | { default: Dawn };
+  return 'default' in module ? module.default : module;
+}
+
 async function openDawn(): Promise<GPU> {
   try {
-    const { create, globals } = await import('webgpu');
+    const { create, globals } = await importDawn();
     Object.assign(globalThis, globals);
     // Timers to the nanosecond: what a page must not have, for it may be anybody's, a program of one's own may.
     return create(['disable-dawn-features=timestamp_quantization']);
   } catch (error) {
+    const module = process.env.LAPIDARY_WEBGPU ?? "npm package 'webgpu'";
     throw new LapidaryError(
       'no_adapter',
-      `WebGPU for Node (npm package 'webgpu') did not start: ${messageOf(error)}`,
+      `WebGPU for Node (${module}) did not start: ${messageOf(error)}`,
       {
         cause: error,
       },

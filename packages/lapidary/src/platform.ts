@@ -72,6 +72,9 @@ export function currentPlatform(): Platform {
   return platform;
 }
 
+/** WebGPU as {@link Model.load} finds it: `navigator.gpu` in a page, Dawn in Node. */
+export const findGpu = (): Promise<GPU | undefined> => platform.gpu();
+
 const isSource = (value: unknown): value is ByteSource =>
   typeof value === 'object' && value !== null && 'read' in value && 'size' in value;
 

@@ -1,0 +1,185 @@
+// The measurements on a loaded model.
+
+import { LapidaryError, type Model, type ReplyReport } from 'lapidary';
+import { measured } from './stats.js';
+import type { Decode, PerToken, Prefill, Profile } from './types.js';
+
+/** Ids from here on are ordinary tokens in every vocabulary of the family. */
+const FIRST_ID = 500;
+const LAST_ID = 250_000;
+const BOS = 2;
+/** Tokens of the shorter run whose counts are taken off the longer one's. */
+const base = (tokens: number) => Math.min(16, tokens);
+
+/** Prompts of random ordinary tokens, none like another; the same in every run. */
+export class Prompts {
+  private state = 0x9e3779b9;
+
+  constructor(private readonly vocab: number) {}
+
+  next(length: number): number[] {
+    const low = Math.min(FIRST_ID, this.vocab >> 1);
+    const range = Math.min(LAST_ID, this.vocab) - low;
+    return Array.from({ length }, (_, i) => (i === 0 ? BOS : low + (this.random() % range)));
+  }
+
+  /** xorshift32 */
+  private random(): number {
+    let x = this.state;
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    this.state = x >>> 0;
+    return this.state;
+  }
+}
+
+export interface Times {
+  report: ReplyReport;
+  /** Milliseconds from the request to the end of the answer. */
+  wall: number;
+}
+
+/** Continues `ids` greedily by exactly `maxTokens` tokens. */
+export async function run(
+  model: Model,
+  ids: number[],
+  maxTokens: number,
+  signal?: AbortSignal,
+): Promise<Times> {
+  const options = { temperature: 0, ignoreEos: true, maxTokens, ...(signal && { signal }) };
+  const started = performance.now();
+  const report = await model.generate(ids, options).report();
+  const wall = performance.now() - started;
+  if (report.reason === 'cancelled') throw new LapidaryError('cancelled', 'cancelled');
+  if (report.tokens.length !== maxTokens) {
+    throw new LapidaryError(
+      'internal_error',
+      `${report.tokens.length} tokens came where ${maxTokens} were asked for (${report.reason})`,
+    );
+  }
+  return { report, wall };
+}
+
+/** Why `prompt` tokens and `more` after them cannot be, if so. */
+export function noRoom(model: Model, prompt: number, more: number): string | undefined {
+  const { contextLength } = model.info;
+  return prompt + more > contextLength
+    ? `${prompt} + ${more} tokens do not fit the context of ${contextLength}`
+    : undefined;
+}
+
+export interface Repeats {
+  repeats: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** Tokens a second through prompts of `length` new tokens, to the first token of the answer. */
+export async function prefill(
+  model: Model,
+  prompts: Prompts,
+  length: number,
+  { repeats, signal }: Repeats,
+): Promise<Prefill> {
+  const speeds: number[] = [];
+  for (let i = -1; i < repeats; i++) {
+    await model.truncate(0);
+    const { report } = await run(model, prompts.next(length), 1, signal);
+    // The first is to warm up.
+    if (i >= 0) speeds.push((length * 1000) / report.timings.prefillMs);
+  }
+  return { promptTokens: length, tokensPerSecond: measured(speeds) };
+}
+
+/** Milliseconds to the first token of the answer to a new prompt of `length` tokens, as the caller sees them. */
+export async function firstToken(
+  model: Model,
+  prompts: Prompts,
+  length: number,
+  signal?: AbortSignal,
+): Promise<number> {
+  await model.truncate(0);
+  return (await run(model, prompts.next(length), 1, signal)).wall;
+}
+
+/** Tokens a second after a prompt of `context` tokens. The prompt stays in the cache from one time to the next. */
+export async function decode(
+  model: Model,
+  prompts: Prompts,
+  context: number,
+  tokens: number,
+  { repeats, signal }: Repeats,
+): Promise<Omit<Decode, 'shareOfPeak'>> {
+  const ids = prompts.next(context);
+  await model.truncate(0);
+  const warm = await run(model, ids, tokens, signal);
+  const speeds: number[] = [];
+  let repeatable = true;
+  for (let i = 0; i < repeats; i++) {
+    const { report } = await run(model, ids, tokens, signal);
+    // The first token comes out of the prompt's own pass.
+    speeds.push(((tokens - 1) * 1000) / report.timings.decodeMs);
+    repeatable &&= report.tokens.join() === warm.report.tokens.join();
+  }
+  const tokensPerSecond = measured(speeds);
+  const millisecondsPerToken = 1000 / tokensPerSecond.median;
+  return { context, tokens, tokensPerSecond, millisecondsPerToken, repeatable };
+}
+
+/** What one more decoded token costs at the host's door: a longer answer's counts less a shorter one's. */
+export async function perToken(
+  model: Model,
+  prompts: Prompts,
+  context: number,
+  tokens: number,
+  signal?: AbortSignal,
+): Promise<PerToken> {
+  const ids = prompts.next(context);
+  const count = async (length: number) => {
+    const before = model.counters;
+    await run(model, ids, length, signal);
+    const after = model.counters;
+    return {
+      dispatches: after.dispatches - before.dispatches,
+      submits: after.submits - before.submits,
+      bindGroups: after.bindingsCreated - before.bindingsCreated,
+      buffers: after.buffersCreated - before.buffersCreated,
+      writes: after.writes - before.writes,
+      bytesRead: after.bytesRead - before.bytesRead,
+    };
+  };
+  await model.truncate(0);
+  await run(model, ids, base(tokens) + tokens, signal);
+  const short = await count(base(tokens));
+  const long = await count(base(tokens) + tokens);
+  const each = (key: keyof PerToken) => (long[key] - short[key]) / tokens;
+  return {
+    dispatches: each('dispatches'),
+    submits: each('submits'),
+    bindGroups: each('bindGroups'),
+    buffers: each('buffers'),
+    writes: each('writes'),
+    bytesRead: each('bytesRead'),
+  };
+}
+
+/** The most tokens that {@link perToken} writes. */
+export const perTokenRoom = (tokens: number) => base(tokens) + tokens;
+
+/** GPU time by kernel: of `tokens` tokens after `context` ones, and of a prompt of `length` tokens. */
+export async function profile(
+  model: Model,
+  prompts: Prompts,
+  { context, tokens, length }: { context: number; tokens: number; length: number },
+  signal?: AbortSignal,
+): Promise<Profile> {
+  const ids = prompts.next(context);
+  await model.truncate(0);
+  await run(model, ids, tokens, signal);
+  // The prompt is in the cache but for its last token, which is decoded like those after it.
+  const decode = await model.profile(() => run(model, ids, tokens, signal));
+  await model.truncate(0);
+  const prompt = prompts.next(length);
+  const prefill = await model.profile(() => run(model, prompt, 1, signal));
+  return { context, promptTokens: length, tokens, decode, prefill };
+}
