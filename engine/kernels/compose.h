@@ -36,7 +36,6 @@ struct Variant {
   bool light =
       false;  // loops stay loops: for software GPUs, whose compilers unroll without measure
   Dot dot = Dot::kF32;
-  uint32_t workgroup_bytes = 16384;  // memory that a workgroup may take: WebGPU's least, or more
   bool operator==(const Variant&) const = default;
 };
 

@@ -173,10 +173,7 @@ Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wis
     if (wish.dot ? dot != *wish.dot : !offered) continue;
     for (const bool subgroups : {true, false}) {
       if (wish.subgroups ? subgroups != *wish.subgroups : subgroups && !has_subgroups) continue;
-      candidates.push_back({.subgroups = subgroups,
-                            .light = software,
-                            .dot = dot,
-                            .workgroup_bytes = device.info().max_workgroup_storage});
+      candidates.push_back({.subgroups = subgroups, .light = software, .dot = dot});
     }
   }
   for (size_t i = 0; i < candidates.size(); ++i) {

@@ -13,6 +13,56 @@ var<workgroup> query: array<vec4<f32>, 2u * UNITS>;
 var<workgroup> parts: array<f32, 8u * PART_STRIDE>;
 var<workgroup> weights: array<f32, TILE>;
 
+//#if !LIGHT
+var<workgroup> square_stage: array<f32, 48>;
+
+// The sums over all threads of three numbers at once.
+fn workgroup_sums(thread: u32, v: vec3<f32>) -> vec3<f32> {
+  parts[thread] = v.x;
+  parts[PART_STRIDE + thread] = v.y;
+  parts[2u * PART_STRIDE + thread] = v.z;
+  workgroupBarrier();
+  if (thread < 48u) {
+    let row = (thread / 16u) * PART_STRIDE;
+    var sum = 0.0;
+    for (var i = thread % 16u; i < THREADS; i += 16u) {
+      sum += parts[row + i];
+    }
+    square_stage[thread] = sum;
+  }
+  workgroupBarrier();
+  var total = vec3<f32>();
+  for (var i = 0u; i < 16u; i += 1u) {
+    total += vec3<f32>(square_stage[i], square_stage[16u + i], square_stage[32u + i]);
+  }
+  return total;
+}
+
+// Elements `pair` and `pair` + HALF of a head, turned by (cos, sin).
+fn turned(v: vec2<f32>, turn: vec2<f32>) -> vec2<f32> {
+  return vec2<f32>(v.x * turn.x - v.y * turn.y, v.y * turn.x + v.x * turn.y);
+}
+
+fn head_pair(vector: u32, pair: u32) -> vec2<f32> {
+  return vec2<f32>(qkv[vector * HEAD_DIM + pair], qkv[vector * HEAD_DIM + HALF + pair]);
+}
+
+fn norm_pair(vector: u32, pair: u32) -> vec2<f32> {
+  return vec2<f32>(qk_norms[vector * HEAD_DIM + pair], qk_norms[vector * HEAD_DIM + HALF + pair]);
+}
+
+//#if KV_WRITE
+// Unit u of the row of `parts` that starts at `base`, rounded to the cache's type.
+fn own_unit(base: u32, u: u32) -> Unit {
+  let d = base + 8u * u;
+  return Unit(vec4<f32>(kv_round(parts[d]), kv_round(parts[d + 1u]), kv_round(parts[d + 2u]),
+                        kv_round(parts[d + 3u])),
+              vec4<f32>(kv_round(parts[d + 4u]), kv_round(parts[d + 5u]),
+                        kv_round(parts[d + 6u]), kv_round(parts[d + 7u])));
+}
+//#endif
+//#endif
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
 //#if LIGHT
@@ -38,8 +88,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum = Unit(vec4<f32>(), vec4<f32>());
 
   // The query; and in the split of the token itself its K and V, which never come from the cache
-  // for another workgroup may be writing them. The first head of a group stores them. One loop for
-  // the three: software GPUs compile a barrier anew for each place where it stands, and slowly.
+  // for another workgroup may be writing them. The first head of a group stores them.
+//#if LIGHT
+  // One loop for the three: software GPUs compile a barrier anew for each place where it stands, and
+  // slowly.
   var vectors = 1u;
 //#if KV_WRITE
   if (begin <= position && position < end) {
@@ -92,6 +144,85 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     top = workgroup_sum(thread, mass);
     mass = select(0.0, 1.0, thread == 0u);
   }
+//#endif
+//#else
+  // The three at once, a pair of elements a thread: one wait for memory and one reduction.
+  var q = vec2<f32>();
+  var k = vec2<f32>();
+  var v = vec2<f32>();
+  var q_norm = vec2<f32>();
+  var k_norm = vec2<f32>();
+  var turn = vec2<f32>(1.0, 0.0);
+  let works = thread < HALF;
+//#if KV_WRITE
+  let owns = begin <= position && position < end;
+//#endif
+  if (works) {
+    q = head_pair(head, thread);
+    q_norm = norm_pair(0u, thread);
+    if (thread < ROTATED) {
+      turn = rope_turn(position, thread);
+    }
+//#if KV_WRITE
+    if (owns) {
+      k = head_pair(HEADS + kv_head, thread);
+//#if V_FROM_K
+      v = k;
+//#else
+      v = head_pair(HEADS + KV_HEADS + kv_head, thread);
+//#endif
+      k_norm = norm_pair(1u, thread);
+    }
+//#endif
+  }
+  let squares = workgroup_sums(thread, vec3<f32>(dot(q, q), dot(k, k), dot(v, v)));
+  let factors = 1.0 / sqrt(squares / f32(HEAD_DIM) + EPS);
+  if (works) {
+    let x = turned(q * factors.x * q_norm, turn);
+    head_row[thread] = x.x;
+    head_row[HALF + thread] = x.y;
+//#if KV_WRITE
+    if (owns) {
+      let y = turned(k * factors.y * k_norm, turn);
+      parts[thread] = y.x;
+      parts[HALF + thread] = y.y;
+      parts[ROW + thread] = v.x * factors.z;
+      parts[ROW + HALF + thread] = v.y * factors.z;
+    }
+//#endif
+  }
+  if (thread < ROW - HEAD_DIM) {
+    head_row[HEAD_DIM + thread] = 0.0;
+//#if KV_WRITE
+    if (owns) {
+      parts[HEAD_DIM + thread] = 0.0;
+      parts[ROW + HEAD_DIM + thread] = 0.0;
+    }
+//#endif
+  }
+  workgroupBarrier();
+  if (thread < 2u * UNITS) {
+    let d = 4u * thread;
+    query[thread] =
+        vec4<f32>(head_row[d], head_row[d + 1u], head_row[d + 2u], head_row[d + 3u]);
+  }
+  workgroupBarrier();
+//#if KV_WRITE
+  if (owns) {
+    end = position;
+    if (row == 0u) {
+      let key = own_unit(0u, unit);
+      sum = own_unit(ROW, unit);
+      mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
+      if (head % (HEADS / KV_HEADS) == 0u) {
+        store_k(kv_row(position, kv_head) + unit, key);
+        store_v(kv_row(position, kv_head) + unit, sum);
+      }
+    }
+    top = workgroup_sum(thread, mass);
+    mass = select(0.0, 1.0, thread == 0u);
+  }
+//#endif
 //#endif
 
   let lane = thread % LANES;

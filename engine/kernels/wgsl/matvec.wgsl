@@ -1,9 +1,10 @@
 // y = W h for one token. A workgroup of THREADS computes SLOTS * ROWS rows: LANES neighbouring
 // threads share a row and take its units in turn; each thread works on ROWS rows at once, so that an
 // activation is read from workgroup memory once for all of them. h is staged in tiles of TILE_UNITS;
-// with integer products (INTEGER) it is quantised on the way there. The weights of a thread's first
-// turn are fetched before h is made, those of the next while it works on one: the memory is never
-// idle.
+// with integer products (INTEGER) it is quantised on the way there. Where few workgroups run (AHEAD),
+// the weights of a thread's first turn are fetched before h is made, those of the next while it works
+// on one, so that the memory is not idle; many workgroups hide each other's waits better than the
+// registers that this takes.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
@@ -198,6 +199,9 @@ fn source(j: u32) -> vec4<f32> {
 //#repeat c FOUR
 var<private> x_${n}_${c}: vec4<f32>;
 var<private> e_${n}_${c}: vec4<f32>;
+//#if HAS_PRE
+var<private> w_${n}_${c}: vec4<f32>;
+//#endif
 //#end
 //#end
 
@@ -212,6 +216,9 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
   {
     let j = 4u * (tid + ${n}u * THREADS) + ${c}u;
     if (j < VECTORS) {
+//#if HAS_PRE
+      w_${n}_${c} = site[VECTORS + j];
+//#endif
 //#if RESIDUAL
       x_${n}_${c} = x_old[j];
       let d = delta[j];
@@ -264,7 +271,7 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
       }
 //#endif
 //#if HAS_PRE
-      x_${n}_${c} *= pre_factor * site[VECTORS + j];
+      x_${n}_${c} *= pre_factor * w_${n}_${c};
 //#endif
     }
   }
@@ -292,7 +299,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#repeat r ROWS
   row_${r} = min(first_row + ${r}u * SLOTS + slot, segment_rows - 1u);
 //#end
-//#if !LIGHT
+//#if AHEAD
   fetch(min(lane, UNITS - 1u));
 //#endif
 //#if SUBGROUPS
@@ -325,21 +332,43 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#else
     for (var half = tid; half < 2u * count; half += THREADS) {
       let j = 8u * first + 4u * half;
-      // A loop, so that software GPUs compile source() once.
+//#if MERGED_HALVES
+      let head = j / (HEAD_DIM / 4u);
+      let splits = attention_splits(step.position);
+      var v0 = vec4<f32>();
+      var v1 = vec4<f32>();
+      var v2 = vec4<f32>();
+      var v3 = vec4<f32>();
+      for (var s = 0u; s < splits; s++) {
+        let weight = split_weights[s * HEADS + head];
+        let at = s * VECTORS + j;
+        v0 += partial[at] * weight;
+        v1 += partial[at + 1u] * weight;
+        v2 += partial[at + 2u] * weight;
+        v3 += partial[at + 3u] * weight;
+      }
+      stage(half >> 1u, half & 1u, v0, v1, v2, v3);
+//#else
+//#if LIGHT
+      // Software GPUs compile source() once.
       var v: array<vec4<f32>, 4>;
       for (var c = 0u; c < bound(4u); c++) {
         v[c] = source(j + c);
       }
       stage(half >> 1u, half & 1u, v[0], v[1], v[2], v[3]);
+//#else
+      stage(half >> 1u, half & 1u, source(j), source(j + 1u), source(j + 2u), source(j + 3u));
+//#endif
+//#endif
     }
 //#endif
     workgroupBarrier();
     for (var u = lane; u < count; u += LANES) {
-//#if LIGHT
+//#if AHEAD
+      multiply(activations(u), first + u, min(first + u + LANES, UNITS - 1u));
+//#else
       fetch(first + u);
       multiply(activations(u), first + u, first + u);
-//#else
-      multiply(activations(u), first + u, min(first + u + LANES, UNITS - 1u));
 //#endif
     }
   }

@@ -4,6 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { LapidaryError, messageOf } from './errors.js';
+import { isSoftware } from './gpu/device.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
 import { FileSource } from './source/file.js';
 import { OllamaStore } from './source/ollama-store.js';
@@ -19,8 +20,9 @@ export {
   type StoreProblem,
 } from './source/ollama-store.js';
 
-// Collected, what create() returned takes the process down with it: it is kept as long as the process lives.
 let dawn: Promise<GPU> | undefined;
+// Collected, what create() returned takes the process down with it: all are kept as long as the process lives.
+const created: GPU[] = [];
 
 type Dawn = Pick<typeof import('webgpu'), 'create' | 'globals'>;
 
@@ -36,8 +38,19 @@ async function openDawn(): Promise<GPU> {
   try {
     const { create, globals } = await importDawn();
     Object.assign(globalThis, globals);
-    // Timers to the nanosecond: what a page must not have, for it may be anybody's, a program of one's own may.
-    return create(['disable-dawn-features=timestamp_quantization']);
+    // What a page must not have, for it may be anybody's, a program of one's own may. Timers to the nanosecond;
+    // and on real GPUs no bounds checks inside kernels (an eighth of decoding's time): every kernel is the
+    // engine's own, and its shapes are checked before it is made. Software GPUs keep the checks: tests run there.
+    const open = (...features: string[]): GPU => {
+      const gpu = create(['disable-dawn-features=timestamp_quantization', ...features]);
+      created.push(gpu);
+      return gpu;
+    };
+    const gpu = open();
+    const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
+    return adapter && !isSoftware(adapter.info)
+      ? open('enable-dawn-features=disable_robustness')
+      : gpu;
   } catch (error) {
     const module = process.env.LAPIDARY_WEBGPU ?? "npm package 'webgpu'";
     throw new LapidaryError(

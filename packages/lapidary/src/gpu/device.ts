@@ -28,6 +28,15 @@ const WANTED_LIMITS = [
 
 const SOFTWARE = /llvmpipe|swiftshader|lavapipe|basic render|software/i;
 
+function describe(info: GPUAdapterInfo): string {
+  return info.description || info.device || info.vendor || 'unknown GPU';
+}
+
+/** Whether an adapter computes on the CPU. */
+export function isSoftware(info: GPUAdapterInfo): boolean {
+  return SOFTWARE.test(`${describe(info)} ${info.architecture} ${info.vendor}`);
+}
+
 /** Opens the best adapter of `gpu`; `no_adapter` with advice when there is none. */
 export async function openDevice(gpu: GPU | undefined): Promise<OpenedDevice> {
   if (!gpu) {
@@ -56,14 +65,13 @@ export async function openDevice(gpu: GPU | undefined): Promise<OpenedDevice> {
     throw new LapidaryError('no_adapter', `The GPU refused a device: ${messageOf(error)}`);
   }
   const info = adapter.info;
-  const description = info.description || info.device || info.vendor || 'unknown GPU';
   return {
     device,
     info: {
-      description,
+      description: describe(info),
       vendor: info.vendor,
       architecture: info.architecture,
-      software: SOFTWARE.test(`${description} ${info.architecture} ${info.vendor}`),
+      software: isSoftware(info),
     },
     features: {
       f16: has('shader-f16'),
