@@ -73,7 +73,8 @@ Result<std::vector<uint32_t>> parse_ids(const Json& json) {
   return ids;
 }
 
-// {subgroups, dot: "f32" | "int16" | "int8", tilings: [[rows, cols, threads, lanes, rows a thread]]}
+// {subgroups, dot: "f32" | "int16" | "int8", tilings: [[rows, cols, threads, lanes, rows a
+// thread]]}
 Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
     return fail(ErrorCode::kInvalidArgument,
@@ -192,11 +193,10 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
       co_await model::load_weights(
           self->device_, self->cache_, header, self->config_, source, options.context,
           [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); }, cancelled));
-  const model::DecoderOptions decoder_options{
-      .context = options.context,
-      .kv_f32 = options.kv_f32,
-      .variant = self->variant_,
-      .tilings = options.tilings};
+  const model::DecoderOptions decoder_options{.context = options.context,
+                                              .kv_f32 = options.kv_f32,
+                                              .variant = self->variant_,
+                                              .tilings = options.tilings};
   CO_TRY(std::unique_ptr<model::Decoder> decoder,
          co_await model::Decoder::create(
              self->device_, self->cache_, self->config_, std::move(weights), decoder_options,
@@ -208,25 +208,25 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
 
 Json TextModel::info() const {
   const model::Decoder& decoder = session_->decoder();
-  return {{"architecture", architecture_},
-          {"family", config_.family},
-          {"title", title_},
-          {"name", load_options_.name},
-          {"parameters", parameters_},
-          {"layers", config_.layers.size()},
-          {"embedding", config_.hidden},
-          {"vocab", config_.vocab},
-          {"contextLength", decoder.context()},
-          {"modelContextLength", config_.context_length},
-          {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
-          {"template", large_template_ ? "large" : "small"},
-          {"gpuBytes",
-           {{"weights", decoder.weights().bytes},
-            {"kv", decoder.kv_bytes()},
-            {"scratch", decoder.scratch_bytes()}}},
-          {"variant",
-           {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}}},
-          {"kernels", cache_.size()}};
+  return {
+      {"architecture", architecture_},
+      {"family", config_.family},
+      {"title", title_},
+      {"name", load_options_.name},
+      {"parameters", parameters_},
+      {"layers", config_.layers.size()},
+      {"embedding", config_.hidden},
+      {"vocab", config_.vocab},
+      {"contextLength", decoder.context()},
+      {"modelContextLength", config_.context_length},
+      {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+      {"template", large_template_ ? "large" : "small"},
+      {"gpuBytes",
+       {{"weights", decoder.weights().bytes},
+        {"kv", decoder.kv_bytes()},
+        {"scratch", decoder.scratch_bytes()}}},
+      {"variant", {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}}},
+      {"kernels", cache_.size()}};
 }
 
 Result<std::vector<chat::Piece>> TextModel::render(const Json& request,

@@ -91,7 +91,8 @@ uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.max_splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
   const uint32_t left = kLimit > used ? kLimit - used : 0;
-  // One unit more for the odd stride. A lane's turns go on from tile to tile: whole rounds of lanes.
+  // One unit more for the odd stride. A lane's turns go on from tile to tile: whole rounds of
+  // lanes.
   const uint32_t round = std::max(32u, tiling.lanes);
   const uint32_t most = std::max(left / unit_bytes(dot), 1u) - 1;
   return std::min(div_ceil(spec.cols, 32), std::max(most / round, 1u) * round);
@@ -115,8 +116,8 @@ void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& 
 }
 
 // fetch(u) reads what unit u of this thread's rows takes; multiply(a, u, next) multiplies what was
-// fetched by the activations, after it has asked for unit `next`. Once a codec: segments of the same
-// codec differ in their planes only.
+// fetched by the activations, after it has asked for unit `next`. Once a codec: segments of the
+// same codec differ in their planes only.
 void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
                   bool ahead) {
   struct Case {
@@ -152,10 +153,12 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
   };
   std::string text = "fn fetch(u: u32) {\n";
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
-    return cat("  ahead_", i, " = ", codec, "_fetch(", planes, ", row_", i % tiling.rows, ", u);\n");
+    return cat("  ahead_", i, " = ", codec, "_fetch(", planes, ", row_", i % tiling.rows,
+               ", u);\n");
   });
   text += "}\nfn multiply(a: Activations, u: u32, next: u32) {\n";
-  for (uint32_t i = 0; i < outputs(spec, tiling); ++i) text += cat("  let now_", i, " = ahead_", i, ";\n");
+  for (uint32_t i = 0; i < outputs(spec, tiling); ++i)
+    text += cat("  let now_", i, " = ahead_", i, ";\n");
   if (ahead) text += "  fetch(next);\n";
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  sum_", i, " += ", codec, "_dot(now_", i, ", ", planes, ", row_", i % tiling.rows,
@@ -171,8 +174,7 @@ void add_epilogue(Composer& composer, const MatvecSpec& spec) {
   if (spec.epilogue == Epilogue::kGeluMul)
     value = cat("gelu_tanh(total) * mul[", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
   if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
-  composer.text(
-      cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
+  composer.text(cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
 }
 
 std::string label_of(const MatvecSpec& spec) {
@@ -232,8 +234,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .constant("ROW_OFFSET", spec.row_offset)
       .constant("TILE_UNITS", tile)
       .constant("TILE_STRIDE", tile | 1)
-      .constant("TILE_SIZE", std::max(dot == Dot::kF32 ? 8 * (tile | 1) : 0,
-                                      reduction_vectors(spec, tiling)))
+      .constant("TILE_SIZE",
+                std::max(dot == Dot::kF32 ? 8 * (tile | 1) : 0, reduction_vectors(spec, tiling)))
       .constant("OUTPUTS", outputs(spec, tiling))
       .flag("PIECES", div_ceil(div_ceil(spec.cols, 16), tiling.threads))
       .flag("FOUR", 4)

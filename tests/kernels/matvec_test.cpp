@@ -294,7 +294,8 @@ KERNEL_TEST(matvec_merge_of_attention_splits) {
                             .max_splits = c.max_splits};
       CO_TRY(const std::vector<float> y, co_await run(device, spec, variant, group, 11,
                                                       {partial_buffer, stats_buffer, step_buffer}));
-      CO_TRY_VOID(close(y, want, variant, cat("merge of ", splits, " splits, ", name_of(spec, variant))));
+      CO_TRY_VOID(
+          close(y, want, variant, cat("merge of ", splits, " splits, ", name_of(spec, variant))));
     }
   }
   co_return Status{};
