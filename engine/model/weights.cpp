@@ -15,10 +15,10 @@ namespace {
 
 using kernels::Codec;
 
-// Bytes of a tensor that are on their way to the GPU at once.
-constexpr uint64_t kStagingBytes = 32 << 20;
-// Bytes sent before the loader waits for the GPU, so that the browser's own staging stays small.
-constexpr uint64_t kSyncBytes = 256 << 20;
+// Bytes of a tensor that one piece brings to the GPU, and pieces that are on their way at once:
+// while one is repacked the next ones are read.
+constexpr uint64_t kPieceBytes = 16 << 20;
+constexpr size_t kPiecesAtOnce = 4;
 
 // Rows [row_begin, row_begin + rows) of a tensor, for bytes [offset, ...) of a buffer.
 struct MatrixJob {
@@ -314,7 +314,7 @@ Task<Status> Loader::load_matrices(const LoadProgress& progress,
                kernels::file_row_bytes(job.codec, static_cast<uint32_t>(job.tensor->dims[0]));
   });
   uint64_t total = 0;
-  uint64_t staging_bytes = kStagingBytes;
+  uint64_t staging_bytes = kPieceBytes;
   std::vector<uint32_t> slots;
   for (const MatrixJob& job : matrices_) {
     const auto cols = static_cast<uint32_t>(job.tensor->dims[0]);
@@ -324,52 +324,86 @@ Task<Status> Loader::load_matrices(const LoadProgress& progress,
     slots.push_back(cache_.add(kernels::repack_source({job.codec, cols})));
   }
   CO_TRY_VOID(co_await cache_.compile());
-  CO_TRY(gpu::Buffer staging,
-         device_.create_buffer(staging_bytes + 16, gpu::kStorageUsage, "upload staging"));
+
+  // A piece uses the staging buffer of the one kPiecesAtOnce before it: the queue keeps their
+  // order, so it is enough that that one's repack was submitted before this one's copies are.
+  struct Staging {
+    gpu::Buffer buffer;
+    gpu::HostFuture upload;
+  };
+  std::vector<Staging> stagings(kPiecesAtOnce);
+  for (Staging& staging : stagings) {
+    CO_TRY(staging.buffer,
+           device_.create_buffer(staging_bytes + 16, gpu::kStorageUsage, "upload staging"));
+  }
   CO_TRY(gpu::Buffer params, device_.create_buffer(sizeof(kernels::RepackParams), gpu::kParamsUsage,
                                                    "repack parameters"));
-
-  uint64_t loaded = 0;
-  uint64_t since_sync = 0;
-  gpu::CommandList list;
+  struct Piece {
+    size_t job;
+    uint32_t row, rows;
+    uint64_t bytes;
+  };
+  std::vector<Piece> pieces;
   for (size_t i = 0; i < matrices_.size(); ++i) {
     const MatrixJob& job = matrices_[i];
-    const auto cols = static_cast<uint32_t>(job.tensor->dims[0]);
-    const uint64_t row_bytes = kernels::file_row_bytes(job.codec, cols);
-    const gpu::Kernel& kernel = cache_[slots[i]];
-    CO_TRY(const gpu::Bindings bindings,
-           device_.create_bindings(
-               kernel, {staging,
-                        {*job.target, job.offset, kernels::packed_bytes(job.codec, job.rows, cols)},
-                        params}));
-    const auto piece_rows =
+    const uint64_t row_bytes =
+        kernels::file_row_bytes(job.codec, static_cast<uint32_t>(job.tensor->dims[0]));
+    const auto most =
         static_cast<uint32_t>(std::min<uint64_t>(staging_bytes / row_bytes, job.rows));
-    for (uint32_t row = 0; row < job.rows; row += piece_rows) {
-      if (cancelled()) co_return fail(ErrorCode::kCancelled, "loading was cancelled");
-      const uint32_t rows = std::min(piece_rows, job.rows - row);
-      const uint64_t bytes = rows * row_bytes;
-      const uint64_t offset = job.tensor->offset + (job.row_begin + row) * row_bytes;
-      CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
-        gpu::host_source_upload(source_, static_cast<double>(offset), static_cast<double>(bytes),
-                                staging.id(), 0, ticket);
-      }));
-      const kernels::RepackParams repack{row, rows, job.rows, 0};
-      device_.write(params, 0, std::as_bytes(std::span(&repack, 1)));
-      const kernels::Groups groups = kernels::repack_groups({job.codec, cols}, rows);
-      list.reset();
-      list.begin_pass();
-      list.dispatch(kernel, bindings, groups.x, groups.y, groups.z);
-      list.end_pass();
-      device_.submit(list);
-      loaded += bytes;
-      since_sync += bytes;
-      if (since_sync >= kSyncBytes) {
-        CO_TRY_VOID(co_await device_.sync());
-        since_sync = 0;
-      }
-      if (progress) progress(loaded, total);
+    for (uint32_t row = 0; row < job.rows; row += most) {
+      const uint32_t rows = std::min(most, job.rows - row);
+      pieces.push_back({i, row, rows, rows * row_bytes});
     }
   }
+  const auto start = [&](size_t p) {
+    const Piece& piece = pieces[p];
+    const MatrixJob& job = matrices_[piece.job];
+    const uint64_t row_bytes = piece.bytes / piece.rows;
+    const uint64_t offset = job.tensor->offset + (job.row_begin + piece.row) * row_bytes;
+    Staging& staging = stagings[p % kPiecesAtOnce];
+    gpu::host_source_upload(source_, static_cast<double>(offset), static_cast<double>(piece.bytes),
+                            staging.buffer.id(), 0, staging.upload.start());
+  };
+
+  uint64_t loaded = 0;
+  gpu::CommandList list;
+  gpu::Bindings bindings;
+  Status status;
+  size_t started = 0;
+  // After a failure what is under way is awaited all the same: the host still writes to its
+  // buffers.
+  for (size_t p = 0; p < pieces.size() && (status || p < started); ++p) {
+    while (status && started < std::min(pieces.size(), p + kPiecesAtOnce)) start(started++);
+    const Staging& staging = stagings[p % kPiecesAtOnce];
+    Status arrived = co_await stagings[p % kPiecesAtOnce].upload;
+    if (status && !arrived) status = std::move(arrived);
+    if (status && cancelled()) status = fail(ErrorCode::kCancelled, "loading was cancelled");
+    if (!status) continue;
+    const Piece& piece = pieces[p];
+    const MatrixJob& job = matrices_[piece.job];
+    const auto cols = static_cast<uint32_t>(job.tensor->dims[0]);
+    const gpu::Kernel& kernel = cache_[slots[piece.job]];
+    auto bound = device_.create_bindings(
+        kernel, {staging.buffer,
+                 {*job.target, job.offset, kernels::packed_bytes(job.codec, job.rows, cols)},
+                 params});
+    if (!bound) {
+      status = std::unexpected(bound.error());
+      continue;
+    }
+    bindings = std::move(*bound);
+    const kernels::RepackParams repack{piece.row, piece.rows, job.rows, 0};
+    device_.write(params, 0, std::as_bytes(std::span(&repack, 1)));
+    const kernels::Groups groups = kernels::repack_groups({job.codec, cols}, piece.rows);
+    list.reset();
+    list.begin_pass();
+    list.dispatch(kernel, bindings, groups.x, groups.y, groups.z);
+    list.end_pass();
+    device_.submit(list);
+    loaded += piece.bytes;
+    if (progress) progress(loaded, total);
+  }
+  CO_TRY_VOID(std::move(status));
   co_return co_await device_.sync();
 }
 

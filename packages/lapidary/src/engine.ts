@@ -30,11 +30,6 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** Bytes that one upload reads at a time; the next piece is fetched while this one goes to the GPU. */
-const UPLOAD_CHUNK = 8 << 20;
-/** Bytes handed to the GPU before the upload waits for it, so that staging memory stays bounded. */
-const UPLOAD_WINDOW = 64 << 20;
-
 export class Engine {
   readonly gpu: GpuHost | undefined;
   private exports!: EngineExports & Record<string, (...args: number[]) => number>;
@@ -247,32 +242,9 @@ export class Engine {
     bufferOffset: number,
   ): Promise<void> {
     const source = this.source(handle);
-    const { gpu } = this;
-    if (!gpu) throw new LapidaryError('no_adapter', 'this engine was made without a GPU');
-    const target = gpu.buffer(buffer);
-    const piece = (done: number) => source.read(offset + done, Math.min(UPLOAD_CHUNK, size - done));
-    let next = size > 0 ? piece(0) : undefined;
-    let unwaited = 0;
-    for (let done = 0; next;) {
-      const bytes = await next;
-      done += bytes.length;
-      next = done < size ? piece(done) : undefined;
-      // A rejection while this piece is being written is reported when its turn comes.
-      next?.catch(() => {});
-      const at = bufferOffset + done - bytes.length;
-      const whole = bytes.length & ~3;
-      gpu.queue.writeBuffer(target, at, bytes as Uint8Array<ArrayBuffer>, 0, whole);
-      if (whole < bytes.length) {
-        const tail = new Uint8Array(4);
-        tail.set(bytes.subarray(whole));
-        gpu.queue.writeBuffer(target, at + whole, tail);
-      }
-      unwaited += bytes.length;
-      if (unwaited >= UPLOAD_WINDOW) {
-        await gpu.queue.onSubmittedWorkDone();
-        unwaited = 0;
-      }
-    }
+    if (!this.gpu) throw new LapidaryError('no_adapter', 'this engine was made without a GPU');
+    const target = this.gpu.buffer(buffer);
+    await this.gpu.uploader.upload(source, offset, size, target, bufferOffset);
   }
 
   private finish(ticket: number, work: Promise<void>): void {

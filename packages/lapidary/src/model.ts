@@ -120,6 +120,7 @@ export class Model {
         { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },
       );
       throwIfAborted(signal);
+      engine.gpu?.uploader.release();
       return new Model(engine, model, found.source, found.messages ?? [], info, opened.info);
     } catch (error) {
       engine?.destroy();

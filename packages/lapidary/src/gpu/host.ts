@@ -4,6 +4,7 @@
 import { LapidaryError, messageOf } from '../errors.js';
 import type { OpenedDevice } from './device.js';
 import { Profiler, type KernelTime } from './profiler.js';
+import { Uploader } from './upload.js';
 
 /** How the host reaches the wasm instance: its memory (which may grow) and the export that wakes a coroutine. */
 export interface WasmDoor {
@@ -68,6 +69,8 @@ export class GpuHost {
     { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }
   >();
   private readonly staging = new Map<number, GPUBuffer[]>();
+  /** Carries a source's bytes to buffers. */
+  readonly uploader: Uploader;
   private profiler: Profiler | undefined;
   private firstError: LapidaryError | undefined;
   private lost: LapidaryError | undefined;
@@ -77,6 +80,7 @@ export class GpuHost {
     private readonly door: WasmDoor,
   ) {
     this.device = opened.device;
+    this.uploader = new Uploader(this.device);
     this.device.addEventListener('uncapturederror', (event) => {
       const { error } = event;
       const code = error.constructor.name === 'GPUOutOfMemoryError' ? 'out_of_memory' : 'gpu_error';

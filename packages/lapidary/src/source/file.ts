@@ -32,11 +32,17 @@ export class FileSource implements ByteSource {
   async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
     checkRange(this, offset, length);
     const bytes = new Uint8Array(length);
-    for (let done = 0; done < length;) {
+    await this.readInto(offset, bytes, signal);
+    return bytes;
+  }
+
+  async readInto(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    checkRange(this, offset, target.length);
+    for (let done = 0; done < target.length;) {
       throwIfAborted(signal);
       let bytesRead: number;
       try {
-        ({ bytesRead } = await this.file.read(bytes, done, length - done, offset + done));
+        ({ bytesRead } = await this.file.read(target, done, target.length - done, offset + done));
       } catch (error) {
         throw fileError(this.name, error);
       }
@@ -45,7 +51,6 @@ export class FileSource implements ByteSource {
       }
       done += bytesRead;
     }
-    return bytes;
   }
 
   async close(): Promise<void> {

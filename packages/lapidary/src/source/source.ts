@@ -10,6 +10,8 @@ export interface ByteSource {
   readonly size: number;
   /** Exactly `length` bytes from `offset`; rejects with `truncated` or `io_error` when they cannot be had. */
   read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
+  /** The same into the caller's memory, where a source can do that without a copy. */
+  readInto?(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void>;
   close?(): Promise<void>;
 }
 
