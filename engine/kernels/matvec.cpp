@@ -48,8 +48,11 @@ MatvecTiling choose_tiling(const MatvecSpec& spec) {
   if (lanes > 8 && units / lanes < 2) lanes /= 2;
   MatvecTiling tiling{.threads = 256, .lanes = lanes, .rows = 4 / streams(spec)};
   constexpr uint32_t kEnough = 192;
-  // With a norm, no thread should hold more than two halves of h.
-  const uint32_t least = has_norm(spec) ? std::bit_ceil(div_ceil(spec.cols, 32)) : 64;
+  // Where there are more rows than that, fewer lanes: each repeats the prologue for more rows.
+  while (tiling.lanes > 8 && group_count(spec, tiling) >= 2 * kEnough) tiling.lanes /= 2;
+  // With a norm, no thread should hold more than 16 values of h, where 256 threads can do that.
+  const uint32_t least =
+      has_norm(spec) ? std::clamp(std::bit_ceil(div_ceil(spec.cols, 16)), 64u, 256u) : 64;
   while (group_count(spec, tiling) < kEnough && (tiling.rows > 1 || tiling.threads > least)) {
     if (tiling.rows > 1) {
       tiling.rows /= 2;
@@ -91,11 +94,15 @@ uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.max_splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
   const uint32_t left = kLimit > used ? kLimit - used : 0;
-  // One unit more for the odd stride. A lane's turns go on from tile to tile: whole rounds of
-  // lanes.
-  const uint32_t round = std::max(32u, tiling.lanes);
+  // One unit more for the odd stride.
   const uint32_t most = std::max(left / unit_bytes(dot), 1u) - 1;
-  return std::min(div_ceil(spec.cols, 32), std::max(most / round, 1u) * round);
+  const uint32_t units = div_ceil(spec.cols, 32);
+  if (most >= units) return units;
+  // A lane's turns go on from tile to tile: whole rounds of lanes. And where there is room, whole
+  // rounds of threads that stage half a unit each.
+  const uint32_t lanes = std::max(32u, tiling.lanes);
+  const uint32_t round = most >= tiling.threads / 2 ? std::max(lanes, tiling.threads / 2) : lanes;
+  return std::min(units, std::max(most / round, 1u) * round);
 }
 
 void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling) {
