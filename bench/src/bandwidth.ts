@@ -93,9 +93,17 @@ export async function readBandwidth(
         // milliseconds more for the first work after a pause, which a short one would show.
         const few = await time(grid, passes);
         const many = await time(grid, 2 * passes);
-        speeds.push((size * passes * 1000) / Math.max(many - few, 1e-3));
+        // Another program's turn on the GPU can make the shorter one the longer: that is no measurement.
+        if (many > 1.5 * few) speeds.push((size * passes * 1000) / (many - few));
       }
-      if (measured(speeds).median > (best.length > 0 ? measured(best).median : 0)) best = speeds;
+      if (
+        speeds.length > 0 &&
+        measured(speeds).median > (best.length > 0 ? measured(best).median : 0)
+      )
+        best = speeds;
+    }
+    if (best.length === 0) {
+      throw new LapidaryError('gpu_error', 'the memory bandwidth could not be measured: try again');
     }
     return { bufferBytes: size, bytesPerSecond: measured(best) };
   } finally {

@@ -114,7 +114,6 @@ class CommandList {
                   {kOpRead, buffer.id(), static_cast<uint32_t>(offset), bytes,
                    static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address)), ticket});
   }
-  void timestamp(uint32_t index) { words_.insert(words_.end(), {kOpTimestamp, index}); }
   void reset() {
     words_.clear();
     dispatches_ = 0;

@@ -44,8 +44,7 @@ enum Op : uint32_t {
   kOpDispatch = 3,   // kernel, bindings, x, y, z
   kOpCopy = 4,       // source, source offset, target, target offset, bytes
   kOpClear = 5,      // buffer, offset, bytes
-  kOpTimestamp = 6,  // query index; between passes only
-  kOpRead = 7,       // buffer, offset, bytes, address, ticket: a read-back inside the submission
+  kOpRead = 6,       // buffer, offset, bytes, address, ticket: a read-back inside the submission
 };
 
 #if defined(__wasm__)

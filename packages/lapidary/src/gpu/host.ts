@@ -31,7 +31,6 @@ const OP_WORDS = {
   dispatch: 6,
   copy: 6,
   clear: 4,
-  timestamp: 2,
   read: 6,
 } as const;
 
@@ -363,7 +362,7 @@ export class GpuHost {
           encoder.clearBuffer(this.buffer(at(1)), at(2), at(3));
           i += OP_WORDS.clear;
           break;
-        case 7:
+        case 6:
           reads.push(this.encodeRead(encoder, at(1), at(2), at(3), at(4), at(5)));
           i += OP_WORDS.read;
           break;
