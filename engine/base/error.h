@@ -28,7 +28,8 @@ namespace lapidary {
   X(kSelfTest, 13, "self_test_failed")        /* no kernel variant answers rightly here */ \
   X(kBusy, 14, "busy")                        /* the session already runs a request */     \
   X(kIntegrity, 15, "integrity_error")        /* a digest does not match */                \
-  X(kInternal, 16, "internal_error")          /* a defect of ours */
+  X(kInternal, 16, "internal_error")          /* a defect of ours */                       \
+  X(kPortInUse, 17, "port_in_use")            /* another program listens there */
 
 enum class ErrorCode : uint32_t {
   kOk = 0,

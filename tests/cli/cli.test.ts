@@ -226,11 +226,14 @@ test('docs/cli.md has the exit codes that --help has', async () => {
   expect(documented.map((row) => Number.parseInt(row))).toEqual(Object.values(EXIT));
 });
 
-test.each(['run', 'list', 'show', 'tokenize'])('%s --help has examples', async (command) => {
-  const { stdout, code } = await lapidary([command, '--help']);
-  expect(stdout).toMatch(new RegExp(`Examples:\\n  lapidary ${command}`));
-  expect(code).toBe(0);
-});
+test.each(['run', 'list', 'show', 'tokenize', 'serve'])(
+  '%s --help has examples',
+  async (command) => {
+    const { stdout, code } = await lapidary([command, '--help']);
+    expect(stdout).toMatch(new RegExp(`Examples:\\n  lapidary ${command}`));
+    expect(code).toBe(0);
+  },
+);
 
 test('a closed pipe ends it quietly', async () => {
   const running = start('bash', [

@@ -1,10 +1,11 @@
 #!/usr/bin/env node
-// The command line: run, list, show, tokenize, bench.
+// The command line: run, list, show, tokenize, serve, bench.
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { bench } from './commands/bench.js';
 import { list } from './commands/list.js';
 import { run } from './commands/run.js';
+import { serve } from './commands/serve.js';
 import { show } from './commands/show.js';
 import { tokenize } from './commands/tokenize.js';
 import { EXIT, EXIT_HELP, report } from './exit.js';
@@ -202,6 +203,22 @@ Examples:
 ${EXIT_HELP}`,
   )
   .action(guarded(bench));
+
+program
+  .command('serve')
+  .description('Serve the page and the models to a browser on this machine')
+  .option('--port <n>', 'where to listen; 0 is any free port', number(0, 65535, true), 11535)
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+Only this machine reaches it. The page is at /, the weights of a model at /models/NAME. Ctrl-C stops it.
+
+Examples:
+  lapidary serve
+  lapidary serve --port 8080`,
+  )
+  .action(guarded(serve));
 
 for (const command of program.commands)
   command.exitOverride().showHelpAfterError('(--help says more)');

@@ -18,6 +18,7 @@ export const ERROR_CODES = {
   14: 'busy',
   15: 'integrity_error',
   16: 'internal_error',
+  17: 'port_in_use',
 } as const;
 
 export type ErrorNumber = keyof typeof ERROR_CODES;

@@ -1,0 +1,107 @@
+// `serve`: what a browser on this machine gets, and what nobody gets.
+
+import { request, type IncomingHttpHeaders } from 'node:http';
+import { connect } from 'node:net';
+import { OllamaStore } from 'lapidary/node';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { lapidary, main, root, start, type Running } from './harness.ts';
+
+let server: Running;
+let port = 0;
+
+beforeAll(async () => {
+  server = start(process.execPath, [main, 'serve', '--port', '0', '--models', `${root}models`]);
+  await server.until(/http:\/\/localhost:\d+\//);
+  port = Number(/localhost:(\d+)/.exec(server.printed())?.[1]);
+});
+afterAll(() => server.kill('SIGKILL'));
+
+interface Answer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  body: Buffer;
+}
+
+function get(path: string, headers: Record<string, string> = {}, method = 'GET'): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const sent = request({ host: '127.0.0.1', port, path, method, headers }, (response) => {
+      const parts: Buffer[] = [];
+      response.on('data', (part: Buffer) => parts.push(part));
+      response.on('end', () =>
+        resolve({
+          status: response.statusCode ?? 0,
+          headers: response.headers,
+          body: Buffer.concat(parts),
+        }),
+      );
+    });
+    sent.on('error', reject).end();
+  });
+}
+
+/** A request as raw bytes: clients tidy paths up. */
+function raw(line: string, host = `localhost:${port}`): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, '127.0.0.1', () =>
+      socket.write(`${line} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`),
+    );
+    let text = '';
+    socket.setEncoding('latin1').on('data', (part: string) => (text += part));
+    socket.on('end', () => resolve(text)).on('error', reject);
+  });
+}
+
+test('serves the page', async () => {
+  const { status, body, headers } = await get('/');
+  expect(status).toBe(200);
+  expect(body.toString()).toContain('<html');
+  expect(headers['access-control-allow-origin']).toBeUndefined();
+});
+
+test('serves the weights of a model by its name, with ranges', async () => {
+  const store = await OllamaStore.open({ stores: [`${root}models`], env: {} });
+  const { layers } = await store.resolve('nano');
+  const size = layers.find(({ kind }) => kind === 'model')?.size;
+  const head = await get('/models/nano', {}, 'HEAD');
+  expect([head.status, Number(head.headers['content-length'])]).toEqual([200, size]);
+  const part = await get('/models/nano:latest', { range: 'bytes=0-3' });
+  expect([part.status, part.body.toString()]).toEqual([206, 'GGUF']);
+  expect(part.headers['content-range']).toBe(`bytes 0-3/${size}`);
+  expect((await get('/models/nano', { range: `bytes=${size}-` })).status).toBe(416);
+});
+
+test.each([
+  '/models/nothing-like-it',
+  '/models/../../package.json',
+  '/models/%2e%2e%2f%2e%2e%2fpackage.json',
+  '/../package.json',
+  '/..%2f..%2fpackage.json',
+  '/models/',
+])('has nothing at %s', async (path) => {
+  expect(await raw(`GET ${path}`)).toMatch(/^HTTP\/1.1 404 /);
+});
+
+test('refuses a malformed address, other methods and other hosts', async () => {
+  expect(await raw('GET /models/%ff')).toMatch(/^HTTP\/1.1 400 /);
+  expect((await get('/', {}, 'POST')).status).toBe(405);
+  expect(await raw('GET /', 'evil.example')).toMatch(/^HTTP\/1.1 403 /);
+  expect(await raw('GET /models/nano', `evil.example:${port}`)).toMatch(/^HTTP\/1.1 403 /);
+});
+
+test('a port in use is said, and its owner goes on', async () => {
+  const { code, stdout, stderr } = await lapidary(['serve', '--port', String(port)]);
+  expect(stderr).toMatch(
+    new RegExp(`^error: port ${port} is in use .*--port \\(port_in_use\\)\n$`),
+  );
+  expect([code, stdout]).toEqual([1, '']);
+  expect((await get('/')).status).toBe(200);
+});
+
+test('a port that cannot be is wrong usage', async () => {
+  expect((await lapidary(['serve', '--port', '70000'])).code).toBe(2);
+});
+
+test('Ctrl-C ends it well', async () => {
+  server.kill('SIGINT');
+  expect((await server.ended).code).toBe(0);
+});
