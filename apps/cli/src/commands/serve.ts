@@ -45,7 +45,7 @@ async function weightsOf(
 }
 
 /** The page at /, and the weights of each model that `list` shows at /models/NAME, with byte ranges. */
-async function answer(store: OllamaStore): Promise<Handler> {
+function answer(store: OllamaStore): Handler {
   const page = sirv(PAGE, { etag: true });
   const folders = new Map<string, Handler>();
   const models = async (request: IncomingMessage, response: ServerResponse, next: () => void) => {
@@ -89,7 +89,7 @@ export async function serve(flags: ServeFlags): Promise<number> {
     throw new LapidaryError('not_found', "the page is not built: run 'npm run build'");
   }
   const store = await OllamaStore.open(storeOptions(flags));
-  const handle = await answer(store);
+  const handle = answer(store);
   let hosts = new Set<string>();
   const server = createServer((request, response) => {
     // Another site's page can make a browser ask here under that site's name; its own name gives it away.
