@@ -1,8 +1,9 @@
 // Writes known answers for the benchmark's gate: logits that engine/reference (plain loops in f32)
 // computes from a model's file for a short prompt, at sampled rows of the vocabulary.
 //
-//   reference_logits MODEL.gguf OUT.json [ID ...]
+//   reference_logits MODEL.gguf OUT.json DIGEST [ID ...]
 //
+// DIGEST names the file in the answers: bench/known-answers.mjs computes it and calls this.
 // The file is mapped and decoded row by row: memory stays small whatever its size. Without ids the
 // prompt is <bos> and three tokens that lie apart.
 #include <fcntl.h>
@@ -18,7 +19,6 @@
 #include <string>
 #include <vector>
 
-#include "bench/sha256.h"
 #include "engine/base/json.h"
 #include "engine/base/text.h"
 #include "engine/gguf/header_parser.h"
@@ -46,15 +46,6 @@ Result<Bytes> map_file(const char* path) {
   return Bytes(static_cast<const std::byte*>(data), size);
 }
 
-// SHA-256 of the header and the file's size: bench/src/header.ts computes the same.
-std::string digest(const gguf::Header& header, Bytes file) {
-  const uint64_t size = file.size();
-  Sha256 hash;
-  hash.add(file.first(static_cast<size_t>(header.data_offset())));
-  hash.add(std::as_bytes(std::span(&size, 1)));
-  return hash.finish();
-}
-
 // Rows spread over the vocabulary, and the best; those that are suppressed have no logit.
 std::vector<uint32_t> sample_rows(std::span<const float> logits) {
   std::set<uint32_t> rows;
@@ -76,7 +67,8 @@ Status write(const char* path, const Json& json) {
   return fail(ErrorCode::kIo, cat("cannot write ", path));
 }
 
-Status run(const char* model_path, const char* out_path, std::vector<uint32_t> ids) {
+Status run(const char* model_path, const char* out_path, const char* digest,
+           std::vector<uint32_t> ids) {
   TRY(const Bytes file, map_file(model_path));
   TRY(const gguf::Header header, gguf::parse_header(file));
   TRY(const auto model, reference::ReferenceModel::load(header, file, reference::Decoding::kByRow));
@@ -98,7 +90,7 @@ Status run(const char* model_path, const char* out_path, std::vector<uint32_t> i
   }
   TRY(const std::string_view name, header.get_string("general.name", "unnamed"));
   return write(out_path, {{"model", name},
-                          {"digest", digest(header, file)},
+                          {"digest", digest},
                           {"source", "engine/reference: plain loops in f32, sums in f64"},
                           {"ids", ids},
                           {"rows", rows},
@@ -109,15 +101,16 @@ Status run(const char* model_path, const char* out_path, std::vector<uint32_t> i
 }  // namespace lapidary::bench
 
 int main(int count, char** arguments) {
-  if (count < 3) {
-    std::fputs("usage: reference_logits MODEL.gguf OUT.json [ID ...]\n", stderr);
+  if (count < 4) {
+    std::fputs("usage: reference_logits MODEL.gguf OUT.json DIGEST [ID ...]\n", stderr);
     return 2;
   }
   std::vector<uint32_t> ids;
-  for (int i = 3; i < count; ++i) {
+  for (int i = 4; i < count; ++i) {
     ids.push_back(static_cast<uint32_t>(std::strtoul(arguments[i], nullptr, 10)));
   }
-  const auto status = lapidary::bench::run(arguments[1], arguments[2], std::move(ids));
+  const auto status =
+      lapidary::bench::run(arguments[1], arguments[2], arguments[3], std::move(ids));
   if (status) return 0;
   std::fprintf(stderr, "error: %s\n", status.error().message.c_str());
   return 1;

@@ -4,7 +4,7 @@ import { LapidaryError, type ByteSource, type FileHeader } from 'lapidary';
 
 /**
  * Names a file: SHA-256 of all before its tensor data, then of its size (8 bytes, little-endian). Known answers are
- * kept under it (bench/reference_logits.cpp computes the same).
+ * kept under it.
  */
 export async function digest(source: ByteSource, { dataOffset }: FileHeader): Promise<string> {
   const bytes = new Uint8Array(dataOffset + 8);

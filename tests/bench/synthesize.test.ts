@@ -71,6 +71,6 @@ test('the full-size model is E2B’s shape, and its known answers are of this fi
 
 test('the tool that writes known answers writes those that are kept', async () => {
   const out = join(folder, 'answers.json');
-  await promisify(execFile)(`${root}build/native/reference_logits`, [tiny, out]);
+  await promisify(execFile)(process.execPath, [`${root}bench/known-answers.mjs`, tiny, out]);
   expect(JSON.parse(await readFile(out, 'utf8')) as LogitAnswers).toEqual(SYNTHETIC.tiny);
 });
