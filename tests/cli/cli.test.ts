@@ -414,7 +414,7 @@ const failures: Failure[] = [
     code: 2,
     line: /top-p.*from 0 to 1/,
   },
-  { name: 'an unknown command', args: () => ['serve'], code: 2, line: /unknown command 'serve'/ },
+  { name: 'an unknown command', args: () => ['teach'], code: 2, line: /unknown command 'teach'/ },
 ];
 
 test.each(failures)('$name: one readable line, exit $code', async ({ args, env, code, line }) => {
