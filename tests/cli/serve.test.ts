@@ -61,13 +61,49 @@ test('serves the page', async () => {
 test('serves the weights of a model by its name, with ranges', async () => {
   const store = await OllamaStore.open({ stores: [`${root}models`], env: {} });
   const { layers } = await store.resolve('nano');
-  const size = layers.find(({ kind }) => kind === 'model')?.size;
+  const size = layers.find(({ kind }) => kind === 'model')?.size ?? 0;
   const head = await get('/models/nano', {}, 'HEAD');
   expect([head.status, Number(head.headers['content-length'])]).toEqual([200, size]);
   const part = await get('/models/nano:latest', { range: 'bytes=0-3' });
   expect([part.status, part.body.toString()]).toEqual([206, 'GGUF']);
   expect(part.headers['content-range']).toBe(`bytes 0-3/${size}`);
-  expect((await get('/models/nano', { range: `bytes=${size}-` })).status).toBe(416);
+  const whole = await get('/models/nano');
+  expect([whole.status, whole.body.length]).toEqual([200, size]);
+  expect(whole.headers['accept-ranges']).toBe('bytes');
+
+  for (const [range, first, last] of [
+    ['bytes=0-0', 0, 0],
+    ['bytes=-5', size - 5, size - 1],
+    [`bytes=-${size + 1}`, 0, size - 1],
+    [`bytes=${size - 2}-`, size - 2, size - 1],
+    [`bytes=4-${size + 9}`, 4, size - 1],
+  ] as const) {
+    const { status, headers, body } = await get('/models/nano', { range });
+    expect([range, status, headers['content-range']]).toEqual([
+      range,
+      206,
+      `bytes ${first}-${last}/${size}`,
+    ]);
+    expect(body.equals(whole.body.subarray(first, last + 1)), range).toBe(true);
+  }
+  for (const range of [`bytes=${size}-`, 'bytes=5-3', 'bytes=-0', 'bytes=-', 'bytes=0-1,3-4']) {
+    const { status, headers } = await get('/models/nano', { range });
+    expect([range, status, headers['content-range']]).toEqual([range, 416, `bytes */${size}`]);
+  }
+  const ignored = async (headers: Record<string, string>) =>
+    expect((await get('/models/nano', headers, 'HEAD')).status).toBe(200);
+  await ignored({ range: 'items=0-3' });
+  await ignored({ range: 'bytes=0-3', 'if-range': '"another file"' });
+});
+
+test('a reader that goes away, or a range that sirv fails on, does not end it', async () => {
+  await new Promise<void>((resolve) => {
+    const sent = request({ host: '127.0.0.1', port, path: '/models/nano' }, (response) => {
+      response.once('data', () => response.destroy()).on('close', resolve);
+    });
+    sent.on('error', () => {}).end();
+  });
+  expect((await get('/', { range: 'bytes=5-3' })).status).toBe(200);
 });
 
 test.each([
@@ -86,6 +122,8 @@ test('refuses a malformed address, other methods and other hosts', async () => {
   expect((await get('/', {}, 'POST')).status).toBe(405);
   expect(await raw('GET /', 'evil.example')).toMatch(/^HTTP\/1.1 403 /);
   expect(await raw('GET /models/nano', `evil.example:${port}`)).toMatch(/^HTTP\/1.1 403 /);
+  expect(await raw('GET /', `localhost:${port - 1}`)).toMatch(/^HTTP\/1.1 403 /);
+  expect(await raw('GET /', '127.0.0.1')).toMatch(/^HTTP\/1.1 200 /);
 });
 
 test('a port in use is said, and its owner goes on', async () => {

@@ -2,7 +2,9 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { existsSync } from 'node:fs';
-import { basename, dirname } from 'node:path';
+import { open } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { LapidaryError, OllamaStore } from 'lapidary/node';
 import sirv from 'sirv';
@@ -25,45 +27,96 @@ function refuse(response: ServerResponse, status: number, text: string): void {
   response.end(`${text}\n`);
 }
 
-/**
- * Where the weights of a model's name lie: the folder of its blobs and the blob's file name. Names and digests are
- * checked by the store; no path comes from a request.
- */
-async function weightsOf(
-  store: OllamaStore,
-  name: string,
-): Promise<{ folder: string; blob: string } | undefined> {
+/** The file of the weights of a model's name. Names and digests are checked by the store; no path comes from a request. */
+async function weightsOf(store: OllamaStore, name: string): Promise<string | undefined> {
   try {
     const { layers } = await store.resolve(name);
     const path = layers.find(({ kind }) => kind === 'model')?.path;
-    if (!path || !BLOB.test(basename(path))) return undefined;
-    return { folder: dirname(path), blob: basename(path) };
+    return path && BLOB.test(basename(path)) ? path : undefined;
   } catch (error) {
     if (error instanceof LapidaryError) return undefined;
     throw error;
   }
 }
 
+/** First and last byte of the one range that a Range header names; nothing if there is no such range in the file. */
+function rangeOf(header: string, size: number): [first: number, last: number] | undefined {
+  const [, from = '', to = ''] = /^bytes=(\d*)-(\d*)$/i.exec(header) ?? [];
+  if (from === '' && to === '') return undefined;
+  const first = from === '' ? Math.max(size - Number(to), 0) : Number(from);
+  const last = from === '' || to === '' ? size - 1 : Math.min(Number(to), size - 1);
+  return first <= last ? [first, last] : undefined;
+}
+
+/**
+ * A blob, or the range of it that was asked for. Not by sirv: it reads `bytes=0-0` as the whole file and `bytes=-5` as
+ * the first six bytes, and a range that ends before it begins, or a file that cannot be read, ends the process.
+ */
+async function sendBlob(
+  path: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const file = await open(path);
+  try {
+    const { size } = await file.stat();
+    const tag = `"${basename(path)}"`;
+    response.setHeader('accept-ranges', 'bytes');
+    response.setHeader('etag', tag);
+    // Gigabytes that lie on this disk already.
+    response.setHeader('cache-control', 'no-store');
+
+    const { range: header, 'if-range': condition } = request.headers;
+    // Units other than bytes are to be ignored, as is a range of a file that has changed.
+    const asked = /^bytes=/i.test(header ?? '') && (condition ?? tag) === tag ? header : undefined;
+    const range = asked === undefined ? undefined : rangeOf(asked, size);
+    if (asked !== undefined && !range) {
+      response.setHeader('content-range', `bytes */${size}`);
+      return refuse(response, 416, `there is no such range: the file has ${size} bytes`);
+    }
+    const [first, last] = range ?? [0, size - 1];
+    if (range) response.setHeader('content-range', `bytes ${first}-${last}/${size}`);
+    response.writeHead(range ? 206 : 200, {
+      'content-type': 'application/octet-stream',
+      'content-length': last - first + 1,
+    });
+    if (request.method === 'HEAD' || last < first) response.end();
+    else
+      await pipeline(
+        file.createReadStream({ start: first, end: last, autoClose: false }),
+        response,
+      );
+  } finally {
+    await file.close();
+  }
+}
+
 /** The page at /, and the weights of each model that `list` shows at /models/NAME, with byte ranges. */
 function answer(store: OllamaStore): Handler {
-  const page = sirv(PAGE, { etag: true });
-  const folders = new Map<string, Handler>();
+  // Looks at the files at each request: the page may be built anew meanwhile.
+  const page = sirv(PAGE, { dev: true, etag: true });
   const models = async (request: IncomingMessage, response: ServerResponse, next: () => void) => {
-    const name = decodeURIComponent((request.url ?? '').slice('/models/'.length).split('?')[0]!);
-    const weights = await weightsOf(store, name);
-    if (!weights) return next();
-    let folder = folders.get(weights.folder);
-    if (!folder) {
-      // Looks at the file at each request: blobs come and go.
-      folder = sirv(weights.folder, { dev: true, etag: true });
-      folders.set(weights.folder, folder);
+    let name: string;
+    try {
+      name = decodeURIComponent((request.url ?? '').slice('/models/'.length).split('?')[0]!);
+    } catch {
+      return refuse(response, 400, 'this address is malformed');
     }
-    request.url = `/${weights.blob}`;
-    folder(request, response, next);
+    const path = await weightsOf(store, name);
+    if (path) await sendBlob(path, request, response);
+    else next();
   };
   return (request, response, next) => {
-    if (!request.url?.startsWith('/models/')) return page(request, response, next);
-    models(request, response, next).catch(() => refuse(response, 400, 'this address is malformed'));
+    if (!request.url?.startsWith('/models/')) {
+      // The page's files are small, and sirv fails on some ranges.
+      delete request.headers.range;
+      return page(request, response, next);
+    }
+    models(request, response, next).catch(() => {
+      // A reader that went away, or a file that cannot be read.
+      if (response.headersSent) response.destroy();
+      else refuse(response, 500, 'this file cannot be read');
+    });
   };
 }
 
@@ -104,7 +157,8 @@ export async function serve(flags: ServeFlags): Promise<number> {
   await listen(server, flags.port);
   const address = server.address();
   const port = typeof address === 'object' && address ? address.port : flags.port;
-  hosts = new Set([`localhost:${port}`, `${HOST}:${port}`]);
+  // Port 80 goes unsaid.
+  hosts = new Set(['localhost', HOST].flatMap((host) => [host, `${host}:${port}`]));
   process.stdout.write(`http://localhost:${port}/\n`);
   process.stderr.write('Open this address in a browser with WebGPU. Ctrl-C stops the server.\n');
   await new Promise<void>((resolve) => {
