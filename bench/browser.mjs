@@ -42,6 +42,7 @@ const PARAMETERS = {
   dot: 'dot',
   subgroups: 'subgroups',
   'kv-type': 'kvType',
+  'batch-size': 'batchSize',
 };
 
 const { values: flags, positionals } = parseArgs({

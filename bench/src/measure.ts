@@ -1,6 +1,6 @@
 // The measurements on a loaded model.
 
-import { LapidaryError, type Model, type ReplyReport } from 'lapidary';
+import { LapidaryError, type GenerateOptions, type Model, type ReplyReport } from 'lapidary';
 import { measured } from './stats.js';
 import type { Decode, PerToken, Prefill, Profile } from './types.js';
 
@@ -40,14 +40,18 @@ export interface Times {
   wall: number;
 }
 
-/** Continues `ids` greedily by exactly `maxTokens` tokens. */
+/** The usual way to draw tokens (Ollama's defaults for the family), the same ones each time. */
+export const DRAWN: GenerateOptions = { temperature: 1, topK: 64, topP: 0.95, seed: 1 };
+
+/** Continues `ids` by exactly `maxTokens` tokens: greedily, unless `sampling` says how. */
 export async function run(
   model: Model,
   ids: number[],
   maxTokens: number,
   signal?: AbortSignal,
+  sampling: GenerateOptions = { temperature: 0 },
 ): Promise<Times> {
-  const options = { temperature: 0, ignoreEos: true, maxTokens, ...(signal && { signal }) };
+  const options = { ...sampling, ignoreEos: true, maxTokens, ...(signal && { signal }) };
   const started = performance.now();
   const report = await model.generate(ids, options).report();
   const wall = performance.now() - started;
@@ -109,17 +113,18 @@ export async function decode(
   context: number,
   tokens: number,
   { repeats, signal }: Repeats,
+  sampling?: GenerateOptions,
 ): Promise<Omit<Decode, 'shareOfPeak'>> {
   const ids = prompts.next(context);
   await model.truncate(0);
-  await run(model, ids, tokens, signal);
+  await run(model, ids, tokens, signal, sampling);
   const speeds: number[] = [];
   let repeatable = true;
   // The first run took the whole prompt at once, those after it decode its last token: in another order of
   // summation, so only these are compared.
   let first: string | undefined;
   for (let i = 0; i < repeats; i++) {
-    const { report } = await run(model, ids, tokens, signal);
+    const { report } = await run(model, ids, tokens, signal, sampling);
     // The first token comes out of the prompt's own pass.
     speeds.push(((tokens - 1) * 1000) / report.timings.decodeMs);
     first ??= report.tokens.join();

@@ -14,14 +14,15 @@ import { checkLogits, checkNano } from './gate.js';
 import { digest, weightBytesPerToken } from './header.js';
 import { NANO, knownAnswers } from './known.js';
 import {
-  Prompts,
   decode,
+  DRAWN,
   firstToken,
   noRoom,
   perToken,
   perTokenRoom,
   prefill,
   profile,
+  Prompts,
 } from './measure.js';
 import { measured } from './stats.js';
 import type {
@@ -104,7 +105,7 @@ export async function bench(
   nano: Subject,
   options: BenchOptions,
 ): Promise<BenchReport> {
-  const { signal, variant, kvType, repeats, decodeTokens, contexts, prefills } = options;
+  const { signal, variant, kvType, batchSize, repeats, decodeTokens, contexts, prefills } = options;
   const say = (text: string) => {
     if (signal?.aborted) throw new LapidaryError('cancelled', 'cancelled');
     options.onProgress?.(text);
@@ -113,6 +114,7 @@ export async function bench(
     ...(signal && { signal }),
     ...(variant && { variant }),
     ...(kvType && { kvType }),
+    ...(batchSize !== undefined && { batchSize }),
   };
 
   say(`reading the header of ${subject.name}`);
@@ -191,6 +193,7 @@ export async function bench(
       firstToken: { skipped: noRoom(model, options.firstTokenPrompt, 1) ?? '' },
       prefill: [],
       decode: [],
+      drawn: { skipped: noRoom(model, Math.min(...contexts), decodeTokens) ?? '' },
       perToken: { skipped: '' },
       memory: { gpu: model.info.gpuBytes, bufferBytes: 0, bufferBytesPeak: 0, wasmHeap: 0 },
     };
@@ -226,6 +229,13 @@ export async function bench(
       report.decode.push({ ...times, shareOfPeak } satisfies Decode);
     }
     const shortest = Math.min(...contexts);
+    if (!noRoom(model, shortest, decodeTokens)) {
+      say('decode, tokens drawn');
+      const repeated = { repeats, signal };
+      const times = await decode(model, prompts, shortest, decodeTokens, repeated, DRAWN);
+      const bytes = weights * times.tokensPerSecond.median;
+      report.drawn = { ...times, shareOfPeak: bytes / bandwidth.bytesPerSecond.median };
+    }
     const full = noRoom(model, shortest, perTokenRoom(decodeTokens));
     if (full) report.perToken = { skipped: full };
     else {

@@ -83,6 +83,9 @@ export function table(report: BenchReport): string {
       rows.push([name, `${spread(entry.tokensPerSecond)}, ${share}${odd}`]);
     }
   }
+  const drawn = report.drawn;
+  if ('skipped' in drawn) rows.push(['decode, tokens drawn', `not measured: ${drawn.skipped}`]);
+  else rows.push([`decode at ${drawn.context}, tokens drawn, tok/s`, speed(drawn)]);
   for (const entry of report.prefill) {
     const name = `prefill of ${entry.promptTokens}, tok/s`;
     rows.push([name, speed(entry)]);

@@ -35,6 +35,8 @@ export interface BenchOptions {
   /** The form of the kernels: as for `Model.load`. */
   variant?: KernelVariant;
   kvType?: 'f16' | 'f32';
+  /** Tokens of a prompt that run at once: as for `Model.load`. */
+  batchSize?: number;
   /** Known answers beside those that come with the project; the first that are of the file count. */
   knownAnswers?: LogitAnswers[];
   /** Nano's known answers, where not the project's own: for tests of the gate. */
@@ -171,6 +173,8 @@ export interface BenchReport {
   firstToken: FirstToken | Skipped;
   prefill: (Prefill | (Skipped & { promptTokens: number }))[];
   decode: (Decode | (Skipped & { context: number }))[];
+  /** The first of `decode` again, with tokens drawn (temperature 1, top_k 64, top_p 0.95) instead of the best taken. */
+  drawn: Decode | Skipped;
   perToken: PerToken | Skipped;
   memory: Memory;
   profile?: Profile | Skipped;

@@ -6,18 +6,18 @@
 
 namespace lapidary::generate {
 
-// SplitMix64 (Steele, Lea, Flood 2014): one addition and a mix a draw; equal seeds give equal
-// replies everywhere.
-double Sampler::next_uniform() {
-  uint64_t z = (state_ += 0x9E3779B97F4A7C15u);
+// SplitMix64 (Steele, Lea, Flood 2014).
+uint64_t draw_bits(uint64_t seed, uint64_t n) {
+  uint64_t z = seed + (n + 1) * 0x9E3779B97F4A7C15u;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
+  return z ^ (z >> 31);
 }
 
-std::optional<uint32_t> Sampler::sample(std::span<const Candidate> candidates, float log_sum_exp,
-                                        bool complete) {
-  if (options_.greedy()) return candidates[0].id;
+std::optional<uint32_t> sample(const SamplingOptions& options,
+                               std::span<const Candidate> candidates, float log_sum_exp,
+                               bool complete, uint64_t bits) {
+  if (options.greedy()) return candidates[0].id;
   const double best = candidates[0].logit;
 
   // The candidates that stay are a prefix of the list. `closed`: what lies past the list cannot
@@ -27,28 +27,28 @@ std::optional<uint32_t> Sampler::sample(std::span<const Candidate> candidates, f
   // Mass of the distribution that top_p cuts, relative to exp(best): of the top_k tokens, or of
   // all.
   double mass = std::exp(static_cast<double>(log_sum_exp) - best);
-  if (options_.top_k > 0 && options_.top_k <= kept) {
-    kept = options_.top_k;
+  if (options.top_k > 0 && options.top_k <= kept) {
+    kept = options.top_k;
     closed = true;
     mass = 0;
     for (size_t i = 0; i < kept; ++i) mass += std::exp(candidates[i].logit - best);
-  } else if (options_.top_k > 0 && !complete) {
+  } else if (options.top_k > 0 && !complete) {
     return std::nullopt;
   }
-  if (options_.top_p < 1.0f) {
+  if (options.top_p < 1.0f) {
     double sum = 0;
     for (size_t i = 0; i < kept; ++i) {
       sum += std::exp(candidates[i].logit - best);
-      if (sum >= options_.top_p * mass) {
+      if (sum >= options.top_p * mass) {
         kept = i + 1;
         closed = true;
         break;
       }
     }
   }
-  if (options_.min_p > 0.0f) {
+  if (options.min_p > 0.0f) {
     for (size_t i = 1; i < kept; ++i) {
-      if (std::exp(candidates[i].logit - best) < options_.min_p) {
+      if (std::exp(candidates[i].logit - best) < options.min_p) {
         kept = i;
         closed = true;
         break;
@@ -60,10 +60,10 @@ std::optional<uint32_t> Sampler::sample(std::span<const Candidate> candidates, f
   std::vector<double> weights(kept);
   double total = 0;
   for (size_t i = 0; i < kept; ++i) {
-    weights[i] = std::exp((candidates[i].logit - best) / options_.temperature);
+    weights[i] = std::exp((candidates[i].logit - best) / options.temperature);
     total += weights[i];
   }
-  double draw = next_uniform() * total;
+  double draw = static_cast<double>(bits >> 11) * 0x1p-53 * total;
   for (size_t i = 0; i + 1 < kept; ++i) {
     draw -= weights[i];
     if (draw < 0) return candidates[i].id;

@@ -1,5 +1,6 @@
-// Draws the next token from the largest logits. The GPU has applied penalties and biases before;
-// the order here is llama.cpp's: top_k, top_p, min_p, temperature, draw.
+// Draws a token from logits on the CPU: for what the GPU's draw (kernels/sampling.h) leaves open.
+// Penalties and biases are in the logits; the order is llama.cpp's: top_k, top_p, min_p,
+// temperature, draw.
 #pragma once
 
 #include <cstdint>
@@ -15,21 +16,14 @@ struct Candidate {
   float logit;
 };
 
-class Sampler {
- public:
-  Sampler(const SamplingOptions& options, uint64_t seed) : options_(options), state_(seed) {}
+// The random bits of the n-th draw of a reply; equal seeds give equal bits everywhere.
+uint64_t draw_bits(uint64_t seed, uint64_t n);
 
-  // candidates: the largest logits, best first, not empty; log_sum_exp: over the whole vocabulary;
-  // complete: the candidates are the whole vocabulary. Empty when they do not suffice to draw
-  // exactly: then call again with all.
-  std::optional<uint32_t> sample(std::span<const Candidate> candidates, float log_sum_exp,
-                                 bool complete);
-
- private:
-  double next_uniform();  // in [0, 1)
-
-  SamplingOptions options_;
-  uint64_t state_;
-};
+// candidates: the largest logits, best first, not empty; log_sum_exp: over the whole vocabulary;
+// complete: the candidates are the whole vocabulary; bits: of draw_bits. Empty when the candidates
+// do not suffice to draw exactly: then call again with all.
+std::optional<uint32_t> sample(const SamplingOptions& options,
+                               std::span<const Candidate> candidates, float log_sum_exp,
+                               bool complete, uint64_t bits);
 
 }  // namespace lapidary::generate

@@ -27,9 +27,9 @@ float log_sum_exp(const std::vector<Candidate>& all) {
 
 std::map<uint32_t, int> draw(const SamplingOptions& options, const std::vector<Candidate>& all,
                              int times) {
-  Sampler sampler(options, 7);
   std::map<uint32_t, int> counts;
-  for (int i = 0; i < times; ++i) ++counts[sampler.sample(all, log_sum_exp(all), true).value()];
+  for (int i = 0; i < times; ++i)
+    ++counts[sample(options, all, log_sum_exp(all), true, draw_bits(7, i)).value()];
   return counts;
 }
 
@@ -41,12 +41,13 @@ TEST(Sampler, GreedyTakesTheBest) {
 
 TEST(Sampler, EqualSeedsGiveEqualDraws) {
   const auto all = ramp(20);
-  Sampler a({}, 42), b({}, 42), c({}, 43);
+  const auto drawn = [&](uint64_t seed, uint64_t n) {
+    return sample({}, all, log_sum_exp(all), true, draw_bits(seed, n));
+  };
   bool differs = false;
-  for (int i = 0; i < 100; ++i) {
-    const auto x = a.sample(all, log_sum_exp(all), true);
-    EXPECT_EQ(x, b.sample(all, log_sum_exp(all), true));
-    differs |= x != c.sample(all, log_sum_exp(all), true);
+  for (uint64_t n = 0; n < 100; ++n) {
+    EXPECT_EQ(drawn(42, n), drawn(42, n));
+    differs |= drawn(42, n) != drawn(43, n);
   }
   EXPECT_TRUE(differs);
 }
@@ -77,13 +78,15 @@ TEST(Sampler, SaysWhenTheCandidatesDoNotSuffice) {
   const auto all = ramp(50);
   const std::vector<Candidate> some(all.begin(), all.begin() + 4);
   const float lse = log_sum_exp(all);
-  EXPECT_TRUE(Sampler({.top_k = 4, .top_p = 1.0f}, 1).sample(some, lse, false).has_value());
-  EXPECT_TRUE(Sampler({.top_k = 0, .top_p = 0.9f}, 1).sample(some, lse, false).has_value());
-  EXPECT_TRUE(
-      Sampler({.top_k = 0, .top_p = 1.0f, .min_p = 0.1f}, 1).sample(some, lse, false).has_value());
-  EXPECT_FALSE(Sampler({.top_k = 5, .top_p = 0.1f}, 1).sample(some, lse, false).has_value());
-  EXPECT_FALSE(Sampler({.top_k = 0, .top_p = 0.9999f}, 1).sample(some, lse, false).has_value());
-  EXPECT_FALSE(Sampler({.top_k = 0, .top_p = 1.0f}, 1).sample(some, lse, false).has_value());
+  const auto suffices = [&](const SamplingOptions& options) {
+    return sample(options, some, lse, false, draw_bits(1, 0)).has_value();
+  };
+  EXPECT_TRUE(suffices({.top_k = 4, .top_p = 1.0f}));
+  EXPECT_TRUE(suffices({.top_k = 0, .top_p = 0.9f}));
+  EXPECT_TRUE(suffices({.top_k = 0, .top_p = 1.0f, .min_p = 0.1f}));
+  EXPECT_FALSE(suffices({.top_k = 5, .top_p = 0.1f}));
+  EXPECT_FALSE(suffices({.top_k = 0, .top_p = 0.9999f}));
+  EXPECT_FALSE(suffices({.top_k = 0, .top_p = 1.0f}));
 }
 
 TEST(StopMatcher, HoldsBackWhatMayBecomeAStop) {

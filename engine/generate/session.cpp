@@ -16,8 +16,25 @@ using model::Readback;
 
 namespace {
 
-// Tokens that run ahead of the host in greedy decoding: the wait for one hides behind the next.
+// Tokens that run ahead of the host: the wait for one hides behind the next.
 constexpr size_t kInFlight = 3;
+// After a token that the GPU could not draw so many run one by one: the next ones will likely need
+// the host too, and what ran ahead would be lost.
+constexpr uint32_t kCautious = 16;
+// Draws are written in blocks; two fit the ring, so that none in flight is overwritten.
+constexpr uint32_t kDrawBlock = kernels::kDrawSlots / 2;
+
+// A reply's log probabilities from what the GPU read back.
+ChosenToken with_logprobs(std::span<const std::byte> bytes, uint32_t alternatives) {
+  const auto header = load<kernels::TopkHeader>(bytes, 0);
+  ChosenToken token{.id = header.chosen, .logprob = header.chosen_logit - header.log_sum_exp};
+  for (uint32_t i = 0; i < std::min(alternatives, header.count); ++i) {
+    const auto pair =
+        load<kernels::TopkPair>(bytes, sizeof(kernels::TopkHeader) + i * sizeof(kernels::TopkPair));
+    token.top.push_back({pair.id, pair.logit - header.log_sum_exp});
+  }
+  return token;
+}
 
 }  // namespace
 
@@ -46,6 +63,7 @@ struct Session::Run {
   RunResult result;
   double start = 0;
   double first_token = 0;
+  uint32_t draws_end = 0;  // positions below it have their draws on the GPU
   bool ended = false;
 
   uint32_t next_position() const {
@@ -84,13 +102,13 @@ uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
   return common;
 }
 
-Task<Status> Session::prefill(Run& run, uint32_t from, const Readback& readback) {
+Task<Status> Session::prefill(Run& run, uint32_t from, const std::function<Readback()>& readback) {
   const auto total = static_cast<uint32_t>(run.prompt.size());
   const std::span<const uint32_t> tokens(run.prompt);
   for (uint32_t at = from; at < total;) {
     const uint32_t count = std::min(decoder_->max_batch(), total - at);
     const bool last = at + count == total;
-    decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback : Readback{});
+    decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{});
     at += count;
     note_written(at);
     cached_.assign(run.prompt.begin(), run.prompt.begin() + at);
@@ -159,40 +177,140 @@ Result<uint32_t> Session::write_adjustments(const Run& run) {
   return params.entries;
 }
 
-// Greedy, with nothing that depends on the tokens chosen: the GPU feeds itself, and several tokens
-// are in flight.
-Task<Status> Session::decode_fast(Run& run) {
+void Session::write_sampling(const Run& run) {
+  const SamplingOptions& sampling = run.options.sampling;
+  kernels::SampleParams params{.top_k = 1};
+  if (!sampling.greedy()) {
+    params = {.temperature = sampling.temperature,
+              .top_k = sampling.top_k,
+              .top_p = sampling.top_p,
+              .min_p = sampling.min_p};
+  }
+  const bool cut = params.top_p < 1.0f || params.min_p > 0.0f;
+  params.want = params.top_k > 0 ? params.top_k : cut ? kernels::kMaxTopK : 1;
+  params.want = std::max(params.want, run.options.logprobs);
+  decoder_->set_sampling(params);
+}
+
+// Sees to it that the submission at `position` finds its random bits.
+void Session::write_draws(Run& run, uint32_t position) {
+  const auto first = static_cast<uint32_t>(run.prompt.size() - 1);
+  if (run.draws_end == 0) run.draws_end = first / kDrawBlock * kDrawBlock;
+  for (; run.draws_end <= position; run.draws_end += kDrawBlock) {
+    std::vector<kernels::Draw> block(kDrawBlock);
+    for (uint32_t i = 0; i < kDrawBlock; ++i) {
+      const uint64_t bits = draw_bits(run.seed, uint64_t{run.draws_end} + i - first);
+      block[i] = {static_cast<uint32_t>(bits >> 32), static_cast<uint32_t>(bits)};
+    }
+    decoder_->set_draws(run.draws_end, block);
+  }
+}
+
+// The next token of the reply from the logits of the last submission, all of which are read: for
+// cuts that the largest logits alone do not decide (top_p or min_p that leaves more of them, or a
+// larger top_k).
+Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
+  std::vector<float> logits(vocab_);
+  CO_TRY_VOID(co_await decoder_->read_last_logits(logits));
+  std::vector<Candidate> all(vocab_);
+  for (uint32_t i = 0; i < vocab_; ++i) all[i] = {i, std::isnan(logits[i]) ? -3.4e38f : logits[i]};
+  std::ranges::sort(all, [](const Candidate& a, const Candidate& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+  });
+  double sum = 0;
+  for (const Candidate& c : all) sum += std::exp(double{c.logit} - all[0].logit);
+  const auto log_sum_exp = static_cast<float>(all[0].logit + std::log(sum));
+  const std::optional<uint32_t> id = sample(run.options.sampling, all, log_sum_exp, true,
+                                            draw_bits(run.seed, run.result.tokens.size()));
+  ChosenToken token{.id = id.value_or(all[0].id)};
+  if (run.options.logprobs > 0) {
+    token.logprob = logits[token.id] - log_sum_exp;
+    for (const Candidate& c : std::span(all).first(std::min(run.options.logprobs, vocab_)))
+      token.top.push_back({c.id, c.logit - log_sum_exp});
+  }
+  co_return token;
+}
+
+// The GPU chooses and feeds itself, and several tokens are in flight, unless the logits of the next
+// token depend on the choice of this one.
+Task<Status> Session::decode(Run& run) {
   struct Pending {
     gpu::HostFuture future;
     uint32_t token = 0;
+    std::vector<std::byte> candidates;
   };
-  CO_TRY(const uint32_t adjustments, write_adjustments(run));
-  const auto readback = [&](Pending& pending) {
-    return Readback{.choose = Choose::kArgmax,
+  const bool penalties = run.options.sampling.has_penalties();
+  const bool logprobs = run.options.logprobs > 0;
+  const Choose choose = logprobs                        ? Choose::kSampleTopk
+                        : run.options.sampling.greedy() ? Choose::kArgmax
+                                                        : Choose::kSample;
+  CO_TRY(uint32_t adjustments, write_adjustments(run));
+  if (choose != Choose::kArgmax) write_sampling(run);
+  std::deque<Pending> flight;
+  const auto readback = [&](uint32_t position) {
+    if (choose != Choose::kArgmax) write_draws(run, position);
+    Pending& pending = flight.emplace_back();
+    if (logprobs) pending.candidates.resize(decoder_->candidate_bytes());
+    void* const address = logprobs ? static_cast<void*>(pending.candidates.data()) : &pending.token;
+    return Readback{.choose = choose,
                     .adjust_entries = adjustments,
-                    .address = &pending.token,
+                    .address = address,
                     .ticket = pending.future.start()};
   };
+  // The choice of the oldest submission.
+  const auto take = [&]() -> Task<Result<ChosenToken>> {
+    Pending& pending = flight.front();
+    const Status read = co_await pending.future;
+    const ChosenToken token = logprobs && read
+                                  ? with_logprobs(pending.candidates, run.options.logprobs)
+                                  : ChosenToken{.id = pending.token};
+    flight.pop_front();
+    CO_TRY_VOID(read);
+    co_return token;
+  };
+
   const auto prompt_size = static_cast<uint32_t>(run.prompt.size());
-  std::deque<Pending> flight;
-  CO_TRY_VOID(co_await prefill(run, run.result.cached_tokens, readback(flight.emplace_back())));
-  if (run.ended)
-    co_return Status{};  // cancelled before the last batch: the readback was never submitted
-  uint32_t position = prompt_size;  // of the next decode to submit
+  CO_TRY_VOID(
+      co_await prefill(run, run.result.cached_tokens, [&] { return readback(prompt_size - 1); }));
+  if (run.ended) co_return Status{};  // cancelled before the last batch
+  uint32_t position = prompt_size;    // of the next decode to submit
+  uint32_t cautious = 0;
   Status status;
   bool going = true;
-  while (!flight.empty()) {
-    while (going && flight.size() < kInFlight && position < decoder_->context() &&
+  for (;;) {
+    const size_t depth = penalties || cautious > 0 ? 1 : kInFlight;
+    while (going && flight.size() < depth && position < decoder_->context() &&
            (run.options.max_tokens == 0 || position - prompt_size + 1 < run.options.max_tokens)) {
-      decoder_->decode(position, readback(flight.emplace_back()));
+      if (penalties) {
+        CO_TRY(adjustments, write_adjustments(run));
+      }
+      decoder_->decode(position, readback(position));
       note_written(++position);
     }
-    Status read = co_await flight.front().future;
-    if (!read && status) status = std::move(read);
-    const uint32_t token = flight.front().token;
-    flight.pop_front();
+    if (flight.empty()) break;
+    Result<ChosenToken> token = co_await take();
+    if (token && going && token->id == kernels::kNoToken) {
+      // Nothing that ran after this token counts; if something did, its logits are gone and are
+      // made again.
+      const uint32_t last = run.next_position() - 1;
+      const bool overtaken = !flight.empty();
+      while (token && !flight.empty()) token = co_await take();
+      if (token && overtaken) {
+        decoder_->set_token(
+            run.result.tokens.empty() ? run.prompt.back() : run.result.tokens.back(), last);
+        decoder_->decode(last, readback(last));
+        token = co_await take();
+      }
+      if (token) token = co_await draw_from_all_logits(run);
+      if (token) decoder_->set_token(token->id, last + 1);
+      position = last + 1;
+      cautious = kCautious;
+    } else if (cautious > 0) {
+      --cautious;
+    }
+    if (!token && status) status = std::unexpected(token.error());
     if (!status) going = false;
-    if (going) going = accept(run, {.id = token});
+    if (going) going = accept(run, *token);
   }
   CO_TRY_VOID(std::move(status));
   // Tokens of the reply that were run; those that ran past its end do not count.
@@ -200,73 +318,6 @@ Task<Status> Session::decode_fast(Run& run) {
   cached_.insert(cached_.end(), run.result.tokens.begin(),
                  run.result.tokens.begin() + static_cast<long>(ran));
   co_return Status{};
-}
-
-Task<Result<ChosenToken>> Session::choose(Run& run, Sampler& sampler,
-                                          std::span<const std::byte> bytes) {
-  const auto header = load<kernels::TopkHeader>(bytes, 0);
-  const uint32_t count = std::min(header.count, decoder_->candidates());
-  if (count == 0) co_return fail(ErrorCode::kInternal, "the GPU returned no candidates");
-  std::vector<Candidate> candidates(count);
-  for (uint32_t i = 0; i < count; ++i) {
-    const auto pair =
-        load<kernels::TopkPair>(bytes, sizeof(kernels::TopkHeader) + i * sizeof(kernels::TopkPair));
-    candidates[i] = {pair.id, pair.logit};
-  }
-  auto id = sampler.sample(candidates, header.log_sum_exp, count == vocab_);
-  if (!id) {
-    // The tail matters (no top_k, and a top_p that the candidates do not reach): the one case that
-    // reads all logits.
-    std::vector<float> logits(vocab_);
-    CO_TRY_VOID(co_await decoder_->read_last_logits(logits));
-    std::vector<Candidate> all(vocab_);
-    for (uint32_t i = 0; i < vocab_; ++i) all[i] = {i, logits[i]};
-    std::ranges::sort(all, [](const Candidate& a, const Candidate& b) {
-      return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-    });
-    id = sampler.sample(all, header.log_sum_exp, true);
-    const auto chosen = std::ranges::find(all, *id, &Candidate::id);
-    candidates.push_back(*chosen);
-  }
-  ChosenToken token{.id = *id};
-  if (run.options.logprobs > 0) {
-    const auto chosen = std::ranges::find(candidates, *id, &Candidate::id);
-    token.logprob = chosen->logit - header.log_sum_exp;
-    for (uint32_t i = 0; i < std::min(run.options.logprobs, count); ++i) {
-      token.top.push_back({candidates[i].id, candidates[i].logit - header.log_sum_exp});
-    }
-  }
-  co_return token;
-}
-
-// Everything else: the candidates come back, the host draws and says what runs next.
-Task<Status> Session::decode_sampled(Run& run) {
-  Sampler sampler(run.options.sampling, run.seed);
-  std::vector<std::byte> bytes(decoder_->candidate_bytes());
-  CO_TRY(uint32_t adjustments, write_adjustments(run));
-  gpu::HostFuture future;
-  const auto readback = [&] {
-    return Readback{.choose = Choose::kTopk,
-                    .adjust_entries = adjustments,
-                    .address = bytes.data(),
-                    .ticket = future.start()};
-  };
-  CO_TRY_VOID(co_await prefill(run, run.result.cached_tokens, readback()));
-  if (run.ended) co_return Status{};
-  for (;;) {
-    CO_TRY_VOID(co_await future);
-    CO_TRY(ChosenToken token, co_await choose(run, sampler, bytes));
-    const uint32_t id = token.id;
-    if (!accept(run, token)) co_return Status{};
-    const uint32_t position = run.next_position() - 1;
-    if (run.options.sampling.has_penalties()) {
-      CO_TRY(adjustments, write_adjustments(run));
-    }
-    decoder_->set_token(id, position);
-    decoder_->decode(position, readback());
-    note_written(position + 1);
-    cached_.push_back(id);
-  }
 }
 
 Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const GenerateOptions& options,
@@ -290,9 +341,7 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
   run.result.cached_tokens = reuse_prefix(run.prompt);
   run.result.prompt_tokens = static_cast<uint32_t>(run.prompt.size());
   listener.on_prefill(run.result.cached_tokens, run.result.prompt_tokens, run.result.cached_tokens);
-  const SamplingOptions& sampling = options.sampling;
-  const bool fast = sampling.greedy() && !sampling.has_penalties() && options.logprobs == 0;
-  Status status = fast ? co_await decode_fast(run) : co_await decode_sampled(run);
+  Status status = co_await decode(run);
   busy_ = false;
   if (!status) {
     // What the cache holds is no longer known.

@@ -76,12 +76,14 @@ class Session {
   // prompt.size().
   uint32_t reuse_prefix(const std::vector<uint32_t>& prompt);
   void note_written(uint32_t end) { high_water_ = std::max(high_water_, end); }
-  Task<Status> prefill(Run& run, uint32_t from, const model::Readback& readback);
-  Task<Status> decode_fast(Run& run);
-  Task<Status> decode_sampled(Run& run);
+  // readback: called for the submission of the last batch.
+  Task<Status> prefill(Run& run, uint32_t from, const std::function<model::Readback()>& readback);
+  Task<Status> decode(Run& run);
   bool accept(Run& run, const ChosenToken& token);
   Result<uint32_t> write_adjustments(const Run& run);
-  Task<Result<ChosenToken>> choose(Run& run, Sampler& sampler, std::span<const std::byte> bytes);
+  void write_sampling(const Run& run);
+  void write_draws(Run& run, uint32_t position);
+  Task<Result<ChosenToken>> draw_from_all_logits(const Run& run);
 
   gpu::Device& device_;
   std::unique_ptr<model::Decoder> decoder_;

@@ -73,6 +73,9 @@ Result<std::vector<uint32_t>> parse_ids(const Json& json) {
   return ids;
 }
 
+// Tokens of a prompt in one submission; their activations are on the GPU at once.
+constexpr uint32_t kMaxBatch = 4096;
+
 // {subgroups, dot: "f32" | "int16" | "int8", tilings: [[rows, cols, threads, lanes, rows a
 // thread]]}
 Status parse_variant(const Json& json, LoadOptions& out) {
@@ -118,6 +121,14 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
     if (*type != "f16" && *type != "f32")
       return fail(ErrorCode::kInvalidArgument, "kvType must be f16 or f32");
     out.kv_f32 = *type == "f32";
+  }
+  if (const Json* batch = json_member(json, "batchSize"); batch != nullptr && !batch->is_null()) {
+    const double value = batch->is_number() ? batch->get<double>() : NAN;
+    if (!(value >= 1 && value <= kMaxBatch)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  cat("batchSize must be a number of tokens, from 1 to ", kMaxBatch));
+    }
+    out.batch = static_cast<uint32_t>(value);
   }
   for (const auto& [key, target] :
        {std::pair{"name", &out.name}, std::pair{"system", &out.system}}) {
@@ -194,6 +205,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
           self->device_, self->cache_, header, self->config_, source, options.context,
           [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); }, cancelled));
   const model::DecoderOptions decoder_options{.context = options.context,
+                                              .max_batch = options.batch,
                                               .kv_f32 = options.kv_f32,
                                               .variant = self->variant_,
                                               .tilings = options.tilings};

@@ -17,6 +17,7 @@ namespace lapidary::generate {
 
 struct LoadOptions {
   uint32_t context = 0;  // 0: kDefaultContext, or the model's own if that is shorter
+  uint32_t batch = 512;  // tokens of one prefill submission
   bool kv_f32 = false;
   std::string name;         // as Ollama calls it: "gemma4:e2b" says which template the model speaks
   std::string system;       // used when a conversation brings none

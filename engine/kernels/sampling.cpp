@@ -27,9 +27,8 @@ void add_topk(Composer& composer, const TopkSpec& spec, const Variant& variant) 
       .constant("RUNS", runs(spec.vocab, kTopkSlice))
       .constant("K", bounded_k(spec))
       .include("bound.wgsl")
-      .include("workgroup_reduce.wgsl")
       .include("logit_key.wgsl")
-      .include("topk_select.wgsl");
+      .include("sample_params.wgsl");
 }
 
 }  // namespace
@@ -92,13 +91,16 @@ uint64_t topk_bytes(uint32_t k) {
   return sizeof(TopkHeader) + sizeof(TopkPair) * uint64_t{std::clamp(k, 1u, kMaxTopK)};
 }
 
-KernelSource topk_partial_source(const TopkSpec& spec, const Variant& variant) {
+KernelSource topk_source(const TopkSpec& spec, const Variant& variant) {
   Composer composer;
   add_topk(composer, spec, variant);
   composer.bind('r', "logits", "array<f32>")
       .bind('w', "partial", "array<u32>")
+      .bind('u', "params", "SampleParams")
+      .include("workgroup_reduce.wgsl")
+      .include("topk_select.wgsl")
       .include("topk_partial.wgsl");
-  return std::move(composer).finish("top-k, partial");
+  return std::move(composer).finish("top-k");
 }
 
 Groups topk_groups(uint32_t vocab) { return {runs(vocab, kTopkSlice), 1, 1}; }
@@ -107,13 +109,24 @@ uint64_t topk_partial_bytes(const TopkSpec& spec) {
   return runs(spec.vocab, kTopkSlice) * (uint64_t{16} + uint64_t{8} * bounded_k(spec));
 }
 
-KernelSource topk_final_source(const TopkSpec& spec, const Variant& variant) {
+KernelSource sample_source(const TopkSpec& spec, const Variant& variant) {
   Composer composer;
   add_topk(composer, spec, variant);
-  composer.bind('r', "partial", "array<u32>")
+  composer.constant("RESULT_SLOTS", kResultSlots)
+      .constant("DRAW_SLOTS", kDrawSlots)
+      .include("step.wgsl")
+      .bind('r', "partial", "array<u32>")
       .bind('w', "candidates", "array<u32>")
+      .bind('r', "logits", "array<f32>")
+      .bind('u', "params", "SampleParams")
+      .bind('r', "draws", "array<vec2<u32>>")
+      .bind('w', "tokens", "array<u32>")
+      .bind('w', "results", "array<u32>")
+      .bind('w', "step", "Step")
+      .include("workgroup_reduce.wgsl")
+      .include("topk_select.wgsl")
       .include("topk_final.wgsl");
-  return std::move(composer).finish("top-k, final");
+  return std::move(composer).finish("sample");
 }
 
 }  // namespace lapidary::kernels

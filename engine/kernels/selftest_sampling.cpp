@@ -1,4 +1,4 @@
-// The self-test of the greedy choice and of the K largest logits.
+// The self-test of the greedy choice, of the K largest logits and of the draw.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -52,9 +52,17 @@ Task<Status> selftest_sampling(gpu::Device& device, Variant variant) {
   const TopkSpec spec{.vocab = kVocab, .k = kBest};
   CO_TRY(const gpu::Buffer partial, trial_zeros(device, topk_partial_bytes(spec)));
   CO_TRY(const gpu::Buffer candidates, trial_zeros(device, topk_bytes(kBest)));
-  CO_TRY_VOID(co_await trial_run(device, topk_partial_source(spec, variant),
-                                 {logits_buffer, partial}, topk_groups(kVocab)));
-  CO_TRY_VOID(co_await trial_run(device, topk_final_source(spec, variant), {partial, candidates},
+  // A draw in the middle of the five best at temperature 0.5.
+  const std::vector<SampleParams> params = {{.temperature = 0.5f, .top_k = 5}};
+  std::vector<Draw> draws(kDrawSlots);
+  draws[71].first = 0x80000000;
+  CO_TRY(const gpu::Buffer params_buffer, trial_buffer(device, params));
+  CO_TRY(const gpu::Buffer draws_buffer, trial_buffer(device, draws));
+  CO_TRY_VOID(co_await trial_run(device, topk_source(spec, variant),
+                                 {logits_buffer, partial, params_buffer}, topk_groups(kVocab)));
+  CO_TRY_VOID(co_await trial_run(device, sample_source(spec, variant),
+                                 {partial, candidates, logits_buffer, params_buffer, draws_buffer,
+                                  tokens, results, step_buffer},
                                  {1, 1, 1}));
   CO_TRY(const std::vector<uint32_t> words,
          co_await trial_read<uint32_t>(device, candidates, topk_bytes(kBest) / 4));
@@ -66,8 +74,14 @@ Task<Status> selftest_sampling(gpu::Device& device, Variant variant) {
                        std::log(sum), "); update the graphics driver"));
   }
   for (uint32_t i = 0; i < kBest; ++i) {
-    if (words[4 + 2 * i] != order[i]) co_return wrong("top-k", words[4 + 2 * i], order[i]);
+    if (words[8 + 2 * i] != order[i]) co_return wrong("top-k", words[8 + 2 * i], order[i]);
   }
+  double total = 0;
+  for (uint32_t i = 0; i < 5; ++i) total += std::exp(2.0 * logits[order[i]]);
+  double below = 0;
+  uint32_t middle = 0;
+  while ((below += std::exp(2.0 * logits[order[middle]])) < total / 2) ++middle;
+  if (words[3] != order[middle]) co_return wrong("a draw", words[3], order[middle]);
   co_return Status{};
 }
 

@@ -15,18 +15,26 @@ Result<gpu::Buffer> trial_buffer(gpu::Device& device, std::span<const std::byte>
   return buffer;
 }
 
-Task<Status> trial_run(gpu::Device& device, KernelSource source, std::vector<gpu::Range> bindings,
-                       Groups groups) {
-  CO_TRY(gpu::Kernel kernel,
-         co_await device.create_kernel(std::move(source.wgsl), std::move(source.layout),
-                                       std::move(source.label)));
-  CO_TRY(gpu::Bindings bound, device.create_bindings(kernel, bindings));
+Task<Result<gpu::Kernel>> trial_kernel(gpu::Device& device, KernelSource source) {
+  co_return co_await device.create_kernel(std::move(source.wgsl), std::move(source.layout),
+                                          std::move(source.label));
+}
+
+Status trial_dispatch(gpu::Device& device, const gpu::Kernel& kernel,
+                      std::span<const gpu::Range> bindings, Groups groups) {
+  TRY(gpu::Bindings bound, device.create_bindings(kernel, bindings));
   gpu::CommandList list;
   list.begin_pass();
   list.dispatch(kernel, bound, groups.x, groups.y, groups.z);
   list.end_pass();
   device.submit(list);
-  co_return Status{};
+  return {};
+}
+
+Task<Status> trial_run(gpu::Device& device, KernelSource source, std::vector<gpu::Range> bindings,
+                       Groups groups) {
+  CO_TRY(const gpu::Kernel kernel, co_await trial_kernel(device, std::move(source)));
+  co_return trial_dispatch(device, kernel, bindings, groups);
 }
 
 }  // namespace lapidary::kernels

@@ -20,6 +20,10 @@ Result<gpu::Buffer> trial_buffer(gpu::Device& device, const std::vector<T>& data
 // A buffer of zeros.
 Result<gpu::Buffer> trial_zeros(gpu::Device& device, uint64_t bytes);
 
+Task<Result<gpu::Kernel>> trial_kernel(gpu::Device& device, KernelSource source);
+// Dispatches a kernel once. Does not wait.
+Status trial_dispatch(gpu::Device& device, const gpu::Kernel& kernel,
+                      std::span<const gpu::Range> bindings, Groups groups);
 // Compiles a kernel and dispatches it once. Does not wait.
 Task<Status> trial_run(gpu::Device& device, KernelSource source, std::vector<gpu::Range> bindings,
                        Groups groups);

@@ -97,6 +97,12 @@ constexpr char kRepack[] = {
 constexpr char kResidualNorm[] = {
 #embed "wgsl/residual_norm.wgsl"
 };
+constexpr char kSample[] = {
+#embed "wgsl/sample.wgsl"
+};
+constexpr char kSampleParams[] = {
+#embed "wgsl/sample_params.wgsl"
+};
 constexpr char kSplits[] = {
 #embed "wgsl/splits.wgsl"
 };
@@ -152,6 +158,8 @@ constexpr Module kModules[] = {
     {"reduce.wgsl", kReduce},
     {"repack.wgsl", kRepack},
     {"residual_norm.wgsl", kResidualNorm},
+    {"sample.wgsl", kSample},
+    {"sample_params.wgsl", kSampleParams},
     {"splits.wgsl", kSplits},
     {"step.wgsl", kStep},
     {"topk_final.wgsl", kTopkFinal},

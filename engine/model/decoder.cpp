@@ -57,7 +57,7 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
   }
   CO_TRY_VOID(co_await cache.compile(std::move(progress)));
   for (Program* program : {&decoder->decode_inputs_, &decoder->decode_head_, &decoder->argmax_,
-                           &decoder->topk_program_, &decoder->adjust_, &decoder->batch_inputs_}) {
+                           &decoder->sample_, &decoder->adjust_, &decoder->batch_inputs_}) {
     CO_TRY_VOID(program->bind(device, cache));
   }
   for (Program& program : decoder->decode_layers_) CO_TRY_VOID(program.bind(device, cache));
@@ -146,6 +146,8 @@ Status Decoder::allocate() {
   TRY(topk_partial_, buffer(kernels::topk_partial_bytes({config_.vocab, topk_}), gpu::kStorageUsage,
                             "top-k partial"));
   TRY(candidates_, buffer(kernels::topk_bytes(topk_), gpu::kStorageUsage, "candidates"));
+  TRY(sample_params_, buffer(sizeof(kernels::SampleParams), gpu::kParamsUsage, "sampling"));
+  TRY(draws_, buffer(kernels::kDrawSlots * sizeof(kernels::Draw), gpu::kStorageUsage, "draws"));
   TRY(adjust_params_, buffer(sizeof(kernels::AdjustParams), gpu::kParamsUsage, "penalties"));
   // Distinct tokens that penalties and biases can name at once.
   TRY(adjust_entries_, buffer(uint64_t{std::min(config_.vocab, options_.context + 4096)} *
@@ -192,21 +194,32 @@ Status Decoder::set_adjustments(std::span<const kernels::AdjustEntry> entries,
   return {};
 }
 
+void Decoder::set_sampling(const kernels::SampleParams& params) {
+  device_.write(sample_params_, 0, std::as_bytes(std::span(&params, 1)));
+}
+
+void Decoder::set_draws(uint32_t position, std::span<const kernels::Draw> draws) {
+  device_.write(draws_, uint64_t{position % kernels::kDrawSlots} * sizeof(kernels::Draw),
+                std::as_bytes(draws));
+}
+
 // Ends the pass after the head: adjusts, chooses, reads back. position: of the token whose logits
 // these are.
 void Decoder::append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position) {
   if (readback.adjust_entries > 0) adjust_.record(list, cache_, readback.adjust_entries);
   if (readback.choose == Choose::kArgmax) argmax_.record(list, cache_, 0);
-  if (readback.choose == Choose::kTopk) topk_program_.record(list, cache_, 0);
+  if (readback.choose == Choose::kSample || readback.choose == Choose::kSampleTopk)
+    sample_.record(list, cache_, 0);
   list.end_pass();
   switch (readback.choose) {
     case Choose::kNothing:
       break;
     case Choose::kArgmax:
+    case Choose::kSample:
       list.read(results_, uint64_t{position % kernels::kResultSlots} * 4, 4, readback.address,
                 readback.ticket);
       break;
-    case Choose::kTopk:
+    case Choose::kSampleTopk:
       list.read(candidates_, 0, candidate_bytes(), readback.address, readback.ticket);
       break;
     case Choose::kLogits:

@@ -41,8 +41,11 @@ struct DecoderOptions {
 enum class Choose : uint8_t {
   kNothing,
   kArgmax,  // the best token goes to the token buffer, and its id is read back: 4 bytes
-  kTopk,    // the candidates (kernels/sampling.h) are read back
-  kLogits,  // all logits are read back: 4 * vocab bytes
+  // The token drawn goes to the token buffer, and its id is read back, kNoToken when the candidates
+  // did not suffice: 4 bytes.
+  kSample,
+  kSampleTopk,  // the same, but header and candidates (kernels/sampling.h) are read back
+  kLogits,      // all logits are read back: 4 * vocab bytes
 };
 
 // Where the answer of a submission goes. `address` must stay valid until `ticket` is resumed.
@@ -81,11 +84,16 @@ class Decoder {
   // Submits the token in the token buffer at the position in the step buffer, which the host knows
   // to be `position`.
   void decode(uint32_t position, const Readback& readback);
-  // Overrides what decode() will run next; needed after anything but a kArgmax submission.
+  // Overrides what decode() will run next; needed after a submission that chose no token.
   void set_token(uint32_t token, uint32_t position);
   // Penalties and biases for the submissions that follow.
   Status set_adjustments(std::span<const kernels::AdjustEntry> entries,
                          const kernels::AdjustParams& params);
+
+  // How kSample draws, and the bits that it draws with at [position, position + draws.size()): a
+  // ring of kernels::kDrawSlots positions, of which a write may not cross the end.
+  void set_sampling(const kernels::SampleParams& params);
+  void set_draws(uint32_t position, std::span<const kernels::Draw> draws);
 
   // All logits of the last submission that reached the head, after adjustments: f32 [vocab].
   Task<Status> read_last_logits(std::span<float> out) {
@@ -155,11 +163,11 @@ class Decoder {
   std::vector<gpu::Buffer> k_cache_, v_cache_;  // by layer; empty where a layer shares
   Scratch one_, batch_;
   gpu::Buffer logits_, argmax_partial_, results_, topk_partial_, candidates_, adjust_entries_,
-      adjust_params_;
+      adjust_params_, sample_params_, draws_;
   gpu::Buffer all_logits_, all_step_;
   uint32_t logits_rows_ = 0;
 
-  Program decode_inputs_, decode_head_, argmax_, topk_program_, adjust_;
+  Program decode_inputs_, decode_head_, argmax_, sample_, adjust_;
   std::vector<Program> decode_layers_;
   std::vector<uint32_t>
       decode_entry_;         // by layer: which of one_.x holds the residual stream before it

@@ -178,10 +178,12 @@ void Decoder::record_sampling() {
   argmax_.add(cache_, kernels::argmax_final_source(config_.vocab, variant),
               {argmax_partial_, one_.tokens, results_, one_.step}, Groups{});
   const kernels::TopkSpec topk{config_.vocab, topk_};
-  topk_program_.add(cache_, kernels::topk_partial_source(topk, variant), {logits_, topk_partial_},
-                    kernels::topk_groups(config_.vocab));
-  topk_program_.add(cache_, kernels::topk_final_source(topk, variant), {topk_partial_, candidates_},
-                    Groups{});
+  sample_.add(cache_, kernels::topk_source(topk, variant), {logits_, topk_partial_, sample_params_},
+              kernels::topk_groups(config_.vocab));
+  sample_.add(cache_, kernels::sample_source(topk, variant),
+              {topk_partial_, candidates_, logits_, sample_params_, draws_, one_.tokens, results_,
+               one_.step},
+              Groups{});
 }
 
 // --- T tokens ---

@@ -13,6 +13,7 @@
 namespace lapidary::kernels {
 namespace {
 
+constexpr uint32_t kSlice = 4096;  // logits of a run of top-k
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Larger logits first, then lower ids; NaN last.
@@ -83,33 +84,65 @@ KERNEL_TEST(argmax_unrolled) {
                                   unrolled_variants(device));
 }
 
+// The buffers of a draw, and its two kernels.
+struct Sampling {
+  gpu::Buffer logits, partial, candidates, params, draws, tokens, results, step;
+  gpu::Kernel topk, sample;
+  uint32_t vocab = 0;
+
+  static Task<Result<Sampling>> create(gpu::Device& device, const std::vector<float>& logits,
+                                       uint32_t k, const SampleParams& params,
+                                       const std::vector<Draw>& draws, uint32_t position,
+                                       const Variant& variant) {
+    Sampling s;
+    s.vocab = static_cast<uint32_t>(logits.size());
+    const TopkSpec spec{.vocab = s.vocab, .k = k};
+    CO_TRY(s.logits, trial_buffer(device, logits));
+    CO_TRY(s.partial, trial_zeros(device, topk_partial_bytes(spec)));
+    CO_TRY(s.candidates, trial_zeros(device, topk_bytes(k)));
+    CO_TRY(s.params, trial_buffer(device, std::vector<SampleParams>{params}));
+    CO_TRY(s.draws, trial_buffer(device, draws));
+    CO_TRY(s.tokens, trial_zeros(device, 16));
+    CO_TRY(s.results, trial_zeros(device, 4 * kResultSlots));
+    CO_TRY(s.step, trial_buffer(device, std::vector<Step>{{.position = position}}));
+    CO_TRY(s.topk, co_await trial_kernel(device, topk_source(spec, variant)));
+    CO_TRY(s.sample, co_await trial_kernel(device, sample_source(spec, variant)));
+    CO_TRY_VOID(trial_dispatch(device, s.topk,
+                               std::vector<gpu::Range>{s.logits, s.partial, s.params},
+                               topk_groups(s.vocab)));
+    co_return std::move(s);
+  }
+  // The words of the candidates.
+  Task<Result<std::vector<uint32_t>>> run(gpu::Device& device) {
+    CO_TRY_VOID(trial_dispatch(
+        device, sample,
+        std::vector<gpu::Range>{partial, candidates, logits, params, draws, tokens, results, step},
+        {}));
+    co_return co_await trial_read<uint32_t>(device, candidates, candidates.size() / 4);
+  }
+};
+
 Task<Status> check_topk(gpu::Device& device, std::vector<float> logits, uint32_t k,
-                        std::vector<Variant> forms = {}) {
+                        std::vector<Variant> forms = {}, uint32_t want = kMaxTopK) {
   if (forms.empty()) forms = variants(device);
-  const TopkSpec spec{.vocab = static_cast<uint32_t>(logits.size()), .k = k};
+  const auto vocab = static_cast<uint32_t>(logits.size());
   const std::vector<uint32_t> ids = sorted_ids(logits);
-  const uint32_t count = std::min(k, spec.vocab);
+  const uint32_t count = std::min({k, want, vocab});
   const double top = logits[ids[0]];
   double sum = 0;
   for (const float l : logits) sum += std::isnan(l) ? 0.0 : std::exp(double{l} - top);
   for (Variant variant : forms) {
-    CO_TRY(const gpu::Buffer buffer, trial_buffer(device, logits));
-    CO_TRY(const gpu::Buffer partial, trial_zeros(device, topk_partial_bytes(spec)));
-    CO_TRY(const gpu::Buffer candidates, trial_zeros(device, topk_bytes(k)));
-    CO_TRY_VOID(co_await trial_run(device, topk_partial_source(spec, variant), {buffer, partial},
-                                   topk_groups(spec.vocab)));
-    CO_TRY_VOID(co_await trial_run(device, topk_final_source(spec, variant), {partial, candidates},
-                                   {1, 1, 1}));
-    CO_TRY(const std::vector<uint32_t> words,
-           co_await trial_read<uint32_t>(device, candidates, topk_bytes(k) / 4));
-    KERNEL_EXPECT(words[0] == count, words[0], " of ", spec.vocab);
+    CO_TRY(Sampling sampling, co_await Sampling::create(device, logits, k, {.want = want},
+                                                        std::vector<Draw>(kDrawSlots), 0, variant));
+    CO_TRY(const std::vector<uint32_t> words, co_await sampling.run(device));
+    KERNEL_EXPECT(words[0] == count, words[0], " of ", vocab);
     KERNEL_EXPECT(std::bit_cast<float>(words[1]) == logits[ids[0]], "the maximum is ",
                   std::bit_cast<float>(words[1]));
     const double error = std::abs(std::bit_cast<float>(words[2]) - (top + std::log(sum)));
     KERNEL_EXPECT(error < 1e-5 * std::max(1.0, std::abs(top)), "log-sum-exp is off by ", error);
     for (uint32_t i = 0; i < count; ++i) {
-      const float logit = std::bit_cast<float>(words[5 + 2 * i]);
-      KERNEL_EXPECT(words[4 + 2 * i] == ids[i], "rank ", i, " is ", words[4 + 2 * i],
+      const float logit = std::bit_cast<float>(words[9 + 2 * i]);
+      KERNEL_EXPECT(words[8 + 2 * i] == ids[i], "rank ", i, " is ", words[8 + 2 * i],
                     " instead of ", ids[i], ", subgroups ", variant.subgroups);
       KERNEL_EXPECT(logit == logits[ids[i]] || std::isnan(logits[ids[i]]), "rank ", i, " has ",
                     logit);
@@ -127,7 +160,9 @@ KERNEL_TEST(topk_sizes) {
 }
 KERNEL_TEST(topk_full_vocabulary) {
   CO_TRY_VOID(co_await check_topk(device, TrialRandom(5).floats(262'144, 30.0f), 64));
-  co_return co_await check_topk(device, TrialRandom(6).floats(262'144, 30.0f), 256);
+  CO_TRY_VOID(co_await check_topk(device, TrialRandom(6).floats(262'144, 30.0f), 256));
+  // Fewer than there is room for.
+  co_return co_await check_topk(device, TrialRandom(11).floats(262'144, 30.0f), 256, {}, 40);
 }
 KERNEL_TEST(topk_ties_and_odd_values) {
   CO_TRY_VOID(co_await check_topk(device, std::vector<float>(9000, -1.25f), 100));
@@ -147,6 +182,146 @@ KERNEL_TEST(topk_ties_and_odd_values) {
 
 KERNEL_TEST(topk_unrolled) {
   co_return co_await check_topk(device, TrialRandom(10).floats(5000, 10.0f), 40,
+                                unrolled_variants(device));
+}
+
+// What a draw must give, in double: the tokens that may come in the order in which the draw counts
+// them, or nothing when the candidates do not decide it.
+struct Outcome {
+  bool decided = true;
+  std::vector<uint32_t> ids;
+};
+Outcome outcome(const std::vector<float>& logits, const SampleParams& p) {
+  Outcome out{.ids = sorted_ids(logits)};
+  const auto vocab = static_cast<uint32_t>(logits.size());
+  if (p.top_k == 0 && p.top_p >= 1 && p.min_p <= 0) {
+    std::ranges::sort(out.ids);
+    return out;
+  }
+  const double best = logits[out.ids[0]];
+  const auto probability = [&](uint32_t rank) { return std::exp(logits[out.ids[rank]] - best); };
+  size_t kept = p.top_k > 0 ? std::min(p.top_k, vocab) : vocab;
+  double mass = 0;
+  for (uint32_t i = 0; i < kept; ++i) mass += probability(i);
+  if (p.top_p < 1) {
+    double sum = 0;
+    for (uint32_t i = 0; i < kept; ++i) {
+      sum += probability(i);
+      if (sum >= p.top_p * mass) kept = i + 1;
+    }
+  }
+  for (uint32_t i = 1; i < kept; ++i) {
+    if (probability(i) < p.min_p) kept = i;
+  }
+  const size_t candidates = std::min({p.want, kMaxTopK, vocab});
+  out.decided = std::max<size_t>(kept, std::min(p.top_k, vocab)) <= candidates;
+  out.ids.resize(kept);
+  return out;
+}
+
+Task<Status> check_draw(gpu::Device& device, const std::vector<float>& logits,
+                        const SampleParams& p, std::vector<Variant> forms = {}) {
+  if (forms.empty()) forms = variants(device);
+  const auto vocab = static_cast<uint32_t>(logits.size());
+  const Outcome wanted = outcome(logits, p);
+  const double best = logits[sorted_ids(logits)[0]];
+  const auto weight = [&](uint32_t id) { return std::exp((logits[id] - best) / p.temperature); };
+  double total = 0;
+  for (const uint32_t id : wanted.ids) total += weight(id);
+  TrialRandom random(vocab);
+  std::vector<Draw> draws(kDrawSlots);
+  for (Draw& draw : draws) draw = {random.bits(), random.bits()};
+  draws[5] = {0, 0};
+  draws[6] = {0xffffffff, 0xffffffff};
+  for (const Variant variant : forms) {
+    constexpr uint32_t kFirst = kDrawSlots + 4;
+    CO_TRY(Sampling sampling, co_await Sampling::create(device, logits, std::min(kMaxTopK, vocab),
+                                                        p, draws, kFirst, variant));
+    for (uint32_t position = kFirst; position < kFirst + 20; ++position) {
+      CO_TRY(const std::vector<uint32_t> header, co_await sampling.run(device));
+      CO_TRY(const std::vector<uint32_t> token,
+             co_await trial_read<uint32_t>(device, sampling.tokens, 1));
+      CO_TRY(const std::vector<uint32_t> slots,
+             co_await trial_read<uint32_t>(device, sampling.results, kResultSlots));
+      const uint32_t id = header[3];
+      KERNEL_EXPECT(slots[position % kResultSlots] == id, "the result is ",
+                    slots[position % kResultSlots], " instead of ", id);
+      if (!wanted.decided) {
+        KERNEL_EXPECT(id == kNoToken && token[0] == 0, "drew ", id, " where more could come");
+        continue;
+      }
+      KERNEL_EXPECT(token[0] == id && std::bit_cast<float>(header[4]) == logits[id], token[0]);
+      // Where the token lies in the unit interval, and where the draw does. With no cut the first
+      // bits tell the run of logits and the second ones the place in it.
+      const Draw& draw = draws[position % kDrawSlots];
+      const double first = (draw.first >> 9) * 0x1p-23;
+      const double second = (draw.second >> 9) * 0x1p-23;
+      const bool all = wanted.ids.size() == vocab && p.top_k == 0 && p.top_p >= 1 && p.min_p <= 0;
+      double before = 0, run_before = 0, run_mass = 0;
+      for (const uint32_t other : wanted.ids) {
+        if (all && other / kSlice < id / kSlice) run_before += weight(other);
+        if (all && other / kSlice == id / kSlice) {
+          run_mass += weight(other);
+          if (other < id) before += weight(other);
+        }
+        if (!all && other == id) break;
+        if (!all) before += weight(other);
+      }
+      const auto within = [](double x, double low, double high) {
+        return x > low - 1e-5 && x < high + 1e-5;
+      };
+      KERNEL_EXPECT(weight(id) > 0, id, " has no weight");
+      if (all) {
+        KERNEL_EXPECT(within(first, run_before / total, (run_before + run_mass) / total) &&
+                          within(second, before / run_mass, (before + weight(id)) / run_mass),
+                      "drew ", id, " with ", first, " and ", second, " from a run at ",
+                      run_before / total);
+      } else {
+        KERNEL_EXPECT(std::ranges::find(wanted.ids, id) != wanted.ids.end(), id, " was cut away");
+        KERNEL_EXPECT(within(first, before / total, (before + weight(id)) / total), "drew ", id,
+                      " at ", before / total, " with ", first);
+      }
+    }
+  }
+  co_return Status{};
+}
+
+KERNEL_TEST(draw_under_cuts) {
+  const std::vector<float> logits = TrialRandom(12).floats(9001, 12.0f);
+  for (const SampleParams& p : std::vector<SampleParams>{
+           {.temperature = 1.0f, .top_k = 64, .top_p = 0.95f, .want = 64},
+           {.temperature = 0.3f, .top_k = 5, .want = 5},
+           {.temperature = 1e-3f, .top_k = 40},
+           {.temperature = 2.0f, .top_p = 0.01f},
+           {.temperature = 1.5f, .min_p = 0.5f},
+           {.temperature = 1.0f, .top_k = 40, .top_p = 0.6f, .min_p = 0.3f},
+           // More may come than there are candidates.
+           {.temperature = 1.0f, .top_p = 0.999f},
+           {.temperature = 1.0f, .min_p = 1e-4f},
+           {.temperature = 1.0f, .top_k = 300},
+       }) {
+    CO_TRY_VOID(co_await check_draw(device, logits, p));
+  }
+  // The whole vocabulary is among the candidates.
+  const std::vector<float> few = TrialRandom(13).floats(100, 3.0f);
+  CO_TRY_VOID(co_await check_draw(device, few, {.temperature = 1.0f, .top_k = 200}));
+  co_return co_await check_draw(device, few, {.temperature = 1.0f, .top_p = 0.9f});
+}
+KERNEL_TEST(draw_from_all) {
+  std::vector<float> logits = TrialRandom(14).floats(9001, 2.0f);
+  logits[17] = kSuppressed;
+  CO_TRY_VOID(co_await check_draw(device, logits, {.temperature = 1.0f, .want = 1}));
+  CO_TRY_VOID(co_await check_draw(device, logits, {.temperature = 0.2f, .want = 1}));
+  std::vector<float> one(9000, kSuppressed);
+  one[8999] = -3.0f;
+  CO_TRY_VOID(co_await check_draw(device, one, {.temperature = 1.0f, .want = 1}));
+  co_return co_await check_draw(device, {1.0f}, {.temperature = 1.0f, .want = 1});
+}
+KERNEL_TEST(draw_unrolled) {
+  const std::vector<float> logits = TrialRandom(15).floats(262'144, 8.0f);
+  CO_TRY_VOID(co_await check_draw(device, logits, {.temperature = 0.7f, .want = 1},
+                                  unrolled_variants(device)));
+  co_return co_await check_draw(device, logits, {.temperature = 1.0f, .top_k = 64, .top_p = 0.9f},
                                 unrolled_variants(device));
 }
 

@@ -263,6 +263,31 @@ describe('the cuts', () => {
     expect([...drawn].filter((id) => !best.has(id)).length).toBeGreaterThan(6);
   });
 
+  // top_p may leave more than the candidates at one step and few at the next: then the host draws, and what ran
+  // ahead of it is taken back.
+  test('a cut beyond the candidates: each token is one that may come', async () => {
+    const topP = 0.999;
+    const options = { temperature: 3, topK: 0, topP, seed: 4, logitBias: never, maxTokens: 20 };
+    const tokens = await generated(ids, options);
+    expect(tokens).toHaveLength(20);
+    expect(await generated(ids, options)).toEqual(tokens);
+    expect(await generated(ids, { ...options, logprobs: 3 })).toEqual(tokens);
+    const sizes: number[] = [];
+    for (const [step, token] of tokens.entries()) {
+      const logits = await adjustedLogits([...ids, ...tokens.slice(0, step)], options);
+      const logprobs = logSoftmax(logits);
+      let sum = 0;
+      let kept = 0;
+      const sorted = ranked(logits);
+      while (sum < topP) sum += Math.exp(logprobs[sorted[kept++] ?? 0] ?? NaN);
+      expect(sorted.slice(0, kept + 2), `step ${step}`).toContain(token);
+      sizes.push(kept);
+    }
+    // Both kinds of step occurred, and so did tokens that only the host can draw.
+    expect(Math.min(...sizes)).toBeLessThan(256);
+    expect(Math.max(...sizes)).toBeGreaterThan(256);
+  });
+
   test('temperature weighs what is left', async () => {
     // Cold, the likeliest of four always; hot, each of them.
     const [best = NaN] = order;

@@ -1,10 +1,13 @@
-// The K best of all runs, sorted, with the maximum and the log of the sum of exponentials.
+// The best of all runs, sorted, with the maximum and the log of the sum of exponentials; then the
+// draw of the next token, and the step advances.
 var<workgroup> found: atomic<u32>;
 var<workgroup> best: array<Item, K>;
+var<workgroup> ranked: array<Item, K>;
+//#include sample.wgsl
 
 // Slots that a short run left empty come last of all.
 fn item(i: u32) -> Item {
-  if (i % K >= partial[4u * (i / K)]) {
+  if (i % wanted() >= partial[4u * (i / wanted())]) {
     return Item(0u, 0xffffffffu);
   }
   return Item(partial[4u * RUNS + 2u * i], partial[4u * RUNS + 2u * i + 1u]);
@@ -26,9 +29,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   sum = workgroup_sum(thread, sum);
 
-  let want = min(K, VOCAB);
-  let threshold = select_threshold(thread, RUNS * K, want);
-  for (var i = thread; i < RUNS * K; i += THREADS) {
+  let want = min(wanted(), VOCAB);
+  let threshold = select_threshold(thread, RUNS * wanted(), want);
+  for (var i = thread; i < RUNS * wanted(); i += THREADS) {
     let x = item(i);
     if (taken(x, threshold)) {
       let slot = atomicAdd(&found, 1u);
@@ -47,13 +50,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         rank += 1u;
       }
     }
-    candidates[4u + 2u * rank] = x.id;
-    candidates[5u + 2u * rank] = bitcast<u32>(key_logit(x.key));
+    ranked[rank] = x;
+    candidates[8u + 2u * rank] = x.id;
+    candidates[9u + 2u * rank] = bitcast<u32>(key_logit(x.key));
   }
+  workgroupBarrier();
+  let log_sum_exp = top + log(sum);
+  let draw = draws[step.position % DRAW_SLOTS];
+  let id = draw_token(thread, want, top, log_sum_exp, draw);
   if (thread == 0u) {
     candidates[0] = want;
     candidates[1] = bitcast<u32>(top);
-    candidates[2] = bitcast<u32>(top + log(sum));
-    candidates[3] = 0u;
+    candidates[2] = bitcast<u32>(log_sum_exp);
+    candidates[3] = id;
+    candidates[4] = bitcast<u32>(logit(min(id, VOCAB - 1u)));
+    tokens[0] = select(id, 0u, id == NO_TOKEN);
+    results[step.position % RESULT_SLOTS] = id;
+    step.position += 1u;
   }
 }

@@ -1,5 +1,6 @@
-// The K best logits of each run of SLICE logits, unsorted, with the run's maximum and sum of
-// exponentials. partial: [RUNS] of (count, max, sum of exp(l - max), 0), then [RUNS][K] of (key, id).
+// The best logits of each run of SLICE logits, unsorted, with the run's maximum and sums of
+// exponentials. partial: [RUNS] of (count, max, sum of exp(l - max), the same at the temperature),
+// then [RUNS][wanted()] of (key, id).
 var<workgroup> found: atomic<u32>;
 var<private> run_begin: u32;
 
@@ -20,19 +21,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   top = workgroup_max(thread, top);
   var sum = 0.0;
+  var weight = 0.0;
   for (var i = thread; i < count; i += THREADS) {
-    sum += exp(key_logit(item(i).key) - top);
+    let l = key_logit(item(i).key);
+    sum += exp(l - top);
+    weight += sample_weight(l, top);
   }
   sum = workgroup_sum(thread, sum);
+  weight = workgroup_sum(thread, weight);
 
-  let want = min(K, count);
+  let want = min(wanted(), count);
   let threshold = select_threshold(thread, count, want);
   for (var i = thread; i < count; i += THREADS) {
     let x = item(i);
     if (taken(x, threshold)) {
       let slot = atomicAdd(&found, 1u);
       if (slot < want) {
-        let at = 4u * RUNS + 2u * (group.x * K + slot);
+        let at = 4u * RUNS + 2u * (group.x * wanted() + slot);
         partial[at] = x.key;
         partial[at + 1u] = x.id;
       }
@@ -42,6 +47,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     partial[4u * group.x] = want;
     partial[4u * group.x + 1u] = bitcast<u32>(top);
     partial[4u * group.x + 2u] = bitcast<u32>(sum);
-    partial[4u * group.x + 3u] = 0u;
+    partial[4u * group.x + 3u] = bitcast<u32>(weight);
   }
 }

@@ -36,6 +36,8 @@ export interface LoadOptions extends FindOptions {
   contextLength?: number;
   /** How keys and values are kept. Default `f16`. */
   kvType?: 'f16' | 'f32';
+  /** Tokens of a prompt that run at once, 1 to 4096: more take more memory (about 300 KB each for E2B). Default 512. */
+  batchSize?: number;
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
   /** WebGPU itself, where `navigator.gpu` is not it. */
@@ -111,6 +113,7 @@ export class Model {
           JSON.stringify({
             contextLength: options.contextLength,
             kvType: options.kvType,
+            batchSize: options.batchSize,
             params: found.params,
             system: found.system,
             name: found.name,

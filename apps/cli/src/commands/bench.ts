@@ -26,6 +26,7 @@ export interface BenchFlags extends StoreFlags {
   variantDot?: 'f32' | 'int16' | 'int8';
   variantSubgroups?: 'on' | 'off';
   kvType?: 'f16' | 'f32';
+  batchSize?: number;
   knownAnswers?: string;
   synthesize?: string;
   seed?: number;
@@ -98,6 +99,7 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
           },
         }),
         ...(flags.kvType && { kvType: flags.kvType }),
+        ...(flags.batchSize !== undefined && { batchSize: flags.batchSize }),
         ...(flags.knownAnswers && { knownAnswers: [await readAnswers(flags.knownAnswers)] }),
         profile: flags.profile ?? false,
         signal,
