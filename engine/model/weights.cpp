@@ -374,8 +374,8 @@ Task<Status> Loader::load_matrices(const LoadProgress& progress,
   // buffers.
   for (size_t p = 0; p < pieces.size() && (status || p < started); ++p) {
     while (status && started < std::min(pieces.size(), p + kPiecesAtOnce)) start(started++);
-    const Staging& staging = stagings[p % kPiecesAtOnce];
-    Status arrived = co_await stagings[p % kPiecesAtOnce].upload;
+    Staging& staging = stagings[p % kPiecesAtOnce];
+    Status arrived = co_await staging.upload;
     if (status && !arrived) status = std::move(arrived);
     if (status && cancelled()) status = fail(ErrorCode::kCancelled, "loading was cancelled");
     if (!status) continue;

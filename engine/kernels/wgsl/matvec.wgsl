@@ -119,13 +119,14 @@ fn activations(unit: u32) -> Activations {
   return a;
 }
 
-// Vector j of `name`, zeros past the end.
+// Whether vector j is one of the input's.
 //#if WHOLE_HALVES
 fn inside(j: u32) -> bool { return true; }
 //#else
 fn inside(j: u32) -> bool { return j < VECTORS; }
 //#endif
 
+// source(j): vector j of the input, zeros past the end.
 //#if PLAIN
 fn source(j: u32) -> vec4<f32> {
   var v = vec4<f32>(0.0);
