@@ -6,6 +6,7 @@
 import { DEFAULTS, table, type BenchOptions, type BenchReport } from '@lapidary/bench';
 import { LapidaryError } from 'lapidary';
 import type { BenchRequest, FromBenchWorker } from './bench-protocol.js';
+import { element } from './element.js';
 
 declare global {
   interface Window {
@@ -13,11 +14,6 @@ declare global {
   }
 }
 
-function element<T extends HTMLElement>(id: string): T {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no element '${id}'`);
-  return found as T;
-}
 const form = element<HTMLFormElement>('load');
 const url = element<HTMLInputElement>('url');
 const file = element<HTMLInputElement>('file');

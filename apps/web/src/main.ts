@@ -1,13 +1,9 @@
 // The page: shows what the worker says, and tells it what the visitor wants.
 
 import type { LoadProgress, Message, ReplyEvent } from 'lapidary';
+import { element } from './element.js';
 import type { FromWorker, ToWorker } from './protocol.js';
 
-function element<T extends HTMLElement>(id: string): T {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no element '${id}'`);
-  return found as T;
-}
 const url = element<HTMLInputElement>('url');
 const file = element<HTMLInputElement>('file');
 const loadButton = element<HTMLButtonElement>('load-button');
