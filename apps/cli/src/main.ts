@@ -2,10 +2,8 @@
 // The command line: run, list, show, tokenize, serve, bench.
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { bench } from './commands/bench.js';
 import { list } from './commands/list.js';
 import { run } from './commands/run.js';
-import { serve } from './commands/serve.js';
 import { show } from './commands/show.js';
 import { tokenize } from './commands/tokenize.js';
 import { EXIT, EXIT_HELP, report } from './exit.js';
@@ -46,6 +44,12 @@ function guarded<Args extends unknown[]>(command: (...args: Args) => Promise<num
       exitCode = report(error, flags.json === true);
     }
   };
+}
+/** The same for a command whose code is loaded when it is asked for: it would cost the others time. */
+function guardedLater<Args extends unknown[]>(
+  load: () => Promise<(...args: Args) => Promise<number>>,
+) {
+  return guarded(async (...args: Args) => (await load())(...args));
 }
 
 const program = new Command('lapidary')
@@ -203,7 +207,7 @@ Examples:
   lapidary bench --synthesize e2b ./e2b.gguf && lapidary bench ./e2b.gguf --contexts 128,2048
 ${EXIT_HELP}`,
   )
-  .action(guarded(bench));
+  .action(guardedLater(async () => (await import('./commands/bench.js')).bench));
 
 program
   .command('serve')
@@ -219,7 +223,7 @@ Examples:
   lapidary serve
   lapidary serve --port 8080`,
   )
-  .action(guarded(serve));
+  .action(guardedLater(async () => (await import('./commands/serve.js')).serve));
 
 for (const command of program.commands)
   command.exitOverride().showHelpAfterError('(--help says more)');
