@@ -1,4 +1,5 @@
 // The peer: wllama (llama.cpp compiled to WebAssembly, with its WebGPU backend) in the same browser, on the same file.
+import { measured } from './dist/src/stats.js';
 
 /** What it runs in. */
 export const PEER_HTML = `<!doctype html><title>peer</title><input type="file" id="file">
@@ -16,7 +17,11 @@ export async function measurePeer(browser, url, path, options) {
     await page.waitForFunction(() => 'Wllama' in globalThis, null, { timeout: 30_000 });
     process.stderr.write('peer: wllama …\n');
     await page.setInputFiles('#file', path);
-    return await page.evaluate(inPage, options);
+    const result = await page.evaluate(inPage, options);
+    for (const entry of [...result.prefill, ...result.decode]) {
+      if (!entry.skipped) entry.tokensPerSecond = measured(entry.tokensPerSecond);
+    }
+    return result;
   } catch (error) {
     return { name: 'wllama', skipped: String(error?.message ?? error).split('\n')[0] };
   } finally {
@@ -24,7 +29,7 @@ export async function measurePeer(browser, url, path, options) {
   }
 }
 
-/** Runs in the page. */
+/** Runs in the page; `tokensPerSecond` holds each repetition's. */
 async function inPage({ contexts, prefills, repeats, decodeTokens, seconds }) {
   const log = [];
   const keep = (...words) => log.push(words.join(' '));
@@ -100,12 +105,7 @@ async function inPage({ contexts, prefills, repeats, decodeTokens, seconds }) {
       if (tokens > 1) decodeMs = timings.predicted_per_token_ms;
       if (i >= 0) speeds.push(speedOf(timings));
     }
-    return { promptTokens, tokensPerSecond: measured(speeds) };
-  };
-  const measured = (values) => {
-    const sorted = [...values].sort((a, b) => a - b);
-    const middle = (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
-    return { median: middle, min: sorted[0], max: sorted.at(-1), values };
+    return { promptTokens, tokensPerSecond: speeds };
   };
   const result = { name: 'wllama', version: '', loadMs, prefill: [], decode: [] };
   result.version = Wllama.getLibllamaVersion?.() ?? 'unknown';
