@@ -22,16 +22,21 @@ export interface PlacedTensor extends Tensor {
   bytes: number;
 }
 
+/** A metadata value; a raw one is its type's number and its bytes as they stand in a file. */
 export type Value =
+  | { type: 'raw'; value: Uint8Array }
   | { type: 'u32' | 'f32'; value: number }
   | { type: 'bool'; value: boolean }
   | { type: 'string'; value: string }
   | { type: 'strings'; value: string[] }
-  | { type: 'i32s' | 'f32s'; value: number[] }
+  | { type: 'u32s' | 'i32s' | 'f32s'; value: ArrayLike<number> }
   | { type: 'bools'; value: boolean[] };
 
 const ALIGNMENT = 32;
 const TYPE_ID = { u32: 4, i32: 5, f32: 6, bool: 7, string: 8, array: 9 } as const;
+
+/** `size`, rounded up to the alignment of tensors. */
+export const aligned = (size: number): number => Math.ceil(size / ALIGNMENT) * ALIGNMENT;
 
 export const elements = ({ shape }: Tensor): number => shape.reduce((a, b) => a * b, 1);
 
@@ -42,7 +47,7 @@ export function layout(tensors: Tensor[]): PlacedTensor[] {
     const block = BLOCK[tensor.type];
     const bytes = (elements(tensor) / block.elements) * block.bytes;
     const placed = { ...tensor, offset, bytes };
-    offset += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+    offset += aligned(bytes);
     return placed;
   });
 }
@@ -84,15 +89,18 @@ class Out {
     const at = this.room(8);
     this.view.setBigUint64(at, BigInt(value), true);
   }
-  string(text: string): void {
-    const bytes = this.encoder.encode(text);
-    this.u64(bytes.length);
+  raw(bytes: Uint8Array): void {
     const at = this.room(bytes.length);
     this.bytes.set(bytes, at);
   }
+  string(text: string): void {
+    const bytes = this.encoder.encode(text);
+    this.u64(bytes.length);
+    this.raw(bytes);
+  }
   /** What was written, with zeros up to the alignment. */
   finish(): Uint8Array {
-    this.room((ALIGNMENT - (this.length % ALIGNMENT)) % ALIGNMENT);
+    this.room(aligned(this.length) - this.length);
     return this.bytes.subarray(0, this.length);
   }
 }
@@ -104,6 +112,9 @@ function writeValue(out: Out, { type, value }: Value): void {
     out.u64(count);
   };
   switch (type) {
+    case 'raw':
+      out.raw(value);
+      break;
     case 'u32':
     case 'f32':
       out.u32(TYPE_ID[type]);
@@ -121,13 +132,17 @@ function writeValue(out: Out, { type, value }: Value): void {
       array(TYPE_ID.string, value.length);
       for (const text of value) out.string(text);
       break;
+    case 'u32s':
+      array(TYPE_ID.u32, value.length);
+      for (const number of Array.from(value)) out.u32(number);
+      break;
     case 'i32s':
       array(TYPE_ID.i32, value.length);
-      for (const number of value) out.i32(number);
+      for (const number of Array.from(value)) out.i32(number);
       break;
     case 'f32s':
       array(TYPE_ID.f32, value.length);
-      for (const number of value) out.f32(number);
+      for (const number of Array.from(value)) out.f32(number);
       break;
     case 'bools':
       array(TYPE_ID.bool, value.length);
@@ -136,11 +151,25 @@ function writeValue(out: Out, { type, value }: Value): void {
   }
 }
 
+/** What the header says of a tensor; a type that is not in BLOCK goes by its number. */
+export interface TensorInfo {
+  name: string;
+  /** The row's length first. */
+  shape: number[];
+  type: BlockType | number;
+  /** From the start of the data. */
+  offset: number;
+}
+
 /** All of the file before its tensors' data. */
-export function headerBytes(metadata: Map<string, Value>, tensors: PlacedTensor[]): Uint8Array {
+export function headerBytes(
+  metadata: Map<string, Value>,
+  tensors: TensorInfo[],
+  version = 3,
+): Uint8Array {
   const out = new Out();
   for (const letter of 'GGUF') out.u8(letter.charCodeAt(0));
-  out.u32(3);
+  out.u32(version);
   out.u64(tensors.length);
   out.u64(metadata.size);
   for (const [key, value] of metadata) {
@@ -151,7 +180,7 @@ export function headerBytes(metadata: Map<string, Value>, tensors: PlacedTensor[
     out.string(name);
     out.u32(shape.length);
     for (const size of shape) out.u64(size);
-    out.u32(BLOCK[type].id);
+    out.u32(typeof type === 'number' ? type : BLOCK[type].id);
     out.u64(offset);
   }
   return out.finish();
