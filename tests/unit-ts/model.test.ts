@@ -188,6 +188,25 @@ test('tokenize, detokenize and render agree', () => {
   );
 });
 
+test('a profile holds what its own work did, also after one whose work failed', async () => {
+  const ids = model.tokenize('The capital');
+  const work = async () => {
+    await model.truncate(0);
+    await model.logits(ids);
+  };
+  const dispatches = async () =>
+    (await model.profile(work)).reduce((sum, kernel) => sum + kernel.dispatches, 0);
+  const first = await dispatches();
+  expect(first).toBeGreaterThan(0);
+  const failing = model.profile(async () => {
+    await work();
+    throw new Error('no more work');
+  });
+  await expect(failing).rejects.toThrow('no more work');
+  await work();
+  expect(await dispatches()).toBe(first);
+});
+
 test('the wasm heap stays small', () => expect(model.counters.heapBytes).toBeLessThan(64 << 20));
 
 test('other ways to name a model: a file URL, any byte source; closing closes the source', async () => {

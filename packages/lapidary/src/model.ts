@@ -215,12 +215,18 @@ export class Model {
     const { gpu } = this.engine;
     if (!gpu) throw new LapidaryError('internal_error', 'a model without a GPU');
     gpu.startProfile();
+    const taken = async () => {
+      await this.queue;
+      return gpu.takeProfile();
+    };
     try {
       await work();
-    } finally {
-      await this.queue;
+    } catch (error) {
+      // What runs later is not to be timed. If taking fails as well, that follows from what the work failed of.
+      await taken().catch(() => []);
+      throw error;
     }
-    return gpu.takeProfile();
+    return taken();
   }
 
   /** Stops what runs, frees the GPU memory and closes the source. Requests made later fail with `invalid_argument`. */
