@@ -23,10 +23,7 @@ export async function nanoPath(): Promise<string> {
     stores: [`${root}models`],
     env: { HOME: '/nonexistent' },
   });
-  const { layers } = await store.resolve('nano');
-  const weights = layers.find(({ kind }) => kind === 'model');
-  if (!weights) throw new Error('models/ has no nano');
-  return weights.path;
+  return store.weights('nano');
 }
 
 /** Serves apps/web/dist, with nano's weights as /models/nano and the package as /lapidary/. */

@@ -211,8 +211,7 @@ test('the wasm heap stays small', () => expect(model.counters.heapBytes).toBeLes
 
 test('other ways to name a model: a file URL, any byte source; closing closes the source', async () => {
   const store = await OllamaStore.open({ stores: [models] });
-  const path =
-    (await store.resolve('nano')).layers.find(({ kind }) => kind === 'model')?.path ?? '';
+  const path = await store.weights('nano');
   const byUrl = await Model.load(pathToFileURL(path), { contextLength: 64 });
   expect(byUrl.info.contextLength).toBe(64);
   await byUrl.close();

@@ -43,10 +43,7 @@ const failure = (name: string) =>
       (error: unknown) => error as Error,
     );
 
-async function weights(): Promise<string> {
-  const { layers } = await (await open()).resolve('nano');
-  return layers.find(({ kind }) => kind === 'model')?.path ?? '';
-}
+const weights = async (): Promise<string> => (await open()).weights('nano');
 async function addManifest(
   path: string,
   edit: (text: string) => string = (text) => text,
@@ -271,7 +268,24 @@ test('adapters are refused rather than left out', async () => {
   await addManifest('registry.ollama.ai/library/tuned/latest', (text) =>
     text.replace('image.license', 'image.adapter'),
   );
-  await expect((await open()).find('tuned')).rejects.toEqual(code('unsupported'));
+  const opened = await open();
+  await expect(opened.find('tuned')).rejects.toEqual(code('unsupported'));
+  await expect(opened.weights('tuned')).rejects.toEqual(code('unsupported'));
+});
+
+test('the weights are the one model file; with two of them, none is', async () => {
+  const path = await weights();
+  expect(path.startsWith(join(store, 'blobs'))).toBe(true);
+  expect((await readFile(path)).subarray(0, 4).toString()).toBe('GGUF');
+  await addManifest('registry.ollama.ai/library/split/latest', (text) => {
+    const manifest = JSON.parse(text) as { layers: { mediaType: string }[] };
+    const [model] = manifest.layers.filter(({ mediaType }) => mediaType.endsWith('.model'));
+    return JSON.stringify({ ...manifest, layers: [model, model] });
+  });
+  const opened = await open();
+  for (const asked of [opened.weights('split'), opened.find('split')]) {
+    await expect(asked).rejects.toThrow('split:latest has 2 model files; one is expected');
+  }
 });
 
 test('a folder that cannot be read is reported', async () => {

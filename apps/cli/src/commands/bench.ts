@@ -36,13 +36,9 @@ export interface BenchFlags extends StoreFlags {
 
 async function subject(name: string, flags: StoreFlags): Promise<Subject> {
   if (/^https?:/i.test(name)) return { name, open: () => HttpRangeSource.open(name) };
-  let path = name;
-  if (!isPath(name)) {
-    const { layers } = await (await OllamaStore.open(storeOptions(flags))).resolve(name);
-    const weights = layers.find(({ kind }) => kind === 'model');
-    if (!weights) throw new LapidaryError('not_found', `'${name}' has no weights`);
-    path = weights.path;
-  }
+  const path = isPath(name)
+    ? name
+    : await (await OllamaStore.open(storeOptions(flags))).weights(name);
   return { name, open: () => FileSource.open(path) };
 }
 

@@ -129,25 +129,20 @@ export class OllamaStore {
     throw await this.missing(name);
   }
 
-  /** Opens a model's weights and reads the small layers beside them. */
+  /** The path of a model's weights; rejects as {@link resolve} does, and with `unsupported` for what {@link find} refuses. */
+  async weights(text: string): Promise<string> {
+    return weightsOf(await this.resolve(text));
+  }
+
+  /**
+   * Opens a model's weights and reads the small layers beside them; rejects as {@link resolve} does, with `unsupported`
+   * when there is an adapter, or not one file of weights, and with `invalid_format` for a broken layer.
+   */
   async find(text: string): Promise<FoundModel> {
     const files = await this.resolve(text);
-    const of = (kind: string) => files.layers.filter((layer) => layer.kind === kind);
-    if (of('adapter').length > 0) {
-      throw new LapidaryError(
-        'unsupported',
-        `${files.name} has a LoRA adapter layer, which cannot be applied yet`,
-      );
-    }
-    const [weights, ...more] = of('model');
-    if (!weights || more.length > 0) {
-      throw new LapidaryError(
-        'unsupported',
-        `${files.name} has ${more.length + 1} model files; one is expected`,
-      );
-    }
+    const weights = weightsOf(files);
     const readLayer = async (kind: string) => {
-      const [layer] = of(kind);
+      const layer = files.layers.find((each) => each.kind === kind);
       return layer && readText(layer.path);
     };
     const [params, system, messages] = await Promise.all([
@@ -166,7 +161,7 @@ export class OllamaStore {
           ? undefined
           : parseArray(messages, `${files.name}: the messages layer`),
     };
-    return { source: await FileSource.open(weights.path), ...found };
+    return { source: await FileSource.open(weights), ...found };
   }
 
   /** Names in a store whose parts are all valid; anything else under manifests/ is none of Ollama's. */
@@ -348,6 +343,26 @@ async function within(folder: string, path: string): Promise<string> {
 }
 
 /** The file of a layer, in its full size. */
+/** The path of the one file of weights; refuses a model that is more than that. */
+function weightsOf({ name, layers }: ModelFiles): string {
+  const of = (kind: string) => layers.filter((layer) => layer.kind === kind);
+  if (of('adapter').length > 0) {
+    throw new LapidaryError(
+      'unsupported',
+      `${name} has a LoRA adapter layer, which cannot be applied yet`,
+    );
+  }
+  const models = of('model');
+  const [weights] = models;
+  if (!weights || models.length > 1) {
+    throw new LapidaryError(
+      'unsupported',
+      `${name} has ${models.length} model files; one is expected`,
+    );
+  }
+  return weights.path;
+}
+
 async function blobPath(
   store: string,
   layer: { kind: string; blob: string; size: number },
