@@ -1,8 +1,9 @@
 // A static server of a folder and some files elsewhere, with range requests; pages under /peer/ are cross-origin
 // isolated, so that they may have threads.
-import { createReadStream, existsSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { extname, join, normalize } from 'node:path';
+import { sendFile } from '../apps/cli/dist/send-file.js';
 import { PEER_HTML } from './peer.mjs';
 
 const TYPES = {
@@ -32,32 +33,14 @@ export async function serve({ folder, files }) {
       response.end();
       return;
     }
-    const { size } = statSync(file);
-    const headers = {
-      'content-type': TYPES[extname(file)] ?? 'application/octet-stream',
-      'accept-ranges': 'bytes',
-      ...isolated,
-    };
-    const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
-    const start = first === undefined ? 0 : Number(first);
-    const end = last ? Math.min(Number(last), size - 1) : size - 1;
-    if (start > end) {
-      response.writeHead(416, { 'content-range': `bytes */${size}` });
-      response.end();
-      return;
-    }
-    const part = first === undefined ? {} : { 'content-range': `bytes ${start}-${end}/${size}` };
-    response.writeHead(first === undefined ? 200 : 206, {
-      ...headers,
-      ...part,
-      'content-length': end - start + 1,
+    const type = TYPES[extname(file)] ?? 'application/octet-stream';
+    sendFile(file, request, response, { 'content-type': type, ...isolated }).catch((error) => {
+      // Browsers leave what they have seen enough of.
+      if (error.code !== 'ERR_STREAM_PREMATURE_CLOSE') {
+        process.stderr.write(`${file}: ${error.message}\n`);
+      }
+      response.destroy();
     });
-    if (request.method === 'HEAD') response.end();
-    else {
-      const stream = createReadStream(file, { start, end, highWaterMark: 1 << 20 });
-      response.on('close', () => stream.destroy());
-      stream.on('error', () => response.destroy()).pipe(response);
-    }
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   return {

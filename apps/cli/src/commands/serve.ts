@@ -2,13 +2,12 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { existsSync } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { LapidaryError, OllamaStore } from 'lapidary/node';
 import sirv from 'sirv';
 import { EXIT } from '../exit.js';
+import { refuse, sendFile } from '../send-file.js';
 import { storeOptions, type StoreFlags } from '../stores.js';
 
 export interface ServeFlags extends StoreFlags {
@@ -22,72 +21,14 @@ const BLOB = /^sha256-[0-9a-f]{64}$/;
 
 type Handler = (request: IncomingMessage, response: ServerResponse, next: () => void) => void;
 
-function refuse(response: ServerResponse, status: number, text: string): void {
-  response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8' });
-  response.end(`${text}\n`);
-}
-
 /** The file of the weights of a model's name. Names and digests are checked by the store; no path comes from a request. */
 async function weightsOf(store: OllamaStore, name: string): Promise<string | undefined> {
   try {
-    const { layers } = await store.resolve(name);
-    const path = layers.find(({ kind }) => kind === 'model')?.path;
-    return path && BLOB.test(basename(path)) ? path : undefined;
+    const path = await store.weights(name);
+    return BLOB.test(basename(path)) ? path : undefined;
   } catch (error) {
     if (error instanceof LapidaryError) return undefined;
     throw error;
-  }
-}
-
-/** First and last byte of the one range that a Range header names; nothing if there is no such range in the file. */
-function rangeOf(header: string, size: number): [first: number, last: number] | undefined {
-  const [, from = '', to = ''] = /^bytes=(\d*)-(\d*)$/i.exec(header) ?? [];
-  if (from === '' && to === '') return undefined;
-  const first = from === '' ? Math.max(size - Number(to), 0) : Number(from);
-  const last = from === '' || to === '' ? size - 1 : Math.min(Number(to), size - 1);
-  return first <= last ? [first, last] : undefined;
-}
-
-/**
- * A blob, or the range of it that was asked for. Not by sirv: it reads `bytes=0-0` as the whole file and `bytes=-5` as
- * the first six bytes, and a range that ends before it begins, or a file that cannot be read, ends the process.
- */
-async function sendBlob(
-  path: string,
-  request: IncomingMessage,
-  response: ServerResponse,
-): Promise<void> {
-  const file = await open(path);
-  try {
-    const { size } = await file.stat();
-    const tag = `"${basename(path)}"`;
-    response.setHeader('accept-ranges', 'bytes');
-    response.setHeader('etag', tag);
-    // Gigabytes that lie on this disk already.
-    response.setHeader('cache-control', 'no-store');
-
-    const { range: header, 'if-range': condition } = request.headers;
-    // Units other than bytes are to be ignored, as is a range of a file that has changed.
-    const asked = /^bytes=/i.test(header ?? '') && (condition ?? tag) === tag ? header : undefined;
-    const range = asked === undefined ? undefined : rangeOf(asked, size);
-    if (asked !== undefined && !range) {
-      response.setHeader('content-range', `bytes */${size}`);
-      return refuse(response, 416, `there is no such range: the file has ${size} bytes`);
-    }
-    const [first, last] = range ?? [0, size - 1];
-    if (range) response.setHeader('content-range', `bytes ${first}-${last}/${size}`);
-    response.writeHead(range ? 206 : 200, {
-      'content-type': 'application/octet-stream',
-      'content-length': last - first + 1,
-    });
-    if (request.method === 'HEAD' || last < first) response.end();
-    else
-      await pipeline(
-        file.createReadStream({ start: first, end: last, autoClose: false }),
-        response,
-      );
-  } finally {
-    await file.close();
   }
 }
 
@@ -103,8 +44,13 @@ function answer(store: OllamaStore): Handler {
       return refuse(response, 400, 'this address is malformed');
     }
     const path = await weightsOf(store, name);
-    if (path) await sendBlob(path, request, response);
-    else next();
+    if (!path) return next();
+    await sendFile(path, request, response, {
+      'content-type': 'application/octet-stream',
+      etag: `"${basename(path)}"`,
+      // Gigabytes that lie on this disk already.
+      'cache-control': 'no-store',
+    });
   };
   return (request, response, next) => {
     if (!request.url?.startsWith('/models/')) {
