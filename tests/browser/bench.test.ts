@@ -1,20 +1,11 @@
 // The benchmark's page in Chromium, on nano, with counts as small as can be.
 
 import type { BenchReport } from '@lapidary/bench';
-import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { launch, nanoPath, serve, type Site } from './harness.js';
+import type { Page } from 'playwright-core';
+import { expect, test } from 'vitest';
+import { nanoPath, siteAndBrowser } from './harness.js';
 
-let site: Site;
-let browser: Browser;
-beforeAll(async () => {
-  site = await serve();
-  browser = await launch();
-});
-afterAll(async () => {
-  await browser?.close();
-  await site?.close();
-});
+const shared = siteAndBrowser();
 
 type Result = { report: BenchReport } | { error: { code: string; message: string } };
 async function result(page: Page): Promise<Result> {
@@ -23,9 +14,9 @@ async function result(page: Page): Promise<Result> {
 }
 
 test('measures a file that was chosen, behind the gate', async () => {
-  const page = await browser.newPage();
+  const page = await shared.browser.newPage();
   const query = 'contexts=8&prefills=8&repeats=1&decodeTokens=2&firstToken=8';
-  await page.goto(`${site.url}bench.html?${query}`);
+  await page.goto(`${shared.site.url}bench.html?${query}`);
   await page.getByLabel('or a file on this machine').setInputFiles(await nanoPath());
   const done = await result(page);
   if ('error' in done) throw new Error(done.error.message);
@@ -42,8 +33,8 @@ test('measures a file that was chosen, behind the gate', async () => {
 });
 
 test('says what is wrong with its address', async () => {
-  const page = await browser.newPage();
-  await page.goto(`${site.url}bench.html?model=./models/nano&contexts=none`);
+  const page = await shared.browser.newPage();
+  await page.goto(`${shared.site.url}bench.html?model=./models/nano&contexts=none`);
   expect(await result(page)).toMatchObject({ error: { code: 'invalid_argument' } });
   expect(await page.locator('#status[data-error]').textContent()).toMatch(/'none'/);
   await page.close();

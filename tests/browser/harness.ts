@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { OllamaStore } from 'lapidary/node';
 import { chromium, type Browser } from 'playwright-core';
 import sirv from 'sirv';
+import { afterAll, beforeAll } from 'vitest';
 
 export const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -27,7 +28,7 @@ export async function nanoPath(): Promise<string> {
 }
 
 /** Serves apps/web/dist, with nano's weights as /models/nano and the package as /lapidary/. */
-export async function serve(): Promise<Site> {
+async function serve(): Promise<Site> {
   const blob = (await nanoPath()).split('/').at(-1);
   const page = sirv(`${root}apps/web/dist`);
   const models = sirv(`${root}models`);
@@ -61,10 +62,24 @@ export async function serve(): Promise<Site> {
   };
 }
 
-export function launch(): Promise<Browser> {
+function launch(): Promise<Browser> {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     headless: true,
     args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
   });
+}
+
+/** A site and a browser for all tests of the file that calls it; there once the first of them runs. */
+export function siteAndBrowser(): { site: Site; browser: Browser } {
+  const both = {} as { site: Site; browser: Browser };
+  beforeAll(async () => {
+    both.site = await serve();
+    both.browser = await launch();
+  });
+  afterAll(async () => {
+    await both.browser?.close();
+    await both.site?.close();
+  });
+  return both;
 }

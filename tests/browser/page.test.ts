@@ -1,20 +1,11 @@
 // The page in Chromium, with real WebGPU on a software GPU: load, answer, stop, answer again; and what it says when
 // something is missing.
 
-import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { launch, nanoPath, serve, type Site } from './harness.js';
+import type { Page } from 'playwright-core';
+import { expect, test } from 'vitest';
+import { nanoPath, siteAndBrowser } from './harness.js';
 
-let site: Site;
-let browser: Browser;
-beforeAll(async () => {
-  site = await serve();
-  browser = await launch();
-});
-afterAll(async () => {
-  await browser?.close();
-  await site?.close();
-});
+const shared = siteAndBrowser();
 
 const status = (page: Page) => page.getByRole('status');
 const answers = (page: Page) => page.locator('#log article:nth-of-type(even) .text');
@@ -33,15 +24,15 @@ async function inState(page: Page, state: string): Promise<void> {
 }
 
 test('loads over HTTP range, answers, stops when told, answers again', async () => {
-  const page = await browser.newPage();
+  const page = await shared.browser.newPage();
   const errors: string[] = [];
   page.on('pageerror', (error) => errors.push(error.message));
-  await page.goto(site.url);
+  await page.goto(shared.site.url);
   await page.getByRole('button', { name: 'Load' }).click();
   await inState(page, 'ready');
   expect(await status(page).textContent()).toMatch(/ready\.$/);
-  expect(site.ranges.length).toBeGreaterThan(2);
-  expect(site.ranges).not.toContain('whole');
+  expect(shared.site.ranges.length).toBeGreaterThan(2);
+  expect(shared.site.ranges).not.toContain('whole');
 
   await ask(page, 'What is the capital of France?');
   await inState(page, 'ready');
@@ -68,8 +59,8 @@ test('loads over HTTP range, answers, stops when told, answers again', async () 
 });
 
 test('loads a file that the visitor chose', async () => {
-  const page = await browser.newPage();
-  await page.goto(site.url);
+  const page = await shared.browser.newPage();
+  await page.goto(shared.site.url);
   await page.getByLabel('or a file on this machine').setInputFiles(await nanoPath());
   await inState(page, 'ready');
   await ask(page, 'What is the capital of France?');
@@ -79,8 +70,8 @@ test('loads a file that the visitor chose', async () => {
 });
 
 test('says what is wrong with an address, and can be told another', async () => {
-  const page = await browser.newPage();
-  await page.goto(site.url);
+  const page = await shared.browser.newPage();
+  await page.goto(shared.site.url);
   await page.getByLabel('Model address').fill('./models/none');
   await page.getByRole('button', { name: 'Load' }).click();
   await page.waitForSelector('#status[data-error]');
@@ -95,19 +86,19 @@ test('says what is wrong with an address, and can be told another', async () => 
 });
 
 test('says so when the browser has no WebGPU', async () => {
-  const page = await browser.newPage();
+  const page = await shared.browser.newPage();
   await page.addInitScript(() => {
     Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined });
   });
-  await page.goto(site.url);
+  await page.goto(shared.site.url);
   expect(await status(page).textContent()).toMatch(/no WebGPU.*Chrome/);
   expect(await page.getByRole('button', { name: 'Load' }).isDisabled()).toBe(true);
   await page.close();
 });
 
 test('works on the main thread, unbundled, from a Blob', async () => {
-  const page = await browser.newPage();
-  await page.goto(site.url);
+  const page = await shared.browser.newPage();
+  await page.goto(shared.site.url);
   // In a script of its own: vitest rewrites import() in this file's functions.
   await page.addScriptTag({
     type: 'module',
