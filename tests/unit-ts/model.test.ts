@@ -2,6 +2,7 @@
 
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import {
+  LapidaryError,
   Model,
   OllamaStore,
   type ByteSource,
@@ -270,5 +271,19 @@ test('aborted or failing loads reject, and close their source', async () => {
   await expect(Model.load('nano', { signal: AbortSignal.abort() })).rejects.toEqual(
     code('cancelled'),
   );
+  // What is being read when it is aborted ends then, not when it has come.
+  const slow = new AbortController();
+  const source: ByteSource = {
+    name: 'slow',
+    size: 1e6,
+    read: (_offset, _length, signal) =>
+      new Promise((_resolve, reject) => {
+        signal?.addEventListener('abort', () =>
+          reject(new LapidaryError('cancelled', 'given up by the source')),
+        );
+        slow.abort();
+      }),
+  };
+  await expect(Model.load(source, { signal: slow.signal })).rejects.toEqual(code('cancelled'));
   await expect(Model.load(7 as never)).rejects.toEqual(code('invalid_argument'));
 });

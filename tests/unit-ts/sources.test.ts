@@ -5,8 +5,16 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { BlobSource, FileSource, HttpRangeSource, type ByteSource } from 'lapidary/node';
-import { afterEach, expect, test } from 'vitest';
+import {
+  BlobSource,
+  FileSource,
+  HttpRangeSource,
+  findGpu,
+  openDevice,
+  type ByteSource,
+} from 'lapidary/node';
+import { afterEach, expect, test, vi } from 'vitest';
+import { Uploader } from '../../packages/lapidary/src/gpu/upload.ts';
 
 const DATA = Uint8Array.from({ length: 1000 }, (_, i) => (i * 7) & 255);
 const code = (name: string) => expect.objectContaining({ code: name }) as Error;
@@ -167,4 +175,120 @@ test('aborting ends a request and the wait before the next try', async () => {
   const opening = HttpRangeSource.open(url, { signal: controller.signal, backOff: 60_000 });
   setTimeout(() => controller.abort(), 50);
   await expect(opening).rejects.toEqual(code('cancelled'));
+});
+
+test('a body that is longer than was promised', async () => {
+  const url = await listen((request, response) => {
+    if (request.headers.range === 'bytes=0-15') return ranges(request, response);
+    response.writeHead(206, { 'Content-Range': `bytes 5-14/${DATA.length}` });
+    response.end(DATA.subarray(5, 20));
+  });
+  const source = await HttpRangeSource.open(url, { tries: 2, backOff: 1 });
+  const target = new Uint8Array(20);
+  await expect(source.readInto(5, target.subarray(0, 10))).rejects.toThrow(
+    /more than the 10 bytes/,
+  );
+  expect(target.subarray(10)).toEqual(new Uint8Array(10));
+});
+
+test('a browser whose bodies are no byte streams', async () => {
+  vi.stubGlobal('fetch', (_url: string, { headers }: { headers: { Range: string } }) => {
+    const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(headers.Range) ?? [];
+    const body = new ReadableStream<Uint8Array>({
+      start(controller) {
+        for (let i = Number(first); i <= Number(last); i += 10) {
+          controller.enqueue(DATA.slice(i, Math.min(i + 10, Number(last) + 1)));
+        }
+        controller.close();
+      },
+    });
+    const range = { 'Content-Range': `bytes ${first}-${last}/${DATA.length}` };
+    return Promise.resolve(new Response(body, { status: 206, headers: range }));
+  });
+  cleanups.push(() => vi.unstubAllGlobals());
+  const source = await HttpRangeSource.open('http://localhost/x.gguf');
+  expect(await source.read(3, 55)).toEqual(DATA.slice(3, 58));
+});
+
+// Uploading reads pieces of 8 MiB side by side; here three, the last one odd.
+const PIECE = 8 << 20;
+const LARGE = new Uint8Array(2 * PIECE + 5).map((_, i) => (i * 31) ^ (i >> 11));
+type Answer = () => void;
+
+/** A server of LARGE whose answers to pieces wait for `decide`, which is given them in the order of the file. */
+async function pieces(decide: (answers: Answer[], refusals: Answer[]) => void) {
+  const held: { first: number; answer: Answer; refuse: Answer }[] = [];
+  let left = 0;
+  const url = await listen((request, response) => {
+    const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
+    const [first, end] = [Number(from), Number(to) + 1];
+    response.on('close', () => (left += response.writableFinished ? 0 : 1));
+    const answer = () => {
+      response.writeHead(206, { 'Content-Range': `bytes ${first}-${end - 1}/${LARGE.length}` });
+      response.end(LARGE.subarray(first, end));
+    };
+    if (end <= 16) return answer();
+    held.push({ first, answer, refuse: () => response.writeHead(403).end() });
+    if (held.length < 3) return;
+    const sorted = held.splice(0).sort((a, b) => a.first - b.first);
+    decide(
+      sorted.map((each) => each.answer),
+      sorted.map((each) => each.refuse),
+    );
+  });
+  return { source: await HttpRangeSource.open(url), left: () => left };
+}
+
+async function uploading() {
+  const { device } = await openDevice(await findGpu());
+  cleanups.push(() => device.destroy());
+  const uploader = new Uploader(device);
+  const size = LARGE.length + 3;
+  const target = device.createBuffer({
+    size,
+    usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC,
+  });
+  const upload = (source: ByteSource, signal?: AbortSignal) =>
+    uploader.upload(source, 0, LARGE.length, target, 0, signal);
+  const uploaded = async () => {
+    const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+    const staging = device.createBuffer({ size, usage });
+    const encoder = device.createCommandEncoder();
+    encoder.copyBufferToBuffer(target, 0, staging, 0, size);
+    device.queue.submit([encoder.finish()]);
+    await staging.mapAsync(GPUMapMode.READ);
+    return Buffer.from(staging.getMappedRange().slice(0, LARGE.length));
+  };
+  return { upload, uploaded };
+}
+
+test('pieces are asked for at once, and land where they belong in whatever order they come', async () => {
+  const { source } = await pieces((answers) =>
+    answers.reverse().forEach((answer, i) => setTimeout(answer, 50 * i)),
+  );
+  const { upload, uploaded } = await uploading();
+  await upload(source);
+  expect((await uploaded()).equals(LARGE)).toBe(true);
+});
+
+test('a piece that fails ends the others, and the next upload goes well', async () => {
+  let fails = true;
+  const { source, left } = await pieces((answers, refusals) => {
+    if (!fails) return answers.forEach((answer) => answer());
+    fails = false;
+    refusals[1]?.();
+  });
+  const { upload, uploaded } = await uploading();
+  await expect(upload(source)).rejects.toThrow(/403/);
+  await vi.waitFor(() => expect(left()).toBe(2));
+  await upload(source);
+  expect((await uploaded()).equals(LARGE)).toBe(true);
+});
+
+test('aborting ends all pieces', async () => {
+  const controller = new AbortController();
+  const { source, left } = await pieces(() => controller.abort());
+  const { upload } = await uploading();
+  await expect(upload(source, controller.signal)).rejects.toEqual(code('cancelled'));
+  await vi.waitFor(() => expect(left()).toBe(3));
 });

@@ -25,6 +25,11 @@ interface PendingCall {
   onEvent: ((event: unknown) => void) | undefined;
 }
 
+interface OpenSource {
+  source: ByteSource;
+  signal: AbortSignal | undefined;
+}
+
 export interface CallOptions {
   onEvent?: ((event: unknown) => void) | undefined;
   signal?: AbortSignal | undefined;
@@ -33,7 +38,7 @@ export interface CallOptions {
 export class Engine {
   readonly gpu: GpuHost | undefined;
   private exports!: EngineExports & Record<string, (...args: number[]) => number>;
-  private readonly sources: (ByteSource | undefined)[] = [undefined];
+  private readonly sources: (OpenSource | undefined)[] = [undefined];
   private readonly calls = new Map<number, PendingCall>();
   private nextCall = 1;
   private broken: LapidaryError | undefined;
@@ -68,8 +73,9 @@ export class Engine {
     return this.exports.memory.buffer.byteLength;
   }
 
-  addSource(source: ByteSource): number {
-    return this.sources.push(source) - 1;
+  /** A handle to `source`; aborting `signal` ends its reads. */
+  addSource(source: ByteSource, signal?: AbortSignal): number {
+    return this.sources.push({ source, signal }) - 1;
   }
 
   removeSource(handle: number): void {
@@ -218,7 +224,7 @@ export class Engine {
     return new TextDecoder().decode(new Uint8Array(this.exports.memory.buffer, pointer, length));
   }
 
-  private source(handle: number): ByteSource {
+  private source(handle: number): OpenSource {
     const source = this.sources[handle];
     if (!source) throw new LapidaryError('internal_error', `byte source ${handle} is not open`);
     return source;
@@ -230,7 +236,8 @@ export class Engine {
     address: number,
     size: number,
   ): Promise<void> {
-    const bytes = await this.source(handle).read(offset, size);
+    const { source, signal } = this.source(handle);
+    const bytes = await source.read(offset, size, signal);
     new Uint8Array(this.exports.memory.buffer, address, size).set(bytes);
   }
 
@@ -241,10 +248,10 @@ export class Engine {
     buffer: number,
     bufferOffset: number,
   ): Promise<void> {
-    const source = this.source(handle);
+    const { source, signal } = this.source(handle);
     if (!this.gpu) throw new LapidaryError('no_adapter', 'this engine was made without a GPU');
     const target = this.gpu.buffer(buffer);
-    await this.gpu.uploader.upload(source, offset, size, target, bufferOffset);
+    await this.gpu.uploader.upload(source, offset, size, target, bufferOffset, signal);
   }
 
   private finish(ticket: number, work: Promise<void>): void {
@@ -273,7 +280,7 @@ export class Engine {
         if (code === 0) pending?.resolve(result);
         else pending?.reject(LapidaryError.fromNumber(code, new TextDecoder().decode(result)));
       },
-      source_size: (handle: number) => this.source(handle).size,
+      source_size: (handle: number) => this.source(handle).source.size,
       source_read: (
         handle: number,
         offset: number,

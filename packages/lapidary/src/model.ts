@@ -97,6 +97,10 @@ export class Model {
     throwIfAborted(signal);
     const found = await findModel(where, options);
     let engine: Engine | undefined;
+    // Aborting ends what is being read, too. The signal is that of the load only: later reads are not its.
+    const reading = new AbortController();
+    const onAbort = () => reading.abort(signal?.reason);
+    signal?.addEventListener('abort', onAbort);
     try {
       const opened = await openDevice(options.gpu ?? (await currentPlatform().gpu()));
       try {
@@ -109,7 +113,7 @@ export class Model {
       const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
         'lap_model_load',
         [
-          engine.addSource(found.source),
+          engine.addSource(found.source, reading.signal),
           JSON.stringify({
             contextLength: options.contextLength,
             kvType: options.kvType,
@@ -129,6 +133,8 @@ export class Model {
       engine?.destroy();
       await found.source.close?.().catch(() => {});
       throw error;
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
     }
   }
 

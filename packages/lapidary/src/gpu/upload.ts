@@ -16,22 +16,35 @@ export class Uploader {
 
   constructor(private readonly device: GPUDevice) {}
 
-  /** Copies `size` bytes of `source` into `target`; done when every copy is submitted. */
+  /**
+   * Copies `size` bytes of `source` into `target`; done when every copy is submitted. The first piece that fails ends
+   * the reads of the others, as `signal` does; its error is the upload's.
+   */
   async upload(
     source: ByteSource,
     offset: number,
     size: number,
     target: GPUBuffer,
     targetOffset: number,
+    signal?: AbortSignal,
   ): Promise<void> {
+    const failed = new AbortController();
+    const stop = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal;
+    const failures: unknown[] = [];
     const pieces: Promise<void>[] = [];
     for (let done = 0; done < size; done += PIECE) {
       const length = Math.min(PIECE, size - done);
-      pieces.push(this.piece(source, offset + done, length, target, targetOffset + done));
+      const piece = this.piece(source, offset + done, length, target, targetOffset + done, stop);
+      pieces.push(
+        piece.catch((error: unknown) => {
+          failures.push(error);
+          failed.abort();
+        }),
+      );
     }
     // All are awaited, also after a failure: those still under way write into staging memory.
-    const results = await Promise.allSettled(pieces);
-    for (const result of results) if (result.status === 'rejected') throw result.reason;
+    await Promise.all(pieces);
+    if (failures.length > 0) throw failures[0];
   }
 
   private async piece(
@@ -40,12 +53,13 @@ export class Uploader {
     length: number,
     target: GPUBuffer,
     targetOffset: number,
+    signal: AbortSignal,
   ): Promise<void> {
     const staging = await this.take();
     try {
       const bytes = new Uint8Array(staging.getMappedRange(0, PIECE));
-      if (source.readInto) await source.readInto(offset, bytes.subarray(0, length));
-      else bytes.set(await source.read(offset, length));
+      if (source.readInto) await source.readInto(offset, bytes.subarray(0, length), signal);
+      else bytes.set(await source.read(offset, length, signal));
       // Copies move whole words: what lies in the last one after the bytes is zero.
       const words = (length + 3) & ~3;
       bytes.fill(0, length, words);

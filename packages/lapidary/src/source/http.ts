@@ -16,8 +16,19 @@ export interface HttpSourceOptions {
 /** Bytes asked for to learn a file's size. Not one: there are servers that read `bytes=0-0` as the whole file. */
 const PROBE = 16;
 
+/** No browser keeps larger files in its cache: writing them there only costs time and throws others out. Bytes. */
+const CACHEABLE = 256 << 20;
+/** Bytes of a body that are read at a time. */
+const CHUNK = 256 << 10;
+
 /** Worth another try: the connection broke, or the server said "later". */
 class Transient extends Error {}
+
+interface Answer {
+  /** Bytes of the whole file. */
+  total: number;
+  tag: string | null;
+}
 
 export class HttpRangeSource implements ByteSource {
   private tag: string | null = null;
@@ -34,7 +45,7 @@ export class HttpRangeSource implements ByteSource {
    */
   static async open(url: string | URL, options: HttpSourceOptions = {}): Promise<HttpRangeSource> {
     const probe = new HttpRangeSource(String(url), 0, { ...options });
-    const { total, tag } = await probe.request(0, PROBE, options.signal, undefined);
+    const { total, tag } = await probe.request(0, new Uint8Array(PROBE), options.signal, undefined);
     // The signal was for opening; every read has its own.
     const source = new HttpRangeSource(String(url), total, { ...options, signal: undefined });
     source.tag = tag;
@@ -43,21 +54,27 @@ export class HttpRangeSource implements ByteSource {
 
   async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
     checkRange(this, offset, length);
-    if (length === 0) return new Uint8Array(0);
-    return (await this.request(offset, length, signal, this.size)).bytes;
+    const bytes = new Uint8Array(length);
+    await this.readInto(offset, bytes, signal);
+    return bytes;
+  }
+
+  async readInto(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    checkRange(this, offset, target.length);
+    if (target.length > 0) await this.request(offset, target, signal, this.size);
   }
 
   private async request(
     offset: number,
-    length: number,
+    target: Uint8Array,
     signal: AbortSignal | undefined,
     expectedTotal: number | undefined,
-  ): Promise<{ bytes: Uint8Array; total: number; tag: string | null }> {
+  ): Promise<Answer> {
     const { tries = 4, backOff = 300 } = this.options;
     for (let attempt = 1; ; attempt++) {
       throwIfAborted(signal);
       try {
-        return await this.once(offset, length, signal, expectedTotal);
+        return await this.once(offset, target, signal, expectedTotal);
       } catch (error) {
         throwIfAborted(signal);
         if (!(error instanceof Transient)) throw error;
@@ -72,14 +89,18 @@ export class HttpRangeSource implements ByteSource {
 
   private async once(
     offset: number,
-    length: number,
+    target: Uint8Array,
     signal: AbortSignal | undefined,
     expectedTotal: number | undefined,
-  ): Promise<{ bytes: Uint8Array; total: number; tag: string | null }> {
+  ): Promise<Answer> {
     let response: Response;
     try {
       response = await fetch(this.name, {
-        headers: { ...this.options.headers, Range: `bytes=${offset}-${offset + length - 1}` },
+        headers: {
+          ...this.options.headers,
+          Range: `bytes=${offset}-${offset + target.length - 1}`,
+        },
+        cache: this.size > CACHEABLE ? 'no-store' : 'default',
         signal: signal ?? null,
       });
     } catch (error) {
@@ -111,7 +132,7 @@ export class HttpRangeSource implements ByteSource {
       );
     }
     // Only the probe may ask for more than there is.
-    const wanted = Math.min(length, total - offset);
+    const wanted = Math.min(target.length, total - offset);
     if (first !== offset || last - first + 1 !== wanted) {
       await response.body?.cancel().catch(() => {});
       throw new LapidaryError(
@@ -119,16 +140,8 @@ export class HttpRangeSource implements ByteSource {
         `${this.name}: the server answered bytes ${first} to ${last} where ${wanted} from ${offset} were asked for`,
       );
     }
-    let bytes: Uint8Array;
-    try {
-      bytes = new Uint8Array(await response.arrayBuffer());
-    } catch (error) {
-      throw new Transient(`the connection broke: ${messageOf(error)}`);
-    }
-    if (bytes.length !== wanted) {
-      throw new Transient(`${bytes.length} bytes came where ${wanted} were promised`);
-    }
-    return { bytes, total, tag };
+    await receive(response.body, target.subarray(0, wanted));
+    return { total, tag };
   }
 
   private refusal(response: Response): Error {
@@ -156,6 +169,62 @@ export class HttpRangeSource implements ByteSource {
     }
     return new LapidaryError('io_error', answered);
   }
+}
+
+/** A body's chunks one after another, nothing at its end. Each is overwritten by the next. */
+function chunksOf(body: ReadableStream<Uint8Array>): {
+  next(): Promise<Uint8Array | undefined>;
+  cancel(): Promise<void>;
+} {
+  try {
+    // Into memory that is used again and again: half the work of a new array for every chunk.
+    const reader = body.getReader({ mode: 'byob' });
+    let memory = new Uint8Array(CHUNK);
+    return {
+      async next() {
+        const { done, value } = await reader.read(memory);
+        if (done) return undefined;
+        memory = new Uint8Array(value.buffer);
+        return value;
+      },
+      cancel: () => reader.cancel(),
+    };
+  } catch {
+    // A browser whose bodies are no byte streams.
+    const reader = body.getReader();
+    return {
+      next: async () => (await reader.read()).value,
+      cancel: () => reader.cancel(),
+    };
+  }
+}
+
+/** Fills `target` with a body that has just as many bytes. */
+async function receive(body: ReadableStream<Uint8Array> | null, target: Uint8Array): Promise<void> {
+  const { length } = target;
+  const chunks = body && chunksOf(body);
+  const next = async () => {
+    try {
+      return await chunks?.next();
+    } catch (error) {
+      throw new Transient(`the connection broke: ${messageOf(error)}`);
+    }
+  };
+  let done = 0;
+  try {
+    for (let chunk = await next(); chunk; chunk = await next()) {
+      if (chunk.length > length - done) {
+        throw new Transient(`more than the ${length} bytes came that were promised`);
+      }
+      target.set(chunk, done);
+      done += chunk.length;
+    }
+  } catch (error) {
+    // The rest is not wanted; a connection that broke needs no ending.
+    await chunks?.cancel().catch(() => {});
+    throw error;
+  }
+  if (done < length) throw new Transient(`${done} bytes came where ${length} were promised`);
 }
 
 function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
