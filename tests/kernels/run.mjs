@@ -1,6 +1,6 @@
 // Runs the kernel tests from the shell: node tests/kernels/run.mjs [part of a name]. The Vulkan driver is chosen
 // by VK_DRIVER_FILES; the tests run each form of a kernel, with subgroups and without. The vitest tier runs this file.
-import { readFile } from 'node:fs/promises';
+import { readFile, readdir } from 'node:fs/promises';
 import { create, globals } from 'webgpu';
 import { Engine } from '../../packages/lapidary/dist/engine.js';
 import { openDevice } from '../../packages/lapidary/dist/gpu/device.js';
@@ -16,6 +16,31 @@ const opened = await openDevice(gpu);
 const engine = await Engine.create(module, opened, (level, text) =>
   console.error(`${level}: ${text}`),
 );
+/** Every line of every kernel that was compiled. */
+const compiled = new Set();
+const { device } = opened;
+const createShaderModule = device.createShaderModule.bind(device);
+device.createShaderModule = (descriptor) => {
+  for (const line of descriptor.code.split('\n')) compiled.add(line);
+  return createShaderModule(descriptor);
+};
+
+/** The WGSL modules none of whose own lines, which no other module has, was in a kernel. */
+async function modulesNeverCompiled() {
+  const folder = new URL('../../engine/kernels/wgsl/', import.meta.url);
+  const names = (await readdir(folder)).filter((name) => name.endsWith('.wgsl'));
+  const owners = new Map();
+  for (const name of names) {
+    for (const line of (await readFile(new URL(name, folder), 'utf8')).split('\n')) {
+      // Comments and directives are none, and numbers are put in for ${…}.
+      if (/^\s*(\/\/|$)/.test(line) || line.includes('${')) continue;
+      owners.set(line, [undefined, name].includes(owners.get(line)) ? name : 'several');
+    }
+  }
+  const seen = new Set([...compiled].map((line) => owners.get(line)));
+  return names.filter((name) => !seen.has(name));
+}
+
 console.log(
   `on ${opened.info.description}, subgroups ${opened.features.subgroups} ${opened.subgroupSizes}`,
 );
@@ -35,6 +60,13 @@ for (let i = 0; i < count; i++) {
   } catch (error) {
     failed++;
     console.log(`FAIL ${name}: ${error.message}`);
+  }
+}
+if (filter === '') {
+  const missing = await modulesNeverCompiled();
+  if (missing.length > 0) {
+    failed++;
+    console.log(`FAIL no test compiles ${missing.join(', ')}`);
   }
 }
 console.log(`${passed} passed, ${failed} failed`);
