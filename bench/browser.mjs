@@ -16,6 +16,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { measurePeer } from './peer.mjs';
 import { serve } from './server.mjs';
+import { openUnwatched } from './unwatched.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const SOFTWARE_FLAGS = [
@@ -81,6 +82,14 @@ async function launch() {
   });
 }
 
+async function open(browser, address) {
+  if (flags.http) return openUnwatched(browser, address);
+  const page = await browser.newPage();
+  page.on('pageerror', (error) => process.stderr.write(`${error.message}\n`));
+  await page.goto(address);
+  return page;
+}
+
 async function measure(browser, url, path) {
   const query = new URLSearchParams();
   for (const [flag, name] of Object.entries(PARAMETERS)) {
@@ -89,9 +98,7 @@ async function measure(browser, url, path) {
   if (flags.profile) query.set('profile', '1');
   if (flags['known-answers']) query.set('knownAnswers', './known-answers');
   if (flags.http) query.set('model', './model');
-  const page = await browser.newPage();
-  page.on('pageerror', (error) => process.stderr.write(`${error.message}\n`));
-  await page.goto(`${url}bench.html?${query}`);
+  const page = await open(browser, `${url}bench.html?${query}`);
   if (!flags.http) await page.setInputFiles('#file', path);
   let shown;
   for (;;) {
