@@ -191,6 +191,21 @@ test('a body that is longer than was promised', async () => {
   expect(target.subarray(10)).toEqual(new Uint8Array(10));
 });
 
+test('aborting ends a body that is under way', async () => {
+  const url = await listen((request, response) => {
+    if (request.headers.range === 'bytes=0-15') return ranges(request, response);
+    response.writeHead(206, { 'Content-Range': `bytes 5-14/${DATA.length}` });
+    response.write(DATA.subarray(5, 8));
+  });
+  const source = await HttpRangeSource.open(url);
+  const controller = new AbortController();
+  const target = new Uint8Array(10);
+  const reading = source.readInto(5, target, controller.signal);
+  await vi.waitFor(() => expect(target.subarray(0, 3)).toEqual(DATA.slice(5, 8)));
+  controller.abort();
+  await expect(reading).rejects.toEqual(code('cancelled'));
+});
+
 test('a browser whose bodies are no byte streams', async () => {
   vi.stubGlobal('fetch', (_url: string, { headers }: { headers: { Range: string } }) => {
     const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(headers.Range) ?? [];
