@@ -44,6 +44,7 @@ const PARAMETERS = {
   subgroups: 'subgroups',
   'kv-type': 'kvType',
   'batch-size': 'batchSize',
+  tune: 'tune',
 };
 
 const { values: flags, positionals } = parseArgs({

@@ -105,7 +105,8 @@ export async function bench(
   nano: Subject,
   options: BenchOptions,
 ): Promise<BenchReport> {
-  const { signal, variant, kvType, batchSize, repeats, decodeTokens, contexts, prefills } = options;
+  const { signal, variant, kvType, batchSize, tune, repeats, decodeTokens, contexts, prefills } =
+    options;
   const say = (text: string) => {
     if (signal?.aborted) throw new LapidaryError('cancelled', 'cancelled');
     options.onProgress?.(text);
@@ -115,6 +116,7 @@ export async function bench(
     ...(variant && { variant }),
     ...(kvType && { kvType }),
     ...(batchSize !== undefined && { batchSize }),
+    ...(tune !== undefined && { tune }),
   };
 
   say(`reading the header of ${subject.name}`);

@@ -37,6 +37,8 @@ export interface BenchOptions {
   kvType?: 'f16' | 'f32';
   /** Tokens of a prompt that run at once: as for `Model.load`. */
   batchSize?: number;
+  /** Whether loads look for faster cuts of kernels: as for `Model.load`. */
+  tune?: boolean;
   /** Known answers beside those that come with the project; the first that are of the file count. */
   knownAnswers?: LogitAnswers[];
   /** Nano's known answers, where not the project's own: for tests of the gate. */

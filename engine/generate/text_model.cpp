@@ -73,15 +73,20 @@ Result<std::vector<uint32_t>> parse_ids(const Json& json) {
   return ids;
 }
 
+// How long a load may look for faster cuts of kernels, in milliseconds.
+constexpr double kTuning = 300;
+// Of cuts from a cache.
+constexpr size_t kMaxCuts = 1024;
+constexpr size_t kMaxCutKey = 256;
+constexpr uint64_t kMaxCut = 1024;
 // Tokens of a prompt in one submission; their activations are on the GPU at once.
 constexpr uint32_t kMaxBatch = 4096;
 
-// {subgroups, dot: "f32" | "int16" | "int8", tilings: [[rows, cols, threads, lanes, rows a
-// thread]]}
+// {subgroups, dot: "f32" | "int16" | "int8"}
 Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
     return fail(ErrorCode::kInvalidArgument,
-                "variant takes subgroups (true, false), dot (f32, int16, int8) and tilings");
+                "variant takes subgroups (true, false) and dot (f32, int16, int8)");
   };
   if (!json.is_object()) return bad();
   if (const Json* subgroups = json_member(json, "subgroups")) {
@@ -93,17 +98,24 @@ Status parse_variant(const Json& json, LoadOptions& out) {
       if (*dot == kernels::dot_name(value)) out.variant.dot = value;
     if (!out.variant.dot) return bad();
   }
-  if (const Json* tilings = json_member(json, "tilings")) {
-    if (!tilings->is_array()) return bad();
-    for (const Json& row : *tilings) {
-      TRY(const std::vector<uint32_t> n, row.is_array() ? parse_ids(row) : bad());
-      if (n.size() != 5) return bad();
-      const kernels::MatvecTiling tiling{.threads = n[2], .lanes = n[3], .rows = n[4]};
-      if (!kernels::is_valid(tiling)) return bad();
-      out.tilings.push_back({n[0], n[1], tiling});
-    }
-  }
   return {};
+}
+
+// {key: [number, number, number]}. It comes from a cache that anybody may have written: entries of
+// another shape are left out, and what does not fit a kernel is not used.
+model::Cuts parse_cuts(const Json& json) {
+  model::Cuts cuts;
+  if (!json.is_object()) return cuts;
+  for (const auto& [key, value] : json.items()) {
+    model::Cut cut;
+    bool good = value.is_array() && value.size() == cut.size() && key.size() <= kMaxCutKey;
+    for (size_t i = 0; good && i < cut.size(); ++i) {
+      good = value[i].is_number_unsigned() && value[i].get<uint64_t>() <= kMaxCut;
+      if (good) cut[i] = value[i].get<uint32_t>();
+    }
+    if (good && cuts.size() < kMaxCuts) cuts.emplace(key, cut);
+  }
+  return cuts;
 }
 
 Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
@@ -129,6 +141,11 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
                   cat("batchSize must be a number of tokens, from 1 to ", kMaxBatch));
     }
     out.batch = static_cast<uint32_t>(value);
+  }
+  if (const Json* cuts = json_member(json, "cuts")) out.cuts = parse_cuts(*cuts);
+  if (const Json* tune = json_member(json, "tune"); tune != nullptr && !tune->is_null()) {
+    if (!tune->is_boolean()) return fail(ErrorCode::kInvalidArgument, "tune must be true or false");
+    out.tune = tune->get<bool>();
   }
   for (const auto& [key, target] :
        {std::pair{"name", &out.name}, std::pair{"system", &out.system}}) {
@@ -204,11 +221,13 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
       co_await model::load_weights(
           self->device_, self->cache_, header, self->config_, source, options.context,
           [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); }, cancelled));
+  const bool tune = options.tune.value_or(self->device_.info().is_software == 0);
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,
                                               .kv_f32 = options.kv_f32,
                                               .variant = self->variant_,
-                                              .tilings = options.tilings};
+                                              .cuts = options.cuts,
+                                              .tuning_ms = tune ? kTuning : 0};
   CO_TRY(std::unique_ptr<model::Decoder> decoder,
          co_await model::Decoder::create(
              self->device_, self->cache_, self->config_, std::move(weights), decoder_options,
@@ -220,6 +239,8 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
 
 Json TextModel::info() const {
   const model::Decoder& decoder = session_->decoder();
+  Json cuts = Json::object();
+  for (const auto& [key, cut] : decoder.cuts()) cuts[key] = cut;
   return {
       {"architecture", architecture_},
       {"family", config_.family},
@@ -238,7 +259,8 @@ Json TextModel::info() const {
         {"kv", decoder.kv_bytes()},
         {"scratch", decoder.scratch_bytes()}}},
       {"variant", {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}}},
-      {"kernels", cache_.size()}};
+      {"kernels", cache_.size()},
+      {"cuts", std::move(cuts)}};
 }
 
 Result<std::vector<chat::Piece>> TextModel::render(const Json& request,

@@ -23,7 +23,8 @@ struct LoadOptions {
   std::string system;       // used when a conversation brings none
   GenerateOptions options;  // defaults of the model's maker
   kernels::VariantWish variant;
-  std::vector<model::TilingChoice> tilings;
+  model::Cuts cuts;          // of kernels, found on this adapter before
+  std::optional<bool> tune;  // whether to look for more; absent: on real GPUs
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 
@@ -41,7 +42,7 @@ Json describe(const gguf::Header& header);
 
 class TextModel {
  public:
-  // options_json: {contextLength, kvType, params, system, name}.
+  // options_json: {contextLength, kvType, batchSize, params, system, name, variant, cuts, tune}.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 

@@ -114,6 +114,12 @@ class CommandList {
                   {kOpRead, buffer.id(), static_cast<uint32_t>(offset), bytes,
                    static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address)), ticket});
   }
+  // From the start of a range.
+  void read(const Range& range, uint32_t bytes, void* address, uint32_t ticket) {
+    words_.insert(words_.end(),
+                  {kOpRead, range.buffer, range.offset, bytes,
+                   static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address)), ticket});
+  }
   void reset() {
     words_.clear();
     dispatches_ = 0;

@@ -16,6 +16,8 @@ class KernelCache {
 
   // The slot of a kernel that the next compile() makes usable.
   uint32_t add(KernelSource source);
+  // Takes back what was added since the last compile(): slots from then on are free again.
+  void forget_added() { entries_.resize(compiled_); }
   // Compiles what was added since the last call; the first failure is returned when all have ended.
   // progress(done, total) counts kernels.
   Task<Status> compile(std::function<void(uint32_t, uint32_t)> progress = nullptr);

@@ -1,14 +1,17 @@
 // Writes the parts of the matmul's text that depend on its segments.
 #include "engine/kernels/matmul.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
 
 namespace lapidary::kernels {
 namespace {
 
-constexpr uint32_t kTileRows = 64;
-constexpr uint32_t kTileTokens = 32;
+uint32_t tile_rows(const MatmulSpec& spec) { return 16 * spec.tiling.rows; }
+uint32_t tile_tokens(const MatmulSpec& spec) { return spec.tiling.threads / 4; }
 
 bool geglu(const MatmulSpec& spec) { return spec.epilogue == Epilogue::kGeglu; }
 
@@ -17,7 +20,9 @@ uint32_t output_rows(const MatmulSpec& spec) {
 }
 
 // Output rows of a workgroup: half of the tile is `up` with GeGLU.
-uint32_t rows_per_group(const MatmulSpec& spec) { return geglu(spec) ? kTileRows / 2 : kTileRows; }
+uint32_t rows_per_group(const MatmulSpec& spec) {
+  return geglu(spec) ? tile_rows(spec) / 2 : tile_rows(spec);
+}
 
 size_t located_segments(const MatmulSpec& spec) { return geglu(spec) ? 1 : spec.segments.size(); }
 
@@ -41,8 +46,9 @@ void add_decode(Composer& composer, const MatmulSpec& spec) {
     return cat("return ", codec_prefix(codec), "_half(", planes, ", row, u, h);");
   };
   if (geglu(spec)) {
-    text += cat("  let row = min(first_row + (r & 31u), segment_rows - 1u);\n  if (r < 32u) { ",
-                call(spec.segments[0].codec, "SEGMENT_0"), " }\n  ",
+    const uint32_t half = rows_per_group(spec);
+    text += cat("  let row = min(first_row + r % ", half, "u, segment_rows - 1u);\n  if (r < ",
+                half, "u) { ", call(spec.segments[0].codec, "SEGMENT_0"), " }\n  ",
                 call(spec.segments[1].codec, "SEGMENT_1"), "\n");
   } else {
     text += "  let row = min(first_row + r, segment_rows - 1u);\n";
@@ -64,6 +70,14 @@ void add_decode(Composer& composer, const MatmulSpec& spec) {
   composer.text(text + "}\n");
 }
 
+// up_a(b): the sum of `up` beside gate's sum a, for the thread's token b.
+void add_up(Composer& composer, const MatmulSpec& spec) {
+  for (uint32_t a = 0; geglu(spec) && a < spec.tiling.rows / 2; ++a) {
+    composer.text(
+        cat("fn up_", a, "(b: u32) -> f32 { return sums_", a + spec.tiling.rows / 2, "[b]; }\n"));
+  }
+}
+
 void add_store(Composer& composer, const MatmulSpec& spec) {
   const uint32_t rows = output_rows(spec);
   const uint32_t y_stride = spec.y_stride == 0 ? rows : spec.y_stride;
@@ -78,14 +92,27 @@ void add_store(Composer& composer, const MatmulSpec& spec) {
                     "    y[token * ", y_stride, "u + y_base + row] = ", value, ";\n  }\n}\n"));
 }
 
-}  // namespace
-
-KernelSource matmul_source(const MatmulSpec& spec) {
-  const bool aligned = spec.cols % 4 == 0;
+std::string label_of(const MatmulSpec& spec) {
   std::string label = "matmul";
   for (const Segment& segment : spec.segments)
     label += cat(" ", codec_prefix(segment.codec), " ", segment.rows);
-  label += cat(" x ", spec.cols);
+  return cat(label, " x ", spec.cols);
+}
+
+}  // namespace
+
+bool fits(const MatmulTiling& tiling, uint32_t workgroup_storage) {
+  const uint32_t vectors = 8 * (16 * tiling.rows + tiling.threads / 4 + 1);
+  return std::ranges::find(kMatmulTilings, tiling) != std::end(kMatmulTilings) &&
+         vectors * 16 <= workgroup_storage;
+}
+
+std::string tuning_key(const MatmulSpec& spec) {
+  return cat(label_of(spec), " ", static_cast<uint32_t>(spec.epilogue));
+}
+
+KernelSource matmul_source(const MatmulSpec& spec) {
+  const bool aligned = spec.cols % 4 == 0;
 
   Composer composer;
   composer.bind('r', "weights", "array<vec4<u32>>")
@@ -95,6 +122,11 @@ KernelSource matmul_source(const MatmulSpec& spec) {
   composer.bind('u', "step", "Step")
       .constant("COLS", spec.cols)
       .constant("CAP", spec.cap)
+      .constant("THREADS", spec.tiling.threads)
+      .constant("ROWS_EACH", spec.tiling.rows)
+      .flag("HALF_ROWS", spec.tiling.rows / 2)
+      .flag("DECODES", 2 * tile_rows(spec) / spec.tiling.threads)
+      .flag("TWO", 2)
       .flag("FOUR", 4)
       .flag("ALIGNED", aligned)
       .flag("GEGLU", geglu(spec))
@@ -103,15 +135,16 @@ KernelSource matmul_source(const MatmulSpec& spec) {
   composer.include("epilogue.wgsl").include("matmul.wgsl");
   add_locate(composer, spec);
   add_decode(composer, spec);
+  add_up(composer, spec);
   add_store(composer, spec);
-  return std::move(composer).finish(std::move(label));
+  return std::move(composer).finish(label_of(spec));
 }
 
 Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens) {
   uint32_t groups = 0;
   for (size_t i = 0; i < located_segments(spec); ++i)
     groups += div_ceil(spec.segments[i].rows, rows_per_group(spec));
-  return {groups, div_ceil(tokens, kTileTokens), 1};
+  return {groups, div_ceil(tokens, tile_tokens(spec)), 1};
 }
 
 }  // namespace lapidary::kernels

@@ -8,6 +8,18 @@
 
 namespace lapidary::kernels {
 
+// The cut of a matmul: a workgroup has `threads` threads, each of which computes `rows` rows for 4
+// tokens: 16 * rows rows of W for threads / 4 tokens.
+struct MatmulTiling {
+  uint32_t threads = 128;
+  uint32_t rows = 4;
+  bool operator==(const MatmulTiling&) const = default;
+};
+
+inline constexpr MatmulTiling kMatmulTilings[] = {{128, 4}, {128, 8}, {256, 8}};
+// Whether it is one of these, and its tiles fit the workgroup memory of a device, in bytes.
+bool fits(const MatmulTiling& tiling, uint32_t workgroup_storage);
+
 struct MatmulSpec {
   std::vector<Segment> segments;
   uint32_t cols = 0;
@@ -21,11 +33,14 @@ struct MatmulSpec {
   // the number of output rows.
   uint32_t mul_stride = 0;
   uint32_t mul_offset = 0;
+  MatmulTiling tiling;
 };
 
 // X: [T, cols] f32, Y: [T, y_stride] f32, T = step.tokens.
 // Bindings: 0 r weights, 1 w Y, 2 r X, 3 r mul (kGeluMul only), last u step.
 KernelSource matmul_source(const MatmulSpec& spec);
+// As matvec's.
+std::string tuning_key(const MatmulSpec& spec);
 // T at least 1 and at most 65,535 * 32.
 Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens);
 

@@ -37,9 +37,11 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
   return groups;
 }
 
+}  // namespace
+
 // Lanes: the most, up to 32, that waste no more than an eighth of their turns. Rows: as many as
 // leave a workgroup for every core of a large GPU, since all workgroups repeat the prologue.
-MatvecTiling choose_tiling(const MatvecSpec& spec) {
+MatvecTiling tiling_of(const MatvecSpec& spec) {
   if (spec.tiling) return *spec.tiling;
   const uint32_t units = div_ceil(spec.cols, 32);
   uint32_t lanes = 32;
@@ -63,8 +65,6 @@ MatvecTiling choose_tiling(const MatvecSpec& spec) {
   return tiling;
 }
 
-}  // namespace
-
 MatvecTiling light_tiling(const MatvecSpec& spec) {
   const uint32_t units = div_ceil(spec.cols, 32);
   return {.threads = 128, .lanes = std::min(8u, std::bit_floor(units)), .rows = 1};
@@ -86,13 +86,17 @@ uint32_t reduction_vectors(const MatvecSpec& spec, const MatvecTiling& tiling) {
 
 // Workgroup memory holds a tile of h, the partial sums of norms (in the tile's place where that is
 // f32) and of rows, and the weights of splits. At least 32 units fit for every tiling that
-// choose_tiling makes.
-uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
-  constexpr uint32_t kLimit = 16384;  // what every WebGPU device has
+// tiling_of chooses.
+constexpr uint32_t kLimit = 16384;  // bytes: what every WebGPU device has
+uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   const uint32_t slots = tiling.threads / tiling.lanes;
   uint32_t used = 512 + outputs(spec, tiling) * slots * (tiling.lanes + 1) * 4;
   if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.max_splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
+  return used;
+}
+uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
+  const uint32_t used = used_bytes(spec, tiling, dot);
   const uint32_t left = kLimit > used ? kLimit - used : 0;
   // One unit more for the odd stride.
   const uint32_t most = std::max(left / unit_bytes(dot), 1u) - 1;
@@ -194,7 +198,7 @@ std::string label_of(const MatvecSpec& spec) {
 }  // namespace
 
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
-  const MatvecTiling tiling = choose_tiling(spec);
+  const MatvecTiling tiling = tiling_of(spec);
   const uint32_t units = div_ceil(spec.cols, 32);
   const Dot dot = dot_of(spec, variant);
   const uint32_t tile = tile_units(spec, tiling, dot);
@@ -282,12 +286,21 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   return std::move(composer).finish(label_of(spec));
 }
 
-uint32_t output_rows(const MatvecSpec& spec) {
-  return streams(spec) == 2 ? spec.segments[0].rows : total_rows(spec.segments);
+bool fits(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant) {
+  const Dot dot = dot_of(spec, variant);
+  const uint32_t units = std::max(32u, tiling.lanes) + 1;
+  return is_valid(tiling) && used_bytes(spec, tiling, dot) + units * unit_bytes(dot) <= kLimit &&
+         tiling.threads * 16 <= kLimit / 2;
+}
+
+std::string tuning_key(const MatvecSpec& spec, const Variant& variant) {
+  return cat(label_of(spec), " ", static_cast<uint32_t>(spec.prologue),
+             static_cast<uint32_t>(spec.epilogue), " ", dot_name(dot_of(spec, variant)),
+             variant.subgroups ? " subgroups" : "");
 }
 
 Groups matvec_groups(const MatvecSpec& spec) {
-  return fold_groups(group_count(spec, choose_tiling(spec)));
+  return fold_groups(group_count(spec, tiling_of(spec)));
 }
 
 }  // namespace lapidary::kernels

@@ -43,6 +43,11 @@ constexpr bool is_valid(const MatvecTiling& t) {
          std::has_single_bit(t.lanes) && t.lanes <= t.threads && t.rows >= 1 && t.rows <= 8;
 }
 
+// The cut of `spec`: its own, else one chosen from the shape.
+MatvecTiling tiling_of(const struct MatvecSpec& spec);
+// Whether a kernel of that cut can be made: valid, and its workgroup memory is within what every
+// device has.
+bool fits(const struct MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant);
 // A cut whose kernel is short, for software GPUs (Variant::light).
 MatvecTiling light_tiling(const struct MatvecSpec& spec);
 
@@ -70,7 +75,7 @@ struct MatvecSpec {
 // last u step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
 Groups matvec_groups(const MatvecSpec& spec);
-// Values of y that the kernel writes.
-uint32_t output_rows(const MatvecSpec& spec);
+// Names what a cut is chosen for: shapes, codecs, what is fused, and the form of the kernel.
+std::string tuning_key(const MatvecSpec& spec, const Variant& variant);
 
 }  // namespace lapidary::kernels

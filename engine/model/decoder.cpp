@@ -30,7 +30,8 @@ Decoder::Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config&
       cache_(cache),
       config_(config),
       weights_(std::move(weights)),
-      options_(options) {
+      options_(options),
+      tuner_(device, options.variant, options.cuts) {
   options_.max_batch = std::clamp(options_.max_batch, 1u, options_.context);
   topk_ = std::min(kTopk, config_.vocab);
   ring_slots_ = std::max(
@@ -47,13 +48,11 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
     const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress) {
   std::unique_ptr<Decoder> decoder(new Decoder(device, cache, config, std::move(weights), options));
   CO_TRY_VOID(decoder->allocate());
-  decoder->record_decode();
-  decoder->record_sampling();
-  decoder->record_batch_inputs();
-  uint32_t current = 0;
-  for (size_t l = 0; l < decoder->batch_layers_; ++l) {
-    decoder->record_batch_layer(l, decoder->batch_layers_programs_[l], current);
-    decoder->batch_exit_[l] = current;
+  decoder->record();
+  if (options.tuning_ms > 0) {
+    CO_TRY_VOID(co_await decoder->tune());
+    cache.forget_added();
+    decoder->record();
   }
   CO_TRY_VOID(co_await cache.compile(std::move(progress)));
   for (Program* program : {&decoder->decode_inputs_, &decoder->decode_head_, &decoder->argmax_,
@@ -66,6 +65,48 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
   }
   CO_TRY_VOID(co_await device.sync());
   co_return std::move(decoder);
+}
+
+void Decoder::record() {
+  for (Program* program :
+       {&decode_inputs_, &decode_head_, &argmax_, &sample_, &adjust_, &batch_inputs_}) {
+    program->clear();
+  }
+  for (auto* layers : {&decode_layers_, &batch_layers_programs_}) {
+    layers->clear();
+    layers->resize(config_.layers.size());
+  }
+  record_decode();
+  record_sampling();
+  record_batch_inputs();
+  uint32_t current = 0;
+  for (size_t l = 0; l < batch_layers_; ++l) {
+    record_batch_layer(l, batch_layers_programs_[l], current);
+    batch_exit_[l] = current;
+  }
+}
+
+// Every product reads some of the buffers between layers: numbers between 0.5 and 1.5 in all of
+// them suit norms and the merge of attention splits too. What they hold afterwards nobody reads.
+Task<Status> Decoder::tune() {
+  const uint32_t tokens = options_.max_batch;
+  const auto fill = [&](const gpu::Buffer& buffer) {
+    if (!buffer) return;
+    // Enough for the values that are compared; zeros beyond them cost a product as much.
+    std::vector<float> values(std::min<uint64_t>(buffer.size() / 4, 1 << 16));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = 0.5f + static_cast<float>(i * 2654435761u % 1024) / 1024.0f;
+    device_.write(buffer, 0, std::as_bytes(std::span(values)));
+  };
+  for (const Scratch* s : {&one_, &batch_}) {
+    for (const gpu::Buffer* b : {&s->x[0], &s->x[1], &s->h, &s->delta, &s->attention, &s->stats,
+                                 &s->ffn, &s->ple, &s->ple_gate}) {
+      fill(*b);
+    }
+  }
+  write_step(one_.step, 0, 1);
+  write_step(batch_.step, 0, tokens);
+  co_return co_await tuner_.run(options_.tuning_ms, tokens);
 }
 
 Result<gpu::Buffer> Decoder::buffer(uint64_t bytes, uint32_t usage, std::string_view label) {
@@ -165,9 +206,7 @@ Status Decoder::allocate() {
   }
   kv_bytes_ = scratch_bytes_ - scratch;
   scratch_bytes_ = scratch;
-  decode_layers_.resize(config_.layers.size());
   decode_entry_.resize(config_.layers.size());
-  batch_layers_programs_.resize(config_.layers.size());
   batch_exit_.resize(config_.layers.size());
   return {};
 }

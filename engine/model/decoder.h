@@ -18,23 +18,18 @@
 #include "engine/kernels/step.h"
 #include "engine/model/config.h"
 #include "engine/model/program.h"
+#include "engine/model/tuner.h"
 #include "engine/model/weights.h"
 
 namespace lapidary::model {
-
-// The cut of the matvecs with so many output rows and columns.
-struct TilingChoice {
-  uint32_t rows;
-  uint32_t cols;
-  kernels::MatvecTiling tiling;
-};
 
 struct DecoderOptions {
   uint32_t context = 4096;   // positions of the KV cache
   uint32_t max_batch = 512;  // tokens of one prefill submission
   bool kv_f32 = false;       // K and V in f32 rather than f16
   kernels::Variant variant;
-  std::vector<TilingChoice> tilings;  // where absent, the shape decides
+  Cuts cuts;             // found before on this adapter; where absent, the shape decides
+  double tuning_ms = 0;  // how long to look for others
 };
 
 // What a submission does with the logits of its last token.
@@ -73,6 +68,8 @@ class Decoder {
   uint64_t kv_bytes() const { return kv_bytes_; }
   uint64_t scratch_bytes() const { return scratch_bytes_; }
   const Weights& weights() const { return weights_; }
+  // The cuts in use that were found by timing.
+  const Cuts& cuts() const { return tuner_.cuts(); }
   uint32_t candidates() const { return topk_; }
   uint32_t candidate_bytes() const { return static_cast<uint32_t>(kernels::topk_bytes(topk_)); }
 
@@ -121,6 +118,8 @@ class Decoder {
   Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
           const DecoderOptions& options);
   Status allocate();
+  void record();
+  Task<Status> tune();
   Status allocate_scratch(Scratch& scratch, uint32_t tokens, bool batch);
   Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
   kernels::AttentionSpec attention_spec(size_t layer) const;
@@ -134,8 +133,7 @@ class Decoder {
   }
 
   void record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges);
-  void record_matmul(Program& program, const kernels::MatmulSpec& spec,
-                     std::vector<gpu::Range> ranges);
+  void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
   void record_all_head(uint32_t current, uint32_t rows);
@@ -154,6 +152,7 @@ class Decoder {
   Config config_;
   Weights weights_;
   DecoderOptions options_;
+  Tuner tuner_;
   uint32_t ring_slots_ = 0;
   uint32_t topk_ = 0;
   uint64_t kv_bytes_ = 0;

@@ -46,10 +46,7 @@ void Decoder::record_gather(Program& program, const Table& table, const gpu::Buf
 
 void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges) {
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
-  for (const TilingChoice& choice : options_.tilings) {
-    if (choice.rows == kernels::output_rows(spec) && choice.cols == spec.cols)
-      spec.tiling = choice.tiling;
-  }
+  tuner_.use(spec, ranges);
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
 }
@@ -188,8 +185,8 @@ void Decoder::record_sampling() {
 
 // --- T tokens ---
 
-void Decoder::record_matmul(Program& program, const MatmulSpec& spec,
-                            std::vector<gpu::Range> ranges) {
+void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges) {
+  tuner_.use(spec, ranges);
   program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
               [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
 }

@@ -49,6 +49,7 @@ class Program {
     const kernels::Groups groups = step.groups(n);
     list.dispatch(cache[step.slot], step.bindings, groups.x, groups.y, groups.z);
   }
+  void clear() { steps_.clear(); }
   size_t size() const { return steps_.size(); }
 
  private:

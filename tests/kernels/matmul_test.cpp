@@ -134,6 +134,22 @@ KERNEL_TEST(matmul_epilogues) {
       {3}, 15.0f);
 }
 
+KERNEL_TEST(matmul_every_tiling) {
+  uint32_t count = 0;
+  for (const MatmulTiling& tiling : kMatmulTilings) {
+    if (tiling == MatmulTiling{} || !fits(tiling, device.info().max_workgroup_storage)) continue;
+    CO_TRY_VOID(co_await expect_product(device,
+                                        {.segments = {{Codec::kQ8_0, 133}, {Codec::kQ8_0, 133}},
+                                         .cols = 96,
+                                         .epilogue = Epilogue::kGeglu,
+                                         .tiling = tiling},
+                                        {1, 33, 65}));
+    ++count;
+  }
+  KERNEL_EXPECT(count > 0 || device.info().max_workgroup_storage < 32768, "no other cut fits");
+  co_return Status{};
+}
+
 KERNEL_TEST(matmul_more_than_65536_rows) {
   co_return co_await expect_product(device, {.segments = {{Codec::kQ8_0, 70001}}, .cols = 32}, {2});
 }

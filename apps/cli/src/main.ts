@@ -179,6 +179,7 @@ program
     new Option('--variant-subgroups <use>', 'whether kernels use subgroups').choices(['on', 'off']),
   )
   .addOption(kvType())
+  .option('--no-tune', 'kernels as their shapes suggest, not as timing on this GPU does')
   .option('--batch-size <n>', 'tokens of a prompt that run at once (default 512)', wholeFrom(1))
   .option('--known-answers <file>', 'logits of this model, as reference_logits writes them')
   .option('--json', 'as JSON')

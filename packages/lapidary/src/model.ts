@@ -14,6 +14,7 @@ import {
 } from './platform.js';
 import { Reply } from './reply.js';
 import { throwIfAborted, type ByteSource } from './source/source.js';
+import { keepCuts, knownCuts } from './tuning.js';
 import type {
   ChatOptions,
   FileHeader,
@@ -40,6 +41,11 @@ export interface LoadOptions extends FindOptions {
   batchSize?: number;
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
+  /**
+   * Whether to time kernels for at most 300 ms and keep the fastest cuts, for this load and, by adapter, for those to
+   * come (in Node in `~/.cache/lapidary`, in a page in its cache storage). Default: on real GPUs.
+   */
+  tune?: boolean;
   /** WebGPU itself, where `navigator.gpu` is not it. */
   gpu?: GPU;
   /** The engine: its URL, bytes, or compiled module. Default: `lapidary.wasm` beside this file. */
@@ -110,6 +116,11 @@ export class Model {
         throw error;
       }
       throwIfAborted(signal);
+      const { cache } = currentPlatform();
+      const adapter = opened.info.description;
+      const log = options.onLog ?? (() => {});
+      const known =
+        (options.tune ?? !opened.info.software) ? await knownCuts(cache, adapter, log) : {};
       const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
         'lap_model_load',
         [
@@ -122,12 +133,15 @@ export class Model {
             system: found.system,
             name: found.name,
             variant: options.variant,
+            cuts: known,
+            tune: options.tune,
           }),
         ],
         { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },
       );
       throwIfAborted(signal);
       engine.gpu?.uploader.release();
+      await keepCuts(cache, adapter, known, info.cuts, log);
       return new Model(engine, model, found.source, found.messages ?? [], info, opened.info);
     } catch (error) {
       engine?.destroy();

@@ -1,13 +1,15 @@
 // The entry point of Node: everything index.ts has, plus files, Ollama's store, and WebGPU by Dawn.
 
-import { readFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { LapidaryError, messageOf } from './errors.js';
 import { isSoftware } from './gpu/device.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
 import { FileSource } from './source/file.js';
 import { OllamaStore } from './source/ollama-store.js';
+import type { TextCache } from './tuning.js';
 
 export * from './exported.js';
 export { FileSource } from './source/file.js';
@@ -77,7 +79,30 @@ async function find(name: string | URL, options: FindOptions): Promise<FoundMode
   return store.find(name);
 }
 
+const cacheFolder = () =>
+  process.env.LAPIDARY_CACHE ||
+  join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'lapidary');
+
+const fileCache: TextCache = {
+  async read(name) {
+    try {
+      return await readFile(join(cacheFolder(), name), 'utf8');
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw error;
+    }
+  },
+  async write(name, text) {
+    await mkdir(cacheFolder(), { recursive: true });
+    // Written beside and renamed: a reader never meets half of it.
+    const fresh = join(cacheFolder(), `${name}.${process.pid}`);
+    await writeFile(fresh, text);
+    await rename(fresh, join(cacheFolder(), name));
+  },
+};
+
 setPlatform({
+  cache: fileCache,
   gpu: () => (dawn ??= openDawn()),
   wasm: async (url) => WebAssembly.compile(await readFile(url)),
   find,

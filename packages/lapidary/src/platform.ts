@@ -4,6 +4,7 @@ import { LapidaryError } from './errors.js';
 import { BlobSource } from './source/blob.js';
 import { HttpRangeSource } from './source/http.js';
 import type { ByteSource } from './source/source.js';
+import type { TextCache } from './tuning.js';
 
 /** Where a model is loaded from: see {@link Model.load}. */
 export type ModelLocation = string | URL | Blob | ByteSource;
@@ -31,11 +32,28 @@ export interface FindOptions {
 export interface Platform {
   gpu(): Promise<GPU | undefined>;
   wasm(url: URL): Promise<WebAssembly.Module>;
+  /** What this environment remembers from one load to the next. */
+  cache: TextCache;
   /** Opens a name or path that is not a web address. */
   find(name: string | URL, options: FindOptions): Promise<FoundModel>;
 }
 
+const cacheUrl = (name: string) => new URL(`/.lapidary/${name}`, globalThis.location.href);
+
+/** Cache storage, which pages and workers share; absent outside secure contexts. */
+const pageCache: TextCache = {
+  async read(name) {
+    const cache = await globalThis.caches?.open('lapidary');
+    return (await cache?.match(cacheUrl(name)))?.text();
+  },
+  async write(name, text) {
+    const cache = await globalThis.caches?.open('lapidary');
+    await cache?.put(cacheUrl(name), new Response(text));
+  },
+};
+
 const browser: Platform = {
+  cache: pageCache,
   gpu: () => Promise.resolve(globalThis.navigator?.gpu),
   async wasm(url) {
     const response = await fetch(url);

@@ -134,9 +134,10 @@ export interface KernelVariant {
   subgroups?: boolean;
   /** How decoding multiplies: f32, or integer products of activations in 16 or 8 bits. */
   dot?: 'f32' | 'int16' | 'int8';
-  /** Cuts of matvecs: [output rows, columns, threads, threads a row, rows a thread]. */
-  tilings?: [number, number, number, number, number][];
 }
+
+/** A cut is how a kernel spreads its work over threads; what it computes does not depend on it. */
+export type Cuts = Record<string, [number, number, number]>;
 
 /** What is loaded. */
 export interface ModelInfo {
@@ -157,6 +158,8 @@ export interface ModelInfo {
   gpuBytes: { weights: number; kv: number; scratch: number };
   variant: Record<string, unknown>;
   kernels: number;
+  /** How products are spread over threads, by kernel, where that was found by timing on this adapter. */
+  cuts: Cuts;
 }
 
 /** A value in a GGUF file's header; long arrays are only counted. */

@@ -1,0 +1,72 @@
+// Times a few cuts of each matrix product on the device at hand, and keeps the fastest. Cuts change
+// how work is spread over threads, never what is computed: each is checked against the usual one
+// before it is timed.
+#pragma once
+
+#include <array>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/gpu/device.h"
+#include "engine/kernels/cache.h"
+#include "engine/kernels/matmul.h"
+#include "engine/kernels/matvec.h"
+
+namespace lapidary::model {
+
+// A cut as numbers: of a matvec threads, lanes, rows; of a matmul threads, rows, 0.
+using Cut = std::array<uint32_t, 3>;
+// Cuts by kernels::tuning_key.
+using Cuts = std::map<std::string, Cut, std::less<>>;
+
+class Tuner {
+ public:
+  // known: cuts found before, on this adapter; what does not fit a kernel is not used.
+  Tuner(gpu::Device& device, const kernels::Variant& variant, Cuts known)
+      : device_(device), variant_(variant), cuts_(std::move(known)) {}
+
+  // Sets the spec's cut, if one is known, and notes that the product is computed with these ranges:
+  // binding 1 is y, as in matvec.h and matmul.h.
+  void use(kernels::MatvecSpec& spec, const std::vector<gpu::Range>& ranges);
+  void use(kernels::MatmulSpec& spec, const std::vector<gpu::Range>& ranges);
+
+  // Tunes the products noted whose cut is not known, those that cost most first, until `budget_ms`
+  // have passed; the rest keep the usual cut and stay unknown. The buffers that products read must
+  // hold finite numbers other than 0, and their uniforms a step of `tokens` tokens.
+  Task<Status> run(double budget_ms, uint32_t tokens);
+  const Cuts& cuts() const { return cuts_; }
+
+ private:
+  using Spec = std::variant<kernels::MatvecSpec, kernels::MatmulSpec>;
+  struct Product {
+    std::string key;
+    Spec spec;
+    std::vector<std::vector<gpu::Range>> uses;  // a layer each
+    double weight = 0;                          // of weights, all uses together
+  };
+  struct Trial {
+    Cut cut{};
+    const gpu::Kernel* kernel = nullptr;
+    kernels::Groups groups;
+    std::vector<gpu::Bindings> bindings;
+    std::string wrong;  // why it is not used
+    double ms = 1e30;   // the least time of a submission
+  };
+
+  void note(std::string key, Spec spec, const std::vector<gpu::Range>& ranges);
+  std::vector<Cut> candidates(const Spec& spec) const;
+  kernels::KernelSource source(const Product& product, const Cut& cut, uint32_t tokens,
+                               kernels::Groups& groups) const;
+  Task<Result<std::vector<float>>> output(const Trial& trial, const Product& product) const;
+  Task<Status> time(Trial& trial, size_t dispatches);
+  Task<Status> tune(const Product& product, uint32_t tokens);
+
+  gpu::Device& device_;
+  kernels::Variant variant_;
+  Cuts cuts_;
+  std::vector<Product> products_;
+};
+
+}  // namespace lapidary::model

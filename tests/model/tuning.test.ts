@@ -1,0 +1,78 @@
+// Loading with `tune`: cuts of kernels found by timing are kept, used the next time, and change no answer; nor does a
+// cache in which somebody wrote nonsense.
+
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Model } from 'lapidary/node';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { models, promptNamed } from '../support/fixtures.ts';
+
+const NAME = 'capital';
+const { ids } = promptNamed(NAME);
+const cacheBefore = process.env.LAPIDARY_CACHE;
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'lapidary-cuts-'));
+  process.env.LAPIDARY_CACHE = folder;
+});
+afterAll(async () => {
+  if (cacheBefore === undefined) delete process.env.LAPIDARY_CACHE;
+  else process.env.LAPIDARY_CACHE = cacheBefore;
+  await rm(folder, { recursive: true });
+});
+
+async function load(tune: boolean) {
+  const said: string[] = [];
+  const onLog = (level: string, text: string) => said.push(`${level}: ${text}`);
+  const model = await Model.load('nano', { stores: [models], kvType: 'f32', tune, onLog });
+  try {
+    const { tokens } = await model.generate(ids, { temperature: 0, maxTokens: 24 }).report();
+    return { said, cuts: model.info.cuts, tokens, logits: await model.logits(ids) };
+  } finally {
+    await model.close();
+  }
+}
+
+test('cuts are found, kept and used again; the answers stay', async () => {
+  const plain = await load(false);
+  expect(plain.cuts).toEqual({});
+  expect(await readdir(folder)).toEqual([]);
+
+  const first = await load(true);
+  const found = Object.keys(first.cuts);
+  expect(found.length).toBeGreaterThan(0);
+  expect(first.said).toEqual([]);
+  expect(first.tokens).toEqual(plain.tokens);
+  const [file = ''] = await readdir(folder);
+  const path = join(folder, file);
+  expect(JSON.parse(await readFile(path, 'utf8'))).toEqual(first.cuts);
+
+  // A cut that is valid but another one, several that fit no kernel, and what is no cut at all.
+  const [known = ''] = found;
+  await writeFile(
+    path,
+    JSON.stringify({
+      [known]: [64, 4, 2],
+      'matmul q4_k 256 x 256 0': [1, 1, 1],
+      'matvec q4_k 256 x 512 30 f32': [4096, 3, 0],
+      'matvec q4_k 256 x 256 20 f32': [256, 1, 8],
+      'no such kernel': [64, 8, 1],
+      text: 'x',
+      negative: [-1, 8, 1],
+      huge: [1e300, 8, 1],
+      long: [64, 8, 1, 1],
+    }),
+  );
+  const second = await load(true);
+  expect(second.cuts[known]).toEqual([64, 4, 2]);
+  expect(Object.keys(second.cuts).length).toBeGreaterThan(4);
+  for (const name of ['text', 'negative', 'huge', 'long'])
+    expect(second.cuts).not.toHaveProperty(name);
+  expect(second.tokens).toEqual(plain.tokens);
+  let worst = 0;
+  for (const [i, logit] of second.logits.entries()) {
+    worst = Math.max(worst, Math.abs(logit - (plain.logits[i] ?? NaN)));
+  }
+  expect(worst).toBeLessThan(1e-3);
+}, 900_000);
