@@ -19,6 +19,8 @@ constexpr size_t kMaxUses = 40;
 // has no more dispatches than this.
 constexpr double kTimed = 4;
 constexpr double kMaxDispatches = 96;
+// A dispatch of so many milliseconds is long enough to be timed once.
+constexpr double kSlow = 20;
 constexpr int kTimes = 4;
 // A cut must take less than this share of the usual one's time to take its place: less is noise,
 // and alone a product meets other caches than between its neighbours.
@@ -194,8 +196,10 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
   CO_TRY_VOID(co_await time(trials[0], 1));
   const double one = trials[0].ms;
   const auto dispatches = static_cast<size_t>(std::clamp(kTimed / one, 1.0, kMaxDispatches));
-  // In turns, so that a clock that changes meanwhile is fair to all; the first round warms up.
-  for (int round = -1; round < kTimes; ++round) {
+  // In turns, so that a clock that changes meanwhile is fair to all. A round before them warms up,
+  // but where dispatches are long: there one round says enough, and more would take seconds.
+  const bool slow = one > kSlow;
+  for (int round = slow ? 0 : -1; round < (slow ? 1 : kTimes); ++round) {
     for (Trial& trial : trials) {
       if (round <= 0) trial.ms = 1e30;
       CO_TRY_VOID(co_await time(trial, dispatches));

@@ -117,7 +117,8 @@ export class Model {
       }
       throwIfAborted(signal);
       const { cache } = currentPlatform();
-      const adapter = opened.info.description;
+      const { description, architecture } = opened.info;
+      const adapter = `${description} ${architecture}`;
       const log = options.onLog ?? (() => {});
       const known =
         (options.tune ?? !opened.info.software) ? await knownCuts(cache, adapter, log) : {};
