@@ -14,9 +14,9 @@ uint64_t draw_bits(uint64_t seed, uint64_t n) {
   return z ^ (z >> 31);
 }
 
-std::optional<uint32_t> sample(const SamplingOptions& options,
-                               std::span<const Candidate> candidates, float log_sum_exp,
-                               bool complete, uint64_t bits) {
+std::optional<uint32_t> draw_token(const SamplingOptions& options,
+                                   std::span<const Candidate> candidates, float log_sum_exp,
+                                   bool complete, uint64_t bits) {
   if (options.greedy()) return candidates[0].id;
   const double best = candidates[0].logit;
 

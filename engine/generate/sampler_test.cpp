@@ -29,7 +29,7 @@ std::map<uint32_t, int> draw(const SamplingOptions& options, const std::vector<C
                              int times) {
   std::map<uint32_t, int> counts;
   for (int i = 0; i < times; ++i)
-    ++counts[sample(options, all, log_sum_exp(all), true, draw_bits(7, i)).value()];
+    ++counts[draw_token(options, all, log_sum_exp(all), true, draw_bits(7, i)).value()];
   return counts;
 }
 
@@ -42,7 +42,7 @@ TEST(Sampler, GreedyTakesTheBest) {
 TEST(Sampler, EqualSeedsGiveEqualDraws) {
   const auto all = ramp(20);
   const auto drawn = [&](uint64_t seed, uint64_t n) {
-    return sample({}, all, log_sum_exp(all), true, draw_bits(seed, n));
+    return draw_token({}, all, log_sum_exp(all), true, draw_bits(seed, n));
   };
   bool differs = false;
   for (uint64_t n = 0; n < 100; ++n) {
@@ -79,7 +79,7 @@ TEST(Sampler, SaysWhenTheCandidatesDoNotSuffice) {
   const std::vector<Candidate> some(all.begin(), all.begin() + 4);
   const float lse = log_sum_exp(all);
   const auto suffices = [&](const SamplingOptions& options) {
-    return sample(options, some, lse, false, draw_bits(1, 0)).has_value();
+    return draw_token(options, some, lse, false, draw_bits(1, 0)).has_value();
   };
   EXPECT_TRUE(suffices({.top_k = 4, .top_p = 1.0f}));
   EXPECT_TRUE(suffices({.top_k = 0, .top_p = 0.9f}));

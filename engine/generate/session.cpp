@@ -220,8 +220,8 @@ Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
   double sum = 0;
   for (const Candidate& c : all) sum += std::exp(double{c.logit} - all[0].logit);
   const auto log_sum_exp = static_cast<float>(all[0].logit + std::log(sum));
-  const std::optional<uint32_t> id = sample(run.options.sampling, all, log_sum_exp, true,
-                                            draw_bits(run.seed, run.result.tokens.size()));
+  const std::optional<uint32_t> id = draw_token(run.options.sampling, all, log_sum_exp, true,
+                                                draw_bits(run.seed, run.result.tokens.size()));
   ChosenToken token{.id = id.value_or(all[0].id)};
   if (run.options.logprobs > 0) {
     token.logprob = logits[token.id] - log_sum_exp;
