@@ -14,61 +14,42 @@ uint64_t draw_bits(uint64_t seed, uint64_t n) {
   return z ^ (z >> 31);
 }
 
-std::optional<uint32_t> draw_token(const SamplingOptions& options,
-                                   std::span<const Candidate> candidates, float log_sum_exp,
-                                   bool complete, uint64_t bits) {
-  if (options.greedy()) return candidates[0].id;
-  const double best = candidates[0].logit;
-
-  // The candidates that stay are a prefix of the list. `closed`: what lies past the list cannot
-  // belong to it.
-  size_t kept = candidates.size();
-  bool closed = complete;
-  // Mass of the distribution that top_p cuts, relative to exp(best): of the top_k tokens, or of
-  // all.
-  double mass = std::exp(static_cast<double>(log_sum_exp) - best);
-  if (options.top_k > 0 && options.top_k <= kept) {
-    kept = options.top_k;
-    closed = true;
-    mass = 0;
-    for (size_t i = 0; i < kept; ++i) mass += std::exp(candidates[i].logit - best);
-  } else if (options.top_k > 0 && !complete) {
-    return std::nullopt;
-  }
+uint32_t draw_token(const SamplingOptions& options, std::span<const Candidate> sorted,
+                    uint64_t bits) {
+  if (options.greedy()) return sorted[0].id;
+  const auto share = [&](size_t i) {  // of the distribution at temperature 1, over the best's
+    return std::exp(double{sorted[i].logit} - sorted[0].logit);
+  };
+  // The tokens that stay are a prefix.
+  size_t kept = sorted.size();
+  if (options.top_k > 0) kept = std::min<size_t>(kept, options.top_k);
   if (options.top_p < 1.0f) {
+    double mass = 0;
+    for (size_t i = 0; i < kept; ++i) mass += share(i);
     double sum = 0;
     for (size_t i = 0; i < kept; ++i) {
-      sum += std::exp(candidates[i].logit - best);
-      if (sum >= options.top_p * mass) {
-        kept = i + 1;
-        closed = true;
-        break;
-      }
+      sum += share(i);
+      if (sum >= options.top_p * mass) kept = i + 1;
     }
   }
   if (options.min_p > 0.0f) {
     for (size_t i = 1; i < kept; ++i) {
-      if (std::exp(candidates[i].logit - best) < options.min_p) {
-        kept = i;
-        closed = true;
-        break;
-      }
+      if (share(i) < options.min_p) kept = i;
     }
   }
-  if (!closed) return std::nullopt;
 
   std::vector<double> weights(kept);
   double total = 0;
   for (size_t i = 0; i < kept; ++i) {
-    weights[i] = std::exp((candidates[i].logit - best) / options.temperature);
+    weights[i] = std::exp((double{sorted[i].logit} - sorted[0].logit) / options.temperature);
     total += weights[i];
   }
   double draw = static_cast<double>(bits >> 11) * 0x1p-53 * total;
   for (size_t i = 0; i + 1 < kept; ++i) {
     draw -= weights[i];
-    if (draw < 0) return candidates[i].id;
+    if (draw < 0) return sorted[i].id;
   }
-  return candidates[kept - 1].id;
+  return sorted[kept - 1].id;
 }
 
 }  // namespace lapidary::generate

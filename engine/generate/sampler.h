@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 
 #include "engine/generate/options.h"
@@ -19,11 +18,8 @@ struct Candidate {
 // The random bits of the n-th draw of a reply; equal seeds give equal bits everywhere.
 uint64_t draw_bits(uint64_t seed, uint64_t n);
 
-// candidates: the largest logits, best first, not empty; log_sum_exp: over the whole vocabulary;
-// complete: the candidates are the whole vocabulary; bits: of draw_bits. Empty when the candidates
-// do not suffice to draw exactly: then call again with all.
-std::optional<uint32_t> draw_token(const SamplingOptions& options,
-                                   std::span<const Candidate> candidates, float log_sum_exp,
-                                   bool complete, uint64_t bits);
+// sorted: all logits, best first, not empty; bits: of draw_bits.
+uint32_t draw_token(const SamplingOptions& options, std::span<const Candidate> sorted,
+                    uint64_t bits);
 
 }  // namespace lapidary::generate

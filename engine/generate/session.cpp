@@ -217,13 +217,12 @@ Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
   std::ranges::sort(all, [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   });
-  double sum = 0;
-  for (const Candidate& c : all) sum += std::exp(double{c.logit} - all[0].logit);
-  const auto log_sum_exp = static_cast<float>(all[0].logit + std::log(sum));
-  const std::optional<uint32_t> id = draw_token(run.options.sampling, all, log_sum_exp, true,
-                                                draw_bits(run.seed, run.result.tokens.size()));
-  ChosenToken token{.id = id.value_or(all[0].id)};
+  ChosenToken token{
+      .id = draw_token(run.options.sampling, all, draw_bits(run.seed, run.result.tokens.size()))};
   if (run.options.logprobs > 0) {
+    double sum = 0;
+    for (const Candidate& c : all) sum += std::exp(double{c.logit} - all[0].logit);
+    const auto log_sum_exp = static_cast<float>(all[0].logit + std::log(sum));
     token.logprob = logits[token.id] - log_sum_exp;
     for (const Candidate& c : std::span(all).first(std::min(run.options.logprobs, vocab_)))
       token.top.push_back({c.id, c.logit - log_sum_exp});

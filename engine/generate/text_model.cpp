@@ -221,13 +221,12 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
       co_await model::load_weights(
           self->device_, self->cache_, header, self->config_, source, options.context,
           [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); }, cancelled));
-  const bool tune = options.tune.value_or(self->device_.info().is_software == 0);
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,
                                               .kv_f32 = options.kv_f32,
                                               .variant = self->variant_,
                                               .cuts = options.cuts,
-                                              .tuning_ms = tune ? kTuning : 0};
+                                              .tuning_ms = options.tune ? kTuning : 0};
   CO_TRY(std::unique_ptr<model::Decoder> decoder,
          co_await model::Decoder::create(
              self->device_, self->cache_, self->config_, std::move(weights), decoder_options,

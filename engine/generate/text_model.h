@@ -23,8 +23,8 @@ struct LoadOptions {
   std::string system;       // used when a conversation brings none
   GenerateOptions options;  // defaults of the model's maker
   kernels::VariantWish variant;
-  model::Cuts cuts;          // of kernels, found on this adapter before
-  std::optional<bool> tune;  // whether to look for more; absent: on real GPUs
+  model::Cuts cuts;   // of kernels, found on this adapter before
+  bool tune = false;  // whether to look for more
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 

@@ -110,9 +110,7 @@ class CommandList {
   // Reads bytes back within this submission, so that a step needs no second one. The words must be
   // submitted from inside the HostCall that owns `ticket`.
   void read(const Buffer& buffer, uint64_t offset, uint32_t bytes, void* address, uint32_t ticket) {
-    words_.insert(words_.end(),
-                  {kOpRead, buffer.id(), static_cast<uint32_t>(offset), bytes,
-                   static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address)), ticket});
+    read(Range(buffer, offset, bytes), bytes, address, ticket);
   }
   // From the start of a range.
   void read(const Range& range, uint32_t bytes, void* address, uint32_t ticket) {

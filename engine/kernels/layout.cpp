@@ -117,4 +117,11 @@ uint32_t total_rows(std::span<const Segment> segments) {
   return rows;
 }
 
+std::string shape_label(std::span<const Segment> segments, uint32_t cols) {
+  std::string label;
+  for (const Segment& segment : segments)
+    label += cat(codec_prefix(segment.codec), " ", segment.rows, " ");
+  return cat(label, "x ", cols);
+}
+
 }  // namespace lapidary::kernels

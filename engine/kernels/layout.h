@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "engine/base/error.h"
@@ -82,5 +83,7 @@ struct Segment {
   uint32_t offset = 0;  // bytes from the start of the bound range, a multiple of 256
 };
 uint32_t total_rows(std::span<const Segment> segments);
+// "q4_k 2048 q4_k 256 x 1536": codecs and rows of the segments, and their columns.
+std::string shape_label(std::span<const Segment> segments, uint32_t cols);
 
 }  // namespace lapidary::kernels

@@ -15,10 +15,6 @@ uint32_t tile_tokens(const MatmulSpec& spec) { return spec.tiling.threads / 4; }
 
 bool geglu(const MatmulSpec& spec) { return spec.epilogue == Epilogue::kGeglu; }
 
-uint32_t output_rows(const MatmulSpec& spec) {
-  return geglu(spec) ? spec.segments[0].rows : total_rows(spec.segments);
-}
-
 // Output rows of a workgroup: half of the tile is `up` with GeGLU.
 uint32_t rows_per_group(const MatmulSpec& spec) {
   return geglu(spec) ? tile_rows(spec) / 2 : tile_rows(spec);
@@ -79,7 +75,7 @@ void add_up(Composer& composer, const MatmulSpec& spec) {
 }
 
 void add_store(Composer& composer, const MatmulSpec& spec) {
-  const uint32_t rows = output_rows(spec);
+  const uint32_t rows = output_rows(spec.segments, spec.epilogue);
   const uint32_t y_stride = spec.y_stride == 0 ? rows : spec.y_stride;
   const uint32_t mul_stride = spec.mul_stride == 0 ? rows : spec.mul_stride;
   std::string value = "value";
@@ -93,10 +89,7 @@ void add_store(Composer& composer, const MatmulSpec& spec) {
 }
 
 std::string label_of(const MatmulSpec& spec) {
-  std::string label = "matmul";
-  for (const Segment& segment : spec.segments)
-    label += cat(" ", codec_prefix(segment.codec), " ", segment.rows);
-  return cat(label, " x ", spec.cols);
+  return cat("matmul ", shape_label(spec.segments, spec.cols));
 }
 
 }  // namespace

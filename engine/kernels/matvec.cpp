@@ -189,10 +189,7 @@ void add_epilogue(Composer& composer, const MatvecSpec& spec) {
 }
 
 std::string label_of(const MatvecSpec& spec) {
-  std::string label = "matvec";
-  for (const Segment& segment : spec.segments)
-    label += cat(" ", codec_prefix(segment.codec), " ", segment.rows);
-  return cat(label, " x ", spec.cols);
+  return cat("matvec ", shape_label(spec.segments, spec.cols));
 }
 
 }  // namespace
@@ -289,8 +286,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
 bool fits(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant) {
   const Dot dot = dot_of(spec, variant);
   const uint32_t units = std::max(32u, tiling.lanes) + 1;
-  return is_valid(tiling) && used_bytes(spec, tiling, dot) + units * unit_bytes(dot) <= kLimit &&
-         tiling.threads * 16 <= kLimit / 2;
+  return is_valid(tiling) && used_bytes(spec, tiling, dot) + units * unit_bytes(dot) <= kLimit;
 }
 
 std::string tuning_key(const MatvecSpec& spec, const Variant& variant) {

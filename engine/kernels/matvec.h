@@ -31,6 +31,11 @@ enum class Epilogue : uint8_t {
   kSoftcap,  // y[row] = cap * tanh(acc / cap)
 };
 
+// Values of y that a token has.
+inline uint32_t output_rows(std::span<const Segment> segments, Epilogue epilogue) {
+  return epilogue == Epilogue::kGeglu ? segments[0].rows : total_rows(segments);
+}
+
 // How a matvec is cut: a workgroup of `threads`, `lanes` of them on a row, each on `rows` rows.
 struct MatvecTiling {
   uint32_t threads;  // a power of two, 32 to 256

@@ -99,7 +99,7 @@ KernelSource topk_source(const TopkSpec& spec, const Variant& variant) {
       .bind('u', "params", "SampleParams")
       .include("workgroup_reduce.wgsl")
       .include("topk_select.wgsl")
-      .include("topk_partial.wgsl");
+      .include("topk.wgsl");
   return std::move(composer).finish("top-k");
 }
 
@@ -125,7 +125,7 @@ KernelSource sample_source(const TopkSpec& spec, const Variant& variant) {
       .bind('w', "step", "Step")
       .include("workgroup_reduce.wgsl")
       .include("topk_select.wgsl")
-      .include("topk_final.wgsl");
+      .include("sample.wgsl");
   return std::move(composer).finish("sample");
 }
 

@@ -93,10 +93,7 @@ Task<Result<TrialGroup>> trial_group(gpu::Device& device, std::vector<TrialMatri
     const RepackSpec spec{matrix.codec, matrix.cols};
     const uint32_t chunk = chunk_rows == 0 ? matrix.rows : chunk_rows;
     const uint64_t row_bytes = file_row_bytes(matrix.codec, matrix.cols);
-    KernelSource source = repack_source(spec);
-    CO_TRY(const gpu::Kernel kernel,
-           co_await device.create_kernel(std::move(source.wgsl), std::move(source.layout),
-                                         std::move(source.label)));
+    CO_TRY(const gpu::Kernel kernel, co_await trial_kernel(device, repack_source(spec)));
     for (uint32_t row = 0; row < matrix.rows; row += chunk) {
       const uint32_t rows = std::min(chunk, matrix.rows - row);
       // Two bytes of lead-in, so that words of the file are not words of the buffer.
@@ -107,14 +104,8 @@ Task<Result<TrialGroup>> trial_group(gpu::Device& device, std::vector<TrialMatri
       CO_TRY(const gpu::Buffer params_buffer, trial_buffer(device, params));
       const gpu::Range packed(group.buffer, group.segments[i].offset,
                               packed_bytes(matrix.codec, matrix.rows, matrix.cols));
-      CO_TRY(const gpu::Bindings bound,
-             device.create_bindings(kernel, {gpu::Range(raw_buffer), packed, params_buffer}));
-      const Groups groups = repack_groups(spec, rows);
-      gpu::CommandList list;
-      list.begin_pass();
-      list.dispatch(kernel, bound, groups.x, groups.y);
-      list.end_pass();
-      device.submit(list);
+      const std::vector<gpu::Range> bindings{raw_buffer, packed, params_buffer};
+      CO_TRY_VOID(trial_dispatch(device, kernel, bindings, repack_groups(spec, rows)));
     }
   }
   group.matrices = std::move(matrices);

@@ -20,6 +20,7 @@ Result<gpu::Buffer> trial_buffer(gpu::Device& device, const std::vector<T>& data
 // A buffer of zeros.
 Result<gpu::Buffer> trial_zeros(gpu::Device& device, uint64_t bytes);
 
+// Compiles a kernel.
 Task<Result<gpu::Kernel>> trial_kernel(gpu::Device& device, KernelSource source);
 // Dispatches a kernel once. Does not wait.
 Status trial_dispatch(gpu::Device& device, const gpu::Kernel& kernel,

@@ -114,12 +114,9 @@ Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
 
 Task<Result<TrialKernels>> trial_kernels(gpu::Device& device, AttentionSpec spec, Variant variant) {
   TrialKernels kernels;
-  KernelSource source = qkv_post_source(spec, variant);
-  CO_TRY(kernels.post, co_await device.create_kernel(source.wgsl, source.layout, source.label));
-  source = attention_prefill_source(spec, variant);
-  CO_TRY(kernels.prefill, co_await device.create_kernel(source.wgsl, source.layout, source.label));
-  source = attention_decode_source(spec, variant);
-  CO_TRY(kernels.decode, co_await device.create_kernel(source.wgsl, source.layout, source.label));
+  CO_TRY(kernels.post, co_await trial_kernel(device, qkv_post_source(spec, variant)));
+  CO_TRY(kernels.prefill, co_await trial_kernel(device, attention_prefill_source(spec, variant)));
+  CO_TRY(kernels.decode, co_await trial_kernel(device, attention_decode_source(spec, variant)));
   co_return std::move(kernels);
 }
 

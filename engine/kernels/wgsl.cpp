@@ -55,6 +55,9 @@ constexpr char kCodecQ6_K[] = {
 constexpr char kCodecQ8_0[] = {
 #embed "wgsl/codec_q8_0.wgsl"
 };
+constexpr char kDraw[] = {
+#embed "wgsl/draw.wgsl"
+};
 constexpr char kEpilogue[] = {
 #embed "wgsl/epilogue.wgsl"
 };
@@ -109,11 +112,8 @@ constexpr char kSplits[] = {
 constexpr char kStep[] = {
 #embed "wgsl/step.wgsl"
 };
-constexpr char kTopkFinal[] = {
-#embed "wgsl/topk_final.wgsl"
-};
-constexpr char kTopkPartial[] = {
-#embed "wgsl/topk_partial.wgsl"
+constexpr char kTopk[] = {
+#embed "wgsl/topk.wgsl"
 };
 constexpr char kTopkSelect[] = {
 #embed "wgsl/topk_select.wgsl"
@@ -144,6 +144,7 @@ constexpr Module kModules[] = {
     {"codec_q5_k.wgsl", kCodecQ5_K},
     {"codec_q6_k.wgsl", kCodecQ6_K},
     {"codec_q8_0.wgsl", kCodecQ8_0},
+    {"draw.wgsl", kDraw},
     {"epilogue.wgsl", kEpilogue},
     {"gather.wgsl", kGather},
     {"head_row.wgsl", kHeadRow},
@@ -162,8 +163,7 @@ constexpr Module kModules[] = {
     {"sample_params.wgsl", kSampleParams},
     {"splits.wgsl", kSplits},
     {"step.wgsl", kStep},
-    {"topk_final.wgsl", kTopkFinal},
-    {"topk_partial.wgsl", kTopkPartial},
+    {"topk.wgsl", kTopk},
     {"topk_select.wgsl", kTopkSelect},
     {"workgroup_reduce.wgsl", kWorkgroupReduce},
 };

@@ -31,7 +31,7 @@ Decoder::Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config&
       config_(config),
       weights_(std::move(weights)),
       options_(options),
-      tuner_(device, options.variant, options.cuts) {
+      tuner_(device, options.variant, std::move(options_.cuts)) {
   options_.max_batch = std::clamp(options_.max_batch, 1u, options_.context);
   topk_ = std::min(kTopk, config_.vocab);
   ring_slots_ = std::max(
@@ -49,7 +49,7 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
   std::unique_ptr<Decoder> decoder(new Decoder(device, cache, config, std::move(weights), options));
   CO_TRY_VOID(decoder->allocate());
   decoder->record();
-  if (options.tuning_ms > 0) {
+  if (options.tuning_ms > 0 && decoder->tuner_.has_work()) {
     CO_TRY_VOID(co_await decoder->tune());
     cache.forget_added();
     decoder->record();

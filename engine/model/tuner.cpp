@@ -36,10 +36,6 @@ Cut cut_of(const MatvecTiling& t) { return {t.threads, t.lanes, t.rows}; }
 MatmulTiling matmul_tiling(const Cut& cut) { return {.threads = cut[0], .rows = cut[1]}; }
 Cut cut_of(const MatmulTiling& t) { return {t.threads, t.rows, 0}; }
 
-uint64_t weights_of(const std::vector<kernels::Segment>& segments, uint32_t cols) {
-  return uint64_t{kernels::total_rows(segments)} * cols;
-}
-
 // What is wrong with y, where it should be `usual`; empty when nothing is.
 std::string difference(const std::vector<float>& y, const std::vector<float>& usual) {
   float most = 0;
@@ -55,22 +51,26 @@ std::string difference(const std::vector<float>& y, const std::vector<float>& us
 
 void Tuner::use(MatvecSpec& spec, const std::vector<gpu::Range>& ranges) {
   std::string key = tuning_key(spec, variant_);
-  if (const auto known = cuts_.find(key); known != cuts_.end()) {
-    const MatvecTiling tiling = matvec_tiling(known->second);
-    if (fits(spec, tiling, variant_)) spec.tiling = tiling;
-    return;
+  if (const Cut* known = find(key); known && fits(spec, matvec_tiling(*known), variant_)) {
+    spec.tiling = matvec_tiling(*known);
+  } else {
+    note(std::move(key), spec, ranges);
   }
-  note(std::move(key), spec, ranges);
 }
 
 void Tuner::use(MatmulSpec& spec, const std::vector<gpu::Range>& ranges) {
   std::string key = tuning_key(spec);
-  if (const auto known = cuts_.find(key); known != cuts_.end()) {
-    const MatmulTiling tiling = matmul_tiling(known->second);
-    if (fits(tiling, device_.info().max_workgroup_storage)) spec.tiling = tiling;
-    return;
+  const uint32_t storage = device_.info().max_workgroup_storage;
+  if (const Cut* known = find(key); known && fits(matmul_tiling(*known), storage)) {
+    spec.tiling = matmul_tiling(*known);
+  } else {
+    note(std::move(key), spec, ranges);
   }
-  note(std::move(key), spec, ranges);
+}
+
+const Cut* Tuner::find(std::string_view key) const {
+  const auto known = cuts_.find(key);
+  return known == cuts_.end() ? nullptr : &known->second;
 }
 
 void Tuner::note(std::string key, Spec spec, const std::vector<gpu::Range>& ranges) {
@@ -79,8 +79,8 @@ void Tuner::note(std::string key, Spec spec, const std::vector<gpu::Range>& rang
     products_.push_back({.key = std::move(key), .spec = std::move(spec)});
     product = products_.end() - 1;
   }
-  product->weight +=
-      std::visit([](const auto& s) { return static_cast<double>(weights_of(s.segments, s.cols)); },
+  product->weights +=
+      std::visit([](const auto& s) { return uint64_t{kernels::total_rows(s.segments)} * s.cols; },
                  product->spec);
   if (product->uses.size() < kMaxUses) product->uses.push_back(ranges);
 }
@@ -131,11 +131,7 @@ kernels::KernelSource Tuner::source(const Product& product, const Cut& cut, uint
 Task<Result<std::vector<float>>> Tuner::output(const Trial& trial, const Product& product) const {
   const bool matmul = std::holds_alternative<MatmulSpec>(product.spec);
   const uint32_t rows = std::visit(
-      [](const auto& s) {
-        return s.epilogue == kernels::Epilogue::kGeglu ? s.segments[0].rows
-                                                       : kernels::total_rows(s.segments);
-      },
-      product.spec);
+      [](const auto& s) { return kernels::output_rows(s.segments, s.epilogue); }, product.spec);
   std::vector<float> y(matmul ? std::min(kCompared, 4 * rows) : std::min(kCompared, rows));
   gpu::CommandList list;
   list.begin_pass();
@@ -211,7 +207,7 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
 }
 
 Task<Status> Tuner::run(double budget_ms, uint32_t tokens) {
-  std::ranges::stable_sort(products_, std::ranges::greater{}, &Product::weight);
+  std::ranges::stable_sort(products_, std::ranges::greater{}, &Product::weights);
   const double start = gpu::host_now();
   for (const Product& product : products_) {
     if (gpu::host_now() - start >= budget_ms) break;

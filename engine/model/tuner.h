@@ -6,6 +6,7 @@
 #include <array>
 #include <map>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -27,12 +28,14 @@ class Tuner {
   Tuner(gpu::Device& device, const kernels::Variant& variant, Cuts known)
       : device_(device), variant_(variant), cuts_(std::move(known)) {}
 
-  // Sets the spec's cut, if one is known, and notes that the product is computed with these ranges:
-  // binding 1 is y, as in matvec.h and matmul.h.
+  // Sets the spec's cut if one is known that fits; else notes that the product is computed with
+  // these ranges: binding 1 is y, as in matvec.h and matmul.h.
   void use(kernels::MatvecSpec& spec, const std::vector<gpu::Range>& ranges);
   void use(kernels::MatmulSpec& spec, const std::vector<gpu::Range>& ranges);
 
-  // Tunes the products noted whose cut is not known, those that cost most first, until `budget_ms`
+  // Whether a product was noted.
+  bool has_work() const { return !products_.empty(); }
+  // Tunes the products noted, those that cost most first, until `budget_ms`
   // have passed; the rest keep the usual cut and stay unknown. The buffers that products read must
   // hold finite numbers other than 0, and their uniforms a step of `tokens` tokens.
   Task<Status> run(double budget_ms, uint32_t tokens);
@@ -44,7 +47,7 @@ class Tuner {
     std::string key;
     Spec spec;
     std::vector<std::vector<gpu::Range>> uses;  // a layer each
-    double weight = 0;                          // of weights, all uses together
+    uint64_t weights = 0;                       // elements, all uses together
   };
   struct Trial {
     Cut cut{};
@@ -55,6 +58,7 @@ class Tuner {
     double ms = 1e30;   // the least time of a submission
   };
 
+  const Cut* find(std::string_view key) const;
   void note(std::string key, Spec spec, const std::vector<gpu::Range>& ranges);
   std::vector<Cut> candidates(const Spec& spec) const;
   kernels::KernelSource source(const Product& product, const Cut& cut, uint32_t tokens,

@@ -160,9 +160,8 @@ Task<Status> check_long(gpu::Device& device, AttentionSpec spec, std::vector<uin
   }
   for (Variant variant : forms) {
     CO_TRY(TrialLayer layer, trial_layer(device, spec, norms, 1, last + 1));
-    KernelSource source = attention_decode_source(spec, variant);
     CO_TRY(gpu::Kernel kernel,
-           co_await device.create_kernel(source.wgsl, source.layout, source.label));
+           co_await trial_kernel(device, attention_decode_source(spec, variant)));
     for (uint32_t position : positions) {
       const size_t width = size_t{spec.kv_heads} * n;
       std::vector<uint16_t> half_k(size_t{spec.slots} * width);

@@ -37,9 +37,7 @@ Task<Status> expect_product(gpu::Device& device, MatmulSpec spec, std::vector<ui
   const uint32_t rows = geglu ? spec.segments[0].rows : total_rows(spec.segments);
   const uint32_t y_stride = spec.y_stride == 0 ? rows : spec.y_stride;
   const uint32_t mul_stride = spec.mul_stride == 0 ? rows : spec.mul_stride;
-  KernelSource source = matmul_source(spec);
-  CO_TRY(const gpu::Kernel kernel,
-         co_await device.create_kernel(source.wgsl, source.layout, source.label));
+  CO_TRY(const gpu::Kernel kernel, co_await trial_kernel(device, matmul_source(spec)));
   for (const uint32_t tokens : counts) {
     const std::vector<float> x = TrialRandom(tokens).floats(size_t{tokens} * spec.cols, scale);
     const std::vector<float> mul = TrialRandom(2).floats(size_t{tokens} * mul_stride);
@@ -52,13 +50,7 @@ Task<Status> expect_product(gpu::Device& device, MatmulSpec spec, std::vector<ui
     std::vector<gpu::Range> ranges = {group.buffer, y, x_buffer};
     if (spec.epilogue == Epilogue::kGeluMul) ranges.emplace_back(mul_buffer);
     ranges.emplace_back(step_buffer);
-    CO_TRY(const gpu::Bindings bound, device.create_bindings(kernel, ranges));
-    const Groups groups = matmul_groups(spec, tokens);
-    gpu::CommandList list;
-    list.begin_pass();
-    list.dispatch(kernel, bound, groups.x, groups.y);
-    list.end_pass();
-    device.submit(list);
+    CO_TRY_VOID(trial_dispatch(device, kernel, ranges, matmul_groups(spec, tokens)));
     CO_TRY(const std::vector<float> out, co_await trial_read<float>(device, y, before.size()));
 
     std::vector<double> want(before.begin(), before.end());
@@ -75,7 +67,7 @@ Task<Status> expect_product(gpu::Device& device, MatmulSpec spec, std::vector<ui
     }
     for (size_t i = 0; i < want.size(); ++i) {
       const double slack = kTolerance * std::max(1.0, std::fabs(want[i]));
-      KERNEL_EXPECT(std::fabs(out[i] - want[i]) <= slack, source.label, ", ", tokens,
+      KERNEL_EXPECT(std::fabs(out[i] - want[i]) <= slack, kernel.label, ", ", tokens,
                     " tokens, at ", i, ": ", out[i], " instead of ", want[i]);
     }
   }

@@ -299,6 +299,8 @@ KERNEL_TEST(draw_under_cuts) {
            {.temperature = 1.0f, .top_p = 0.999f},
            {.temperature = 1.0f, .min_p = 1e-4f},
            {.temperature = 1.0f, .top_k = 300},
+           {.temperature = 1.0f, .top_k = 5, .top_p = 0.1f, .want = 4},
+           {.temperature = 1.0f, .top_k = 4, .want = 4},
        }) {
     CO_TRY_VOID(co_await check_draw(device, logits, p));
   }

@@ -120,8 +120,8 @@ export class Model {
       const { description, architecture } = opened.info;
       const adapter = `${description} ${architecture}`;
       const log = options.onLog ?? (() => {});
-      const known =
-        (options.tune ?? !opened.info.software) ? await knownCuts(cache, adapter, log) : {};
+      const tune = options.tune ?? !opened.info.software;
+      const known = tune ? await knownCuts(cache, adapter, log) : {};
       const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
         'lap_model_load',
         [
@@ -135,7 +135,7 @@ export class Model {
             name: found.name,
             variant: options.variant,
             cuts: known,
-            tune: options.tune,
+            tune,
           }),
         ],
         { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },

@@ -50,8 +50,8 @@ export async function keepCuts(
   found: Cuts,
   log: Log,
 ): Promise<void> {
-  const added = Object.keys(found).filter((key) => !(key in known));
-  if (added.length === 0) return;
+  const fresh = Object.keys(found).filter((key) => String(found[key]) !== String(known[key]));
+  if (fresh.length === 0) return;
   try {
     await cache.write(nameOf(adapter), JSON.stringify({ ...known, ...found }));
   } catch (error) {

@@ -342,7 +342,6 @@ async function within(folder: string, path: string): Promise<string> {
   return real;
 }
 
-/** The file of a layer, in its full size. */
 /** The path of the one file of weights; refuses a model that is more than that. */
 function weightsOf({ name, layers }: ModelFiles): string {
   const of = (kind: string) => layers.filter((layer) => layer.kind === kind);
@@ -363,6 +362,7 @@ function weightsOf({ name, layers }: ModelFiles): string {
   return weights.path;
 }
 
+/** The file of a layer, in its full size. */
 async function blobPath(
   store: string,
   layer: { kind: string; blob: string; size: number },
