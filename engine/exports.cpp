@@ -227,6 +227,16 @@ void lap_generate(uint32_t call, uint32_t model, const char* request, uint32_t l
   start_reply(call, model, {request, length}, false);
 }
 
+LAPIDARY_EXPORT(lap_prefill)
+void lap_prefill(uint32_t call, uint32_t model, const char* request, uint32_t length) {
+  start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {
+    CO_TRY(Json json, parse_json(text, "request"));
+    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const Json done, co_await target->prefill(std::move(json), cancel_check(call)));
+    co_return dump_json(done);
+  });
+}
+
 // Completes with f32 [rows, vocab]. flags: bit 0 for every position, else the last only.
 LAPIDARY_EXPORT(lap_logits)
 void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, uint32_t flags) {

@@ -2,7 +2,7 @@
 
 import { LapidaryError, type GenerateOptions, type Model, type ReplyReport } from 'lapidary';
 import { measured } from './stats.js';
-import type { Decode, PerToken, Prefill, Profile } from './types.js';
+import type { Decode, PerToken, Prefill, Profile, Together } from './types.js';
 
 /** Ids from here on are ordinary tokens in every vocabulary of the family. */
 const FIRST_ID = 500;
@@ -93,6 +93,40 @@ export async function prefill(
     if (i >= 0) speeds.push((length * 1000) / report.timings.prefillMs);
   }
   return { promptTokens: length, tokensPerSecond: measured(speeds) };
+}
+
+/** Tokens of each of the prompts that {@link together} runs. */
+export const TOGETHER_TOKENS = 64;
+
+/** Tokens a second through a prompt for each session, with no answer. */
+export async function together(
+  model: Model,
+  prompts: Prompts,
+  { repeats, signal }: Repeats,
+): Promise<Together> {
+  const count = model.info.sessions;
+  const time = async (groups: { tokens: number[] }[][]) => {
+    await model.truncate(0);
+    const started = performance.now();
+    for (const group of groups) await model.prefill(group, signal && { signal });
+    return (count * TOGETHER_TOKENS * 1000) / (performance.now() - started);
+  };
+  const shared: number[] = [];
+  const single: number[] = [];
+  for (let i = -1; i < repeats; i++) {
+    const all = Array.from({ length: count }, () => ({ tokens: prompts.next(TOGETHER_TOKENS) }));
+    const speeds = [await time([all]), await time(all.map((one) => [one]))] as const;
+    // The first is to warm up.
+    if (i < 0) continue;
+    shared.push(speeds[0]);
+    single.push(speeds[1]);
+  }
+  return {
+    prompts: count,
+    promptTokens: TOGETHER_TOKENS,
+    tokensPerSecond: measured(shared),
+    oneByOne: measured(single),
+  };
 }
 
 /** Milliseconds to the first token of the answer to a new prompt of `length` tokens, as the caller sees them. */

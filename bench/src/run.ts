@@ -23,6 +23,8 @@ import {
   prefill,
   profile,
   Prompts,
+  together,
+  TOGETHER_TOKENS,
 } from './measure.js';
 import { measured } from './stats.js';
 import type {
@@ -105,8 +107,8 @@ export async function bench(
   nano: Subject,
   options: BenchOptions,
 ): Promise<BenchReport> {
-  const { signal, variant, kvType, batchSize, tune, repeats, decodeTokens, contexts, prefills } =
-    options;
+  const { signal, variant, kvType, batchSize, sessions, tune, repeats } = options;
+  const { decodeTokens, contexts, prefills } = options;
   const say = (text: string) => {
     if (signal?.aborted) throw new LapidaryError('cancelled', 'cancelled');
     options.onProgress?.(text);
@@ -116,6 +118,7 @@ export async function bench(
     ...(variant && { variant }),
     ...(kvType && { kvType }),
     ...(batchSize !== undefined && { batchSize }),
+    ...(sessions !== undefined && { sessions }),
     ...(tune !== undefined && { tune }),
   };
 
@@ -208,6 +211,11 @@ export async function bench(
       }
       say(`prefill of ${promptTokens} tokens`);
       report.prefill.push(await prefill(model, prompts, promptTokens, { repeats, signal }));
+    }
+    if (model.info.sessions > 1) {
+      say(`prompts of ${model.info.sessions} sessions`);
+      const skipped = noRoom(model, TOGETHER_TOKENS, 1);
+      report.together = skipped ? { skipped } : await together(model, prompts, { repeats, signal });
     }
     if (cold.length > 0) {
       say('first token');

@@ -90,6 +90,14 @@ export function table(report: BenchReport): string {
     const name = `prefill of ${entry.promptTokens}, tok/s`;
     rows.push([name, speed(entry)]);
   }
+  const { together } = report;
+  if (together && 'skipped' in together) {
+    rows.push(['prompts together', `not measured: ${together.skipped}`]);
+  } else if (together) {
+    const name = `${together.prompts} prompts of ${together.promptTokens}`;
+    rows.push([`${name} together, tok/s`, speed(together)]);
+    rows.push([`${name} one by one, tok/s`, spread(together.oneByOne)]);
+  }
   if ('skipped' in firstToken) rows.push(['first token', `not measured: ${firstToken.skipped}`]);
   else {
     rows.push([`first token after ${firstToken.promptTokens}, cold, ms`, spread(firstToken.cold)]);

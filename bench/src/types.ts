@@ -37,6 +37,8 @@ export interface BenchOptions {
   kvType?: 'f16' | 'f32';
   /** Tokens of a prompt that run at once: as for `Model.load`. */
   batchSize?: number;
+  /** Sessions of the KV cache; with more than one, so many prompts are timed together, too. */
+  sessions?: number;
   /** Whether loads look for faster cuts of kernels: as for `Model.load`. */
   tune?: boolean;
   /** Known answers beside those that come with the project; the first that are of the file count. */
@@ -121,6 +123,14 @@ export interface Prefill {
   tokensPerSecond: Measured;
 }
 
+/** Prompts of as many sessions: in shared batches, and one after another. */
+export interface Together {
+  prompts: number;
+  promptTokens: number;
+  tokensPerSecond: Measured;
+  oneByOne: Measured;
+}
+
 export interface Decode {
   context: number;
   tokens: number;
@@ -174,6 +184,8 @@ export interface BenchReport {
   load: LoadReport;
   firstToken: FirstToken | Skipped;
   prefill: (Prefill | (Skipped & { promptTokens: number }))[];
+  /** Where there are several sessions. */
+  together?: Together | Skipped;
   decode: (Decode | (Skipped & { context: number }))[];
   /** The first of `decode` again, with tokens drawn (temperature 1, top_k 64, top_p 0.95) instead of the best taken. */
   drawn: Decode | Skipped;

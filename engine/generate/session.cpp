@@ -82,27 +82,70 @@ Status Session::check_prompt(const std::vector<uint32_t>& prompt) const {
   return {};
 }
 
+Status Session::check_room(const std::vector<uint32_t>& prompt) const {
+  if (prompt.size() < decoder_->context()) return {};
+  return fail(
+      ErrorCode::kContextOverflow,
+      cat("the prompt has ", prompt.size(), " tokens; the context of ", decoder_->context(),
+          " leaves no room for an answer. Shorten it, or load the model with a longer context"));
+}
+
 void Session::truncate(uint32_t length) {
-  if (length < cached_.size()) cached_.resize(length);
+  for (Sequence& sequence : sequences_)
+    if (length < sequence.cached.size()) sequence.cached.resize(length);
+}
+
+namespace {
+
+// Leading tokens of `prompt`, less than all, that `cached` begins with too.
+uint32_t common_prefix(const std::vector<uint32_t>& cached, const std::vector<uint32_t>& prompt) {
+  const auto limit = static_cast<std::ptrdiff_t>(std::min(cached.size(), prompt.size() - 1));
+  const auto end = std::mismatch(cached.begin(), cached.begin() + limit, prompt.begin()).first;
+  return static_cast<uint32_t>(end - cached.begin());
+}
+
+}  // namespace
+
+// A prompt goes on from the sequence with which it has most in common; unless more of that would be
+// lost than kept (a conversation that shares but its system prompt with this one): then the
+// sequence unused for longest gives way.
+void Session::choose_sequence(const std::vector<uint32_t>& prompt,
+                              std::span<const uint32_t> taken) {
+  uint32_t best = UINT32_MAX;
+  uint32_t oldest = UINT32_MAX;
+  uint32_t most = 0;
+  for (uint32_t s = 0; s < sequences_.size(); ++s) {
+    if (std::ranges::contains(taken, s)) continue;
+    const std::vector<uint32_t>& cached = sequences_[s].cached;
+    const uint32_t common = common_prefix(cached, prompt);
+    if (common > most && 2 * common >= cached.size()) {
+      best = s;
+      most = common;
+    }
+    if (oldest == UINT32_MAX || sequences_[s].used < sequences_[oldest].used) oldest = s;
+  }
+  current_ = best != UINT32_MAX ? best : oldest;
+  current().used = ++clock_;
+  decoder_->use_sequence(current_);
 }
 
 uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
-  const size_t limit = std::min(cached_.size(), prompt.size() - 1);
-  uint32_t common = 0;
-  while (common < limit && cached_[common] == prompt[common]) ++common;
+  auto& [cached, high_water, used] = current();
+  uint32_t common = common_prefix(cached, prompt);
   // Sliding layers keep a ring: the oldest position still there is high_water - slots. The window
   // before the first new token must be whole, or the prompt runs anew.
   const uint32_t slots = decoder_->ring_slots();
-  const uint32_t oldest = high_water_ > slots ? high_water_ - slots : 0;
+  const uint32_t oldest = high_water > slots ? high_water - slots : 0;
   const uint32_t window = decoder_->window();
   const uint32_t needed = common + 1 > window ? common + 1 - window : 0;
   if (window > 0 && needed < oldest) common = 0;
-  if (common == 0) high_water_ = 0;
-  cached_.resize(common);
+  if (common == 0) high_water = 0;
+  cached.resize(common);
   return common;
 }
 
-Task<Status> Session::prefill(Run& run, uint32_t from, const std::function<Readback()>& readback) {
+Task<Status> Session::run_prompt(Run& run, uint32_t from,
+                                 const std::function<Readback()>& readback) {
   const auto total = static_cast<uint32_t>(run.prompt.size());
   const std::span<const uint32_t> tokens(run.prompt);
   for (uint32_t at = from; at < total;) {
@@ -110,8 +153,8 @@ Task<Status> Session::prefill(Run& run, uint32_t from, const std::function<Readb
     const bool last = at + count == total;
     decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{});
     at += count;
-    note_written(at);
-    cached_.assign(run.prompt.begin(), run.prompt.begin() + at);
+    current().note_written(at);
+    current().cached.assign(run.prompt.begin(), run.prompt.begin() + at);
     if (last) break;
     CO_TRY_VOID(co_await device_.sync());
     run.listener.on_prefill(at, total, from);
@@ -269,8 +312,8 @@ Task<Status> Session::decode(Run& run) {
   };
 
   const auto prompt_size = static_cast<uint32_t>(run.prompt.size());
-  CO_TRY_VOID(
-      co_await prefill(run, run.result.cached_tokens, [&] { return readback(prompt_size - 1); }));
+  CO_TRY_VOID(co_await run_prompt(run, run.result.cached_tokens,
+                                  [&] { return readback(prompt_size - 1); }));
   if (run.ended) co_return Status{};  // cancelled before the last batch
   uint32_t position = prompt_size;    // of the next decode to submit
   uint32_t cautious = 0;
@@ -284,7 +327,7 @@ Task<Status> Session::decode(Run& run) {
         CO_TRY(adjustments, write_adjustments(run));
       }
       decoder_->decode(position, readback(position));
-      note_written(++position);
+      current().note_written(++position);
     }
     if (flight.empty()) break;
     Result<ChosenToken> token = co_await take();
@@ -314,8 +357,9 @@ Task<Status> Session::decode(Run& run) {
   CO_TRY_VOID(std::move(status));
   // Tokens of the reply that were run; those that ran past its end do not count.
   const size_t ran = std::min<size_t>(position - prompt_size, run.result.tokens.size());
-  cached_.insert(cached_.end(), run.result.tokens.begin(),
-                 run.result.tokens.begin() + static_cast<long>(ran));
+  std::vector<uint32_t>& cached = current().cached;
+  cached.insert(cached.end(), run.result.tokens.begin(),
+                run.result.tokens.begin() + static_cast<long>(ran));
   co_return Status{};
 }
 
@@ -324,12 +368,7 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
                                      std::function<bool()> cancelled) {
   if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
   CO_TRY_VOID(check_prompt(prompt));
-  if (prompt.size() >= decoder_->context()) {
-    co_return fail(
-        ErrorCode::kContextOverflow,
-        cat("the prompt has ", prompt.size(), " tokens; the context of ", decoder_->context(),
-            " leaves no room for an answer. Shorten it, or load the model with a longer context"));
-  }
+  CO_TRY_VOID(check_room(prompt));
   busy_ = true;
   Run run{.prompt = std::move(prompt),
           .options = options,
@@ -337,15 +376,14 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
           .listener = listener,
           .cancelled = std::move(cancelled)};
   run.start = gpu::host_now();
+  choose_sequence(run.prompt);
   run.result.cached_tokens = reuse_prefix(run.prompt);
   run.result.prompt_tokens = static_cast<uint32_t>(run.prompt.size());
   listener.on_prefill(run.result.cached_tokens, run.result.prompt_tokens, run.result.cached_tokens);
   Status status = co_await decode(run);
   busy_ = false;
   if (!status) {
-    // What the cache holds is no longer known.
-    cached_.clear();
-    high_water_ = 0;
+    forget_all();
     co_return std::unexpected(std::move(status).error());
   }
   const double end = gpu::host_now();
@@ -353,6 +391,60 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
   run.result.prefill_ms = run.first_token - run.start;
   run.result.decode_ms = end - run.first_token;
   co_return std::move(run.result);
+}
+
+Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prompts,
+                                  std::vector<Prefilled>& results,
+                                  const std::function<bool()>& cancelled) {
+  std::vector<uint32_t> taken;
+  for (const std::vector<uint32_t>& prompt : prompts) {
+    choose_sequence(prompt, taken);
+    taken.push_back(current_);
+    results.push_back({.prompt_tokens = static_cast<uint32_t>(prompt.size()),
+                       .cached_tokens = reuse_prefix(prompt)});
+  }
+  for (size_t p = 0; p < prompts.size() && !cancelled();) {
+    std::vector<model::Prompt> batch;
+    uint32_t room = decoder_->max_batch();
+    while (p < prompts.size() && room > 0) {
+      Sequence& sequence = sequences_[taken[p]];
+      const std::vector<uint32_t>& prompt = prompts[p];
+      const auto at = static_cast<uint32_t>(sequence.cached.size());
+      const std::span tokens =
+          std::span(prompt).subspan(at, std::min<size_t>(room, prompt.size() - at));
+      batch.push_back({.sequence = taken[p], .position = at, .tokens = tokens});
+      sequence.cached.insert(sequence.cached.end(), tokens.begin(), tokens.end());
+      sequence.note_written(static_cast<uint32_t>(sequence.cached.size()));
+      room -= static_cast<uint32_t>(tokens.size());
+      if (sequence.cached.size() == prompt.size()) ++p;
+    }
+    decoder_->prefill(batch);
+    CO_TRY_VOID(co_await device_.sync());
+  }
+  co_return Status{};
+}
+
+Task<Result<std::vector<Prefilled>>> Session::prefill(std::vector<std::vector<uint32_t>> prompts,
+                                                      std::function<bool()> cancelled) {
+  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  if (prompts.size() > sequences_.size()) {
+    co_return fail(ErrorCode::kInvalidArgument,
+                   cat(prompts.size(), " prompts; the model was loaded for ", sequences_.size(),
+                       " at once. Load it with more sessions"));
+  }
+  for (const std::vector<uint32_t>& prompt : prompts) {
+    CO_TRY_VOID(check_prompt(prompt));
+    CO_TRY_VOID(check_room(prompt));
+  }
+  busy_ = true;
+  std::vector<Prefilled> results;
+  Status status = co_await prefill_all(prompts, results, cancelled);
+  busy_ = false;
+  if (!status) {
+    forget_all();
+    co_return std::unexpected(std::move(status).error());
+  }
+  co_return results;
 }
 
 Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, bool all) {
@@ -365,10 +457,10 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
   busy_ = true;
   const auto total = static_cast<uint32_t>(tokens.size());
   std::vector<float> out(size_t{all ? total : 1} * vocab_);
+  choose_sequence(tokens);
   Status status;
   if (all) {
-    cached_.clear();
-    high_water_ = 0;
+    current() = {.used = clock_};
     status = co_await decoder_->prepare_all_positions();
     const uint32_t rows = decoder_->logits_rows();
     for (uint32_t at = 0; status && at < total; at += decoder_->max_batch()) {
@@ -400,12 +492,11 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
   if (status) status = co_await device_.sync();
   busy_ = false;
   if (!status) {
-    cached_.clear();
-    high_water_ = 0;
+    forget_all();
     co_return std::unexpected(std::move(status).error());
   }
-  cached_ = std::move(tokens);
-  note_written(total);
+  current().cached = std::move(tokens);
+  current().note_written(total);
   co_return out;
 }
 

@@ -1,9 +1,10 @@
-// A session: one KV cache and the tokens it holds. Runs prompts (only what the cache does not
-// already hold) and the decode loop.
+// A session: the KV cache, the sequences of tokens it holds, and the decode loop. A prompt goes on
+// from the sequence that begins like it; only what the cache does not already hold is run.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/generate/sampler.h"
@@ -33,6 +34,12 @@ class Listener {
 enum class FinishReason : uint8_t { kStop, kStopString, kLength, kContext, kCancelled };
 std::string_view finish_reason_name(FinishReason reason);
 
+// How much of a prompt was in the cache.
+struct Prefilled {
+  uint32_t prompt_tokens = 0;
+  uint32_t cached_tokens = 0;
+};
+
 struct RunResult {
   FinishReason reason = FinishReason::kStop;
   std::vector<uint32_t> tokens;  // of the reply, the one that ended it included
@@ -52,7 +59,8 @@ class Session {
         decoder_(std::move(decoder)),
         tokenizer_(tokenizer),
         suppress_tokens_(suppress_tokens),
-        vocab_(vocab) {}
+        vocab_(vocab),
+        sequences_(decoder_->sequences()) {}
 
   // Answers `prompt`. cancelled() is polled between submissions; a cancelled run ends well, with
   // what it has. kContextOverflow: the prompt leaves no room for a token; kInvalidArgument: empty,
@@ -60,24 +68,44 @@ class Session {
   Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                               uint64_t seed, Listener& listener, std::function<bool()> cancelled);
 
+  // Runs prompts into the cache, in batches that hold tokens of several, each into a sequence of
+  // its own. cancelled() is polled between submissions; what was run until then stays.
+  // kInvalidArgument: more prompts than sequences, and as run().
+  Task<Result<std::vector<Prefilled>>> prefill(std::vector<std::vector<uint32_t>> prompts,
+                                               std::function<bool()> cancelled);
+
   // Logits after each token (all), or after the last: f32 [rows, vocab], in one piece. For all, the
   // cache is run anew from position 0 in batches through every layer.
   Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all);
 
-  // Forgets cached tokens past `length`.
+  // Forgets what each sequence holds past `length` tokens.
   void truncate(uint32_t length);
-  const std::vector<uint32_t>& cached() const { return cached_; }
   const model::Decoder& decoder() const { return *decoder_; }
 
  private:
   struct Run;
+  struct Sequence {
+    std::vector<uint32_t> cached;  // tokens whose K and V are in the cache, by position
+    uint32_t high_water = 0;       // one past the last position ever written since it was empty
+    uint64_t used = 0;             // when it was last chosen
+
+    void note_written(uint32_t end) { high_water = std::max(high_water, end); }
+  };
   Status check_prompt(const std::vector<uint32_t>& prompt) const;
-  // Keeps the longest usable prefix of `prompt` in the cache and returns its length, less than
-  // prompt.size().
+  Status check_room(const std::vector<uint32_t>& prompt) const;
+  // Makes the sequence that is best for `prompt`, none of `taken`, the current one.
+  void choose_sequence(const std::vector<uint32_t>& prompt, std::span<const uint32_t> taken = {});
+  Sequence& current() { return sequences_[current_]; }
+  // Keeps the longest usable prefix of `prompt` in the current sequence and returns its length,
+  // less than prompt.size().
   uint32_t reuse_prefix(const std::vector<uint32_t>& prompt);
-  void note_written(uint32_t end) { high_water_ = std::max(high_water_, end); }
+  // What the cache holds is no longer known.
+  void forget_all() { sequences_.assign(sequences_.size(), {}); }
+  Task<Status> prefill_all(const std::vector<std::vector<uint32_t>>& prompts,
+                           std::vector<Prefilled>& results, const std::function<bool()>& cancelled);
   // readback: called for the submission of the last batch.
-  Task<Status> prefill(Run& run, uint32_t from, const std::function<model::Readback()>& readback);
+  Task<Status> run_prompt(Run& run, uint32_t from,
+                          const std::function<model::Readback()>& readback);
   Task<Status> decode(Run& run);
   bool accept(Run& run, const ChosenToken& token);
   Result<uint32_t> write_adjustments(const Run& run);
@@ -90,8 +118,9 @@ class Session {
   const tokenizer::Tokenizer& tokenizer_;
   const std::vector<uint32_t>& suppress_tokens_;
   uint32_t vocab_;
-  std::vector<uint32_t> cached_;  // tokens whose K and V are in the cache, by position
-  uint32_t high_water_ = 0;  // one past the last position ever written since the cache was empty
+  std::vector<Sequence> sequences_;
+  uint32_t current_ = 0;
+  uint64_t clock_ = 0;  // of Sequence::used
   bool busy_ = false;
 };
 

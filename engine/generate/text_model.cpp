@@ -82,6 +82,17 @@ constexpr uint64_t kMaxCut = 1024;
 // Tokens of a prompt in one submission; their activations are on the GPU at once.
 constexpr uint32_t kMaxBatch = 4096;
 
+// A whole number from 1 to `most` in place of `out`, if there is one.
+Status parse_count(const Json& json, std::string_view key, uint32_t most, uint32_t& out) {
+  const Json* count = json_member(json, key);
+  if (count == nullptr || count->is_null()) return {};
+  const double value = count->is_number() ? count->get<double>() : NAN;
+  if (!(value >= 1 && value <= most))
+    return fail(ErrorCode::kInvalidArgument, cat(key, " must be a number from 1 to ", most));
+  out = static_cast<uint32_t>(value);
+  return {};
+}
+
 // {subgroups, dot: "f32" | "int16" | "int8"}
 Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
@@ -134,14 +145,8 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
       return fail(ErrorCode::kInvalidArgument, "kvType must be f16 or f32");
     out.kv_f32 = *type == "f32";
   }
-  if (const Json* batch = json_member(json, "batchSize"); batch != nullptr && !batch->is_null()) {
-    const double value = batch->is_number() ? batch->get<double>() : NAN;
-    if (!(value >= 1 && value <= kMaxBatch)) {
-      return fail(ErrorCode::kInvalidArgument,
-                  cat("batchSize must be a number of tokens, from 1 to ", kMaxBatch));
-    }
-    out.batch = static_cast<uint32_t>(value);
-  }
+  TRY_VOID(parse_count(json, "batchSize", kMaxBatch, out.batch));
+  TRY_VOID(parse_count(json, "sessions", kernels::kMaxSequences, out.sessions));
   if (const Json* cuts = json_member(json, "cuts")) out.cuts = parse_cuts(*cuts);
   if (const Json* tune = json_member(json, "tune"); tune != nullptr && !tune->is_null()) {
     if (!tune->is_boolean()) return fail(ErrorCode::kInvalidArgument, "tune must be true or false");
@@ -224,6 +229,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,
                                               .kv_f32 = options.kv_f32,
+                                              .sequences = options.sessions,
                                               .variant = self->variant_,
                                               .cuts = options.cuts,
                                               .tuning_ms = options.tune ? kTuning : 0};
@@ -251,6 +257,7 @@ Json TextModel::info() const {
       {"vocab", config_.vocab},
       {"contextLength", decoder.context()},
       {"modelContextLength", config_.context_length},
+      {"sessions", decoder.sequences()},
       {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
       {"template", large_template_ ? "large" : "small"},
       {"gpuBytes",
@@ -338,23 +345,46 @@ Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled)
   co_return report;
 }
 
+Result<std::vector<uint32_t>> TextModel::raw_prompt(const Json& request) const {
+  const Json* tokens = json_member(request, "tokens");
+  if (tokens != nullptr && tokens->is_array()) return parse_ids(*tokens);
+  const Json* text = json_member(request, "prompt");
+  if (text == nullptr || !text->is_string())
+    return fail(ErrorCode::kInvalidArgument, "a raw request needs a 'prompt' text or 'tokens'");
+  const Json* special = json_member(request, "special");
+  const bool parse = special != nullptr && *special == "parse";
+  return tokenizer_.encode(
+      text->get_ref<const std::string&>(),
+      {.add_bos = true,
+       .specials = parse ? tokenizer::SpecialTokens::kParse : tokenizer::SpecialTokens::kPlain});
+}
+
+Task<Result<Json>> TextModel::prefill(Json request, Cancelled cancelled) {
+  const Json* list = json_member(request, "prompts");
+  if (list == nullptr || !list->is_array())
+    co_return fail(ErrorCode::kInvalidArgument, "a prefill needs a list of 'prompts'");
+  std::vector<std::vector<uint32_t>> prompts;
+  for (const Json& prompt : *list) {
+    if (json_member(prompt, "messages") != nullptr) {
+      CO_TRY(const std::vector<chat::Piece> pieces, render(prompt));
+      prompts.push_back(tokenizer_.encode_pieces_of(pieces));
+    } else {
+      CO_TRY(std::vector<uint32_t> raw, raw_prompt(prompt));
+      prompts.push_back(std::move(raw));
+    }
+  }
+  CO_TRY(const std::vector<Prefilled> done,
+         co_await session_->prefill(std::move(prompts), std::move(cancelled)));
+  Json out = Json::array();
+  for (const Prefilled& one : done) {
+    out.push_back({{"promptTokens", one.prompt_tokens}, {"cachedTokens", one.cached_tokens}});
+  }
+  co_return out;
+}
+
 Task<Result<Json>> TextModel::generate(Json request, Emit emit, Cancelled cancelled) {
   CO_TRY(const GenerateOptions options, options_of(request));
-  std::vector<uint32_t> prompt;
-  const Json* text = json_member(request, "prompt");
-  const Json* tokens = json_member(request, "tokens");
-  if (tokens != nullptr && tokens->is_array()) {
-    CO_TRY(prompt, parse_ids(*tokens));
-  } else if (text != nullptr && text->is_string()) {
-    const Json* special = json_member(request, "special");
-    const bool parse = special != nullptr && *special == "parse";
-    prompt = tokenizer_.encode(
-        text->get_ref<const std::string&>(),
-        {.add_bos = true,
-         .specials = parse ? tokenizer::SpecialTokens::kParse : tokenizer::SpecialTokens::kPlain});
-  } else {
-    co_return fail(ErrorCode::kInvalidArgument, "generate needs a 'prompt' text or 'tokens'");
-  }
+  CO_TRY(std::vector<uint32_t> prompt, raw_prompt(request));
   TextListener listener(tokenizer_, options.stop, emit);
   CO_TRY(Json report, co_await run(std::move(prompt), options, listener, std::move(cancelled)));
   listener.finish();

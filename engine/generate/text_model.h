@@ -19,6 +19,7 @@ struct LoadOptions {
   uint32_t context = 0;  // 0: kDefaultContext, or the model's own if that is shorter
   uint32_t batch = 512;  // tokens of one prefill submission
   bool kv_f32 = false;
+  uint32_t sessions = 1;    // sequences that the KV cache holds
   std::string name;         // as Ollama calls it: "gemma4:e2b" says which template the model speaks
   std::string system;       // used when a conversation brings none
   GenerateOptions options;  // defaults of the model's maker
@@ -42,7 +43,8 @@ Json describe(const gguf::Header& header);
 
 class TextModel {
  public:
-  // options_json: {contextLength, kvType, batchSize, params, system, name, variant, cuts, tune}.
+  // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, variant, cuts,
+  // tune}.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 
@@ -59,6 +61,9 @@ class TextModel {
   // request: {prompt or tokens, special: "plain" | "parse", options}. Emits text as the model
   // writes it.
   Task<Result<Json>> generate(Json request, Emit emit, Cancelled cancelled);
+  // request: {prompts: [as for chat or generate, without options]}, one for a session at most. Runs
+  // them into the KV cache; the result is [{promptTokens, cachedTokens}].
+  Task<Result<Json>> prefill(Json request, Cancelled cancelled);
   Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all) {
     return session_->logits(std::move(tokens), all);
   }
@@ -69,6 +74,8 @@ class TextModel {
       : config_(std::move(config)), tokenizer_(std::move(tokenizer)), cache_(device_) {}
   Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options, Listener& listener,
                          Cancelled cancelled);
+  // request: {prompt or tokens, special}
+  Result<std::vector<uint32_t>> raw_prompt(const Json& request) const;
   Result<GenerateOptions> options_of(const Json& request) const;
 
   model::Config config_;

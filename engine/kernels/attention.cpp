@@ -75,12 +75,16 @@ Status check_attention(const AttentionSpec& spec) {
     return bad(spec.slots, " cache slots for a window of ", spec.window,
                "; at least the window and at most 2^24 are needed");
   }
+  if (spec.sequences == 0 || spec.sequences > kMaxSequences) {
+    return bad(spec.sequences, " sequences; 1 to ", kMaxSequences, " are possible");
+  }
   if (spec.max_splits == 0 || spec.max_splits > 64) {
     return bad(spec.max_splits, " splits; 1 to 64 are possible");
   }
   // Indices of units are 32 bits wide, byte offsets of a binding too.
   if (kv_cache_bytes(spec) > 0xffffffffull) {
-    return bad("a cache of ", kv_cache_bytes(spec), " bytes; choose a shorter context");
+    return bad("a cache of ", kv_cache_bytes(spec),
+               " bytes; choose a shorter context or fewer sequences");
   }
   return {};
 }
@@ -88,7 +92,8 @@ Status check_attention(const AttentionSpec& spec) {
 uint32_t kv_row_elements(const AttentionSpec& spec) { return units(spec) * 8; }
 
 uint64_t kv_cache_bytes(const AttentionSpec& spec) {
-  return uint64_t{spec.slots} * spec.kv_heads * kv_row_elements(spec) * (spec.kv_f32 ? 4 : 2);
+  return uint64_t{spec.sequences} * spec.slots * spec.kv_heads * kv_row_elements(spec) *
+         (spec.kv_f32 ? 4 : 2);
 }
 
 uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_splits) {
@@ -130,7 +135,10 @@ KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant) 
       .bind('r', "qk_norms", "array<f32>")
       .bind('r', "rope", "array<vec2<f32>>");
   if (!spec.shares_kv) bind_cache(composer, spec, 'w');
-  composer.bind('u', "step", "Step").include("workgroup_reduce.wgsl");
+  composer.bind('r', "spans", "array<TokenSpan>")
+      .bind('u', "step", "Step")
+      .include("token_spans.wgsl")
+      .include("workgroup_reduce.wgsl");
   if (!spec.shares_kv) composer.include("kv_cache.wgsl");
   composer.include("head_row.wgsl").include("qkv_post.wgsl");
   return std::move(composer).finish(label("qkv post", spec));
@@ -154,15 +162,18 @@ KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant&)
       .bind('r', "qkv", row_type);
   bind_cache(composer, spec, 'r');
   composer.bind('w', "out", row_type)
+      .bind('r', "spans", "array<TokenSpan>")
       .bind('u', "step", "Step")
+      .include("token_spans.wgsl")
       .include("kv_cache.wgsl")
       .include("attention_prefill.wgsl");
   return std::move(composer).finish(label("attention prefill", spec));
 }
 
-Groups attention_prefill_groups(const AttentionSpec& spec, uint32_t tokens) {
+// Where the spans begin and end is not known here; each but one may add a part that is not full.
+Groups attention_prefill_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t spans) {
   const uint32_t queries = 4 * prefill_fours(spec);
-  return {spec.heads, (tokens + queries - 1) / queries, 1};
+  return {spec.heads, (tokens + queries - 1) / queries + spans - 1, 1};
 }
 
 }  // namespace lapidary::kernels

@@ -2,9 +2,10 @@
 // normalisation, rope and cache write that come before the latter. Formulas: gemma4.md §4.3, §4.5.
 //
 // KV cache of one layer: a K buffer and a V buffer of kv_cache_bytes(spec) each, laid out
-// [slots][kv_heads][kv_row_elements]; position p lives in slot p % slots. Elements are f16 (two in
-// a u32) or f32. Rows are padded with zeros to a multiple of 8 elements. Attention always uses
-// values rounded to the cache's type, also for the token at hand, so decode and prefill agree.
+// [sequences][slots][kv_heads][kv_row_elements]; position p lives in slot p % slots. Elements are
+// f16 (two in a u32) or f32. Rows are padded with zeros to a multiple of 8 elements. Attention
+// always uses values rounded to the cache's type, also for the token at hand, so decode and prefill
+// agree.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,8 @@
 
 namespace lapidary::kernels {
 
+inline constexpr uint32_t kMaxSequences = 64;
+
 struct AttentionSpec {
   uint32_t heads = 1;           // query heads; a multiple of kv_heads
   uint32_t kv_heads = 1;        // query head a reads KV head a / (heads / kv_heads)
@@ -21,6 +24,7 @@ struct AttentionSpec {
   uint32_t window = 0;          // keys seen, the query's own included; 0: all (global layer)
   uint32_t slots = 0;           // of the cache: >= context where global; >= window (decode) and
                                 // >= window - 1 + T (prefill) where sliding
+  uint32_t sequences = 1;       // that the cache holds, each in slots of its own
   uint32_t rotated_pairs = 32;  // leading pairs that rope turns; the others pass through
   bool kv_f32 = false;          // cache elements are f32, not f16
   bool shares_kv = false;       // the layer has no K/V of its own: it only reads another's cache
@@ -68,20 +72,23 @@ uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_split
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant);
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position);
 
-// Prefill, first half: T = step.tokens tokens in place. q becomes normed and roped q; K and V of
+// Prefill, first half: T = step.tokens tokens in place, of the sequences that the spans say. q
+// becomes normed and roped q; K and V of
 // the tokens go to their slots; k and v in qkv stay as they are.
 //   0 w qkv  f32 [T][qkv_rows()]      1 r qk_norms      2 r rope
-//   3 w K cache   4 w V cache   5 u step      (when shares_kv: no caches, 3 u step)
+//   3 w K cache   4 w V cache      (when shares_kv: no caches, the next ones move up)
+//   5 r spans  TokenSpan [step.spans]   6 u step
 // Dispatch: qkv_post_groups(spec, T).
 KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant);
 Groups qkv_post_groups(const AttentionSpec& spec, uint32_t tokens);
 
-// Prefill, second half: causal (and windowed) attention of T = step.tokens queries at positions
-// step.position + t, whose keys are already in the cache. At T = 1 it equals decode.
+// Prefill, second half: causal (and windowed) attention of the queries of every span, whose keys
+// are already in the cache, over their own sequence. At T = 1 it equals decode.
 //   0 r qkv  f32 [T][qkv_rows()], the q part only, after qkv_post
-//   1 r K cache   2 r V cache   3 w out f32 [T][heads * head_dim]   4 u step
-// Dispatch: attention_prefill_groups(spec, T).
+//   1 r K cache   2 r V cache   3 w out f32 [T][heads * head_dim]
+//   4 r spans   5 u step
+// Dispatch: attention_prefill_groups(spec, T, spans).
 KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& variant);
-Groups attention_prefill_groups(const AttentionSpec& spec, uint32_t tokens);
+Groups attention_prefill_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t spans);
 
 }  // namespace lapidary::kernels

@@ -7,15 +7,13 @@
 
 #include "engine/base/bytes.h"
 #include "engine/kernels/rope.h"
-#include "engine/kernels/step.h"
 
 namespace lapidary::kernels {
 namespace {
 
 constexpr double kTheta = 10000.0;
 
-void write_step(gpu::Device& device, const TrialLayer& layer, uint32_t position, uint32_t tokens) {
-  const Step step{.position = position, .tokens = tokens};
+void write_step(gpu::Device& device, const TrialLayer& layer, const Step& step) {
   device.write(layer.step, 0, std::as_bytes(std::span(&step, 1)));
 }
 
@@ -108,6 +106,7 @@ Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
   TRY(layer.partial, trial_zeros(device, 4 * spec.max_splits * row));
   TRY(layer.stats, trial_zeros(device, uint64_t{8} * spec.max_splits * spec.heads));
   TRY(layer.out, trial_zeros(device, 4 * tokens * row));
+  TRY(layer.spans, trial_zeros(device, kMaxSequences * sizeof(TokenSpan)));
   TRY(layer.step, trial_zeros(device, sizeof(Step)));
   return layer;
 }
@@ -122,20 +121,23 @@ Task<Result<TrialKernels>> trial_kernels(gpu::Device& device, AttentionSpec spec
 
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
                                                const TrialKernels& kernels,
-                                               std::span<const float> qkv, uint32_t position) {
+                                               std::span<const float> qkv,
+                                               std::vector<TokenSpan> spans) {
   const AttentionSpec& spec = layer.spec;
   const auto tokens = static_cast<uint32_t>(qkv.size() / spec.qkv_rows());
+  const auto count = static_cast<uint32_t>(spans.size());
   device.write(layer.qkv, 0, std::as_bytes(qkv));
-  write_step(device, layer, position, tokens);
+  device.write(layer.spans, 0, std::as_bytes(std::span(spans)));
+  write_step(device, layer, {.tokens = tokens, .spans = count});
   std::vector<gpu::Range> ranges = {layer.qkv, layer.norms, layer.rope};
   if (!spec.shares_kv) ranges.insert(ranges.end(), {layer.k, layer.v});
-  ranges.emplace_back(layer.step);
+  ranges.insert(ranges.end(), {layer.spans, layer.step});
   CO_TRY(const gpu::Bindings post, device.create_bindings(kernels.post, ranges));
   CO_TRY(const gpu::Bindings prefill,
          device.create_bindings(kernels.prefill,
-                                {layer.qkv, layer.k, layer.v, layer.out, layer.step}));
+                                {layer.qkv, layer.k, layer.v, layer.out, layer.spans, layer.step}));
   const Groups before = qkv_post_groups(spec, tokens);
-  const Groups after = attention_prefill_groups(spec, tokens);
+  const Groups after = attention_prefill_groups(spec, tokens, count);
   gpu::CommandList list;
   list.begin_pass();
   list.dispatch(kernels.post, post, before.x, before.y);
@@ -146,15 +148,22 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
                                        size_t{tokens} * spec.heads * spec.head_dim);
 }
 
+Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
+                                               const TrialKernels& kernels,
+                                               std::span<const float> qkv, uint32_t position) {
+  const auto tokens = static_cast<uint32_t>(qkv.size() / layer.spec.qkv_rows());
+  return trial_prefill(device, layer, kernels, qkv, {{.tokens = tokens, .position = position}});
+}
+
 Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,
                                               const gpu::Kernel& kernel, std::span<const float> qkv,
-                                              uint32_t position) {
+                                              uint32_t position, uint32_t sequence) {
   const AttentionSpec& spec = layer.spec;
   CO_TRY(const gpu::Bindings bound,
          device.create_bindings(kernel, {layer.qkv, layer.norms, layer.rope, layer.k, layer.v,
                                          layer.partial, layer.stats, layer.step}));
   device.write(layer.qkv, 0, std::as_bytes(qkv));
-  write_step(device, layer, position, 1);
+  write_step(device, layer, {.position = position, .sequence = sequence});
   gpu::CommandList list;
   list.begin_pass();
   list.dispatch(kernel, bound, spec.heads, spec.max_splits);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/kernels/attention.h"
+#include "engine/kernels/step.h"
 #include "engine/kernels/trial.h"
 
 namespace lapidary::kernels {
@@ -41,7 +42,7 @@ float cached_value(float x, const AttentionSpec& spec);
 // A layer's buffers, for up to `tokens` tokens at once and positions below `context`.
 struct TrialLayer {
   AttentionSpec spec;
-  gpu::Buffer qkv, norms, rope, k, v, partial, stats, out, step;
+  gpu::Buffer qkv, norms, rope, k, v, partial, stats, out, spans, step;
 };
 Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
                                const std::vector<float>& norms, uint32_t tokens, uint32_t context);
@@ -51,8 +52,13 @@ struct TrialKernels {
 };
 Task<Result<TrialKernels>> trial_kernels(gpu::Device& device, AttentionSpec spec, Variant variant);
 
-// qkv_post, then prefill, of raw projections [tokens][qkv_rows] from `position` on:
+// qkv_post, then prefill, of raw projections [tokens][qkv_rows] in spans that cover them:
 // [tokens][heads][head_dim].
+Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
+                                               const TrialKernels& kernels,
+                                               std::span<const float> qkv,
+                                               std::vector<TokenSpan> spans);
+// The same of one sequence, from `position` on.
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
                                                const TrialKernels& kernels,
                                                std::span<const float> qkv, uint32_t position);
@@ -60,7 +66,7 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
 // dispatched on purpose.
 Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,
                                               const gpu::Kernel& kernel, std::span<const float> qkv,
-                                              uint32_t position);
+                                              uint32_t position, uint32_t sequence = 0);
 
 // The largest difference; infinite when there is a NaN.
 double largest_difference(std::span<const float> got, std::span<const double> wanted);

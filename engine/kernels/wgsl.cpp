@@ -112,6 +112,9 @@ constexpr char kSplits[] = {
 constexpr char kStep[] = {
 #embed "wgsl/step.wgsl"
 };
+constexpr char kTokenSpans[] = {
+#embed "wgsl/token_spans.wgsl"
+};
 constexpr char kTopk[] = {
 #embed "wgsl/topk.wgsl"
 };
@@ -163,6 +166,7 @@ constexpr Module kModules[] = {
     {"sample_params.wgsl", kSampleParams},
     {"splits.wgsl", kSplits},
     {"step.wgsl", kStep},
+    {"token_spans.wgsl", kTokenSpans},
     {"topk.wgsl", kTopk},
     {"topk_select.wgsl", kTopkSelect},
     {"workgroup_reduce.wgsl", kWorkgroupReduce},

@@ -104,16 +104,17 @@ Task<Status> Decoder::tune() {
       fill(*b);
     }
   }
-  write_step(one_.step, 0, 1);
-  write_step(batch_.step, 0, tokens);
+  write_step(one_.step, {});
+  write_step(batch_.step, {.tokens = tokens});
   co_return co_await tuner_.run(options_.tuning_ms, tokens);
 }
 
 Result<gpu::Buffer> Decoder::buffer(uint64_t bytes, uint32_t usage, std::string_view label) {
   if (static_cast<double>(bytes) > device_.info().max_binding_size) {
-    return fail(ErrorCode::kOutOfMemory,
-                cat(label, " needs a binding of ", bytes, " bytes; this adapter allows ",
-                    device_.info().max_binding_size, ". A shorter context needs less"));
+    return fail(
+        ErrorCode::kOutOfMemory,
+        cat(label, " needs a binding of ", bytes, " bytes; this adapter allows ",
+            device_.info().max_binding_size, ". A shorter context or fewer sessions need less"));
   }
   TRY(gpu::Buffer made, device_.create_buffer(bytes, usage, label));
   scratch_bytes_ += made.size();
@@ -130,6 +131,7 @@ kernels::AttentionSpec Decoder::attention_spec(size_t l) const {
   spec.slots = layer.sliding ? ring_slots_ : options_.context;
   spec.rotated_pairs = layer.sliding ? weights_.rotated_sliding : weights_.rotated_global;
   spec.kv_f32 = options_.kv_f32;
+  spec.sequences = options_.sequences;
   spec.shares_kv = layer.shares_kv;
   spec.v_from_k = layer.v_from_k;
   spec.eps = config_.rms_eps;
@@ -162,6 +164,8 @@ Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
   TRY(s.attention, buffer(row * q_width * splits, gpu::kStorageUsage, "attention output"));
   TRY(s.ffn, buffer(row * ffn, gpu::kStorageUsage, "feed-forward activations"));
   if (batch) {
+    TRY(s.spans, buffer(options_.sequences * sizeof(kernels::TokenSpan), gpu::kStorageUsage,
+                        "spans of tokens"));
     TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
   } else {
     TRY(s.stats,
@@ -211,14 +215,32 @@ Status Decoder::allocate() {
   return {};
 }
 
-void Decoder::write_step(const gpu::Buffer& target, uint32_t position, uint32_t tokens) {
-  const kernels::Step step{.position = position, .tokens = tokens};
+void Decoder::write_step(const gpu::Buffer& target, const kernels::Step& step) {
   device_.write(target, 0, std::as_bytes(std::span(&step, 1)));
+}
+
+// Writes the inputs of a batch; returns its tokens.
+uint32_t Decoder::write_batch(std::span<const Prompt> prompts) {
+  std::vector<uint32_t> tokens;
+  std::vector<kernels::TokenSpan> spans;
+  for (const Prompt& prompt : prompts) {
+    spans.push_back({.first = static_cast<uint32_t>(tokens.size()),
+                     .tokens = static_cast<uint32_t>(prompt.tokens.size()),
+                     .position = prompt.position,
+                     .sequence = prompt.sequence});
+    tokens.insert(tokens.end(), prompt.tokens.begin(), prompt.tokens.end());
+  }
+  spans_ = static_cast<uint32_t>(spans.size());
+  device_.write(batch_.tokens, 0, std::as_bytes(std::span(tokens)));
+  device_.write(batch_.spans, 0, std::as_bytes(std::span(spans)));
+  const auto count = static_cast<uint32_t>(tokens.size());
+  write_step(batch_.step, {.tokens = count, .spans = spans_});
+  return count;
 }
 
 void Decoder::set_token(uint32_t token, uint32_t position) {
   device_.write(one_.tokens, 0, std::as_bytes(std::span(&token, 1)));
-  write_step(one_.step, position, 1);
+  write_step(one_.step, {.position = position, .sequence = sequence_});
 }
 
 Status Decoder::set_adjustments(std::span<const kernels::AdjustEntry> entries,
@@ -267,6 +289,15 @@ void Decoder::append_tail(gpu::CommandList& list, const Readback& readback, uint
   }
 }
 
+// Begins a pass with the layers that compute K and V.
+void Decoder::record_batch(std::span<const Prompt> prompts) {
+  const uint32_t count = write_batch(prompts);
+  list_.reset();
+  list_.begin_pass();
+  batch_inputs_.record(list_, cache_, count);
+  for (size_t l = 0; l < batch_layers_; ++l) batch_layers_programs_[l].record(list_, cache_, count);
+}
+
 void Decoder::decode(uint32_t position, const Readback& readback) {
   list_.reset();
   list_.begin_pass();
@@ -286,17 +317,12 @@ void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool 
     decode(end, readback);
     return;
   }
-  device_.write(batch_.tokens, 0, std::as_bytes(tokens));
-  write_step(batch_.step, position, count);
-  list_.reset();
-  list_.begin_pass();
-  batch_inputs_.record(list_, cache_, count);
-  for (size_t l = 0; l < batch_layers_; ++l) batch_layers_programs_[l].record(list_, cache_, count);
+  const Prompt prompt{.sequence = sequence_, .position = position, .tokens = tokens};
   if (!last) {
-    list_.end_pass();
-    device_.submit(list_);
+    prefill({&prompt, 1});
     return;
   }
+  record_batch({&prompt, 1});
   // The last token goes on alone. Its per-layer inputs are made anew; its stream comes from the
   // batch.
   const bool more = batch_layers_ < config_.layers.size();
@@ -312,6 +338,12 @@ void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool 
     decode_layers_[l].record(list_, cache_, end);
   decode_head_.record(list_, cache_, end);
   append_tail(list_, readback, end);
+  device_.submit(list_);
+}
+
+void Decoder::prefill(std::span<const Prompt> prompts) {
+  record_batch(prompts);
+  list_.end_pass();
   device_.submit(list_);
 }
 
@@ -339,8 +371,8 @@ Task<Status> Decoder::prepare_all_positions() {
 
 void Decoder::run_all_layers(std::span<const uint32_t> tokens, uint32_t position) {
   const auto count = static_cast<uint32_t>(tokens.size());
-  device_.write(batch_.tokens, 0, std::as_bytes(tokens));
-  write_step(batch_.step, position, count);
+  const Prompt prompt{.sequence = sequence_, .position = position, .tokens = tokens};
+  write_batch({&prompt, 1});
   list_.reset();
   list_.begin_pass();
   batch_inputs_.record(list_, cache_, count);
@@ -352,7 +384,7 @@ void Decoder::run_all_layers(std::span<const uint32_t> tokens, uint32_t position
 
 Task<Status> Decoder::read_logits(uint32_t first_row, std::span<float> out) {
   const auto rows = static_cast<uint32_t>(out.size() / config_.vocab);
-  write_step(all_step_, 0, rows);
+  write_step(all_step_, {.tokens = rows});
   co_return co_await gpu::HostCall([&](uint32_t ticket) {
     list_.reset();
     list_.begin_pass();

@@ -27,6 +27,7 @@ struct DecoderOptions {
   uint32_t context = 4096;   // positions of the KV cache
   uint32_t max_batch = 512;  // tokens of one prefill submission
   bool kv_f32 = false;       // K and V in f32 rather than f16
+  uint32_t sequences = 1;    // that the KV cache holds, each with `context` positions
   kernels::Variant variant;
   Cuts cuts;             // found before on this adapter; where absent, the shape decides
   double tuning_ms = 0;  // how long to look for others
@@ -41,6 +42,13 @@ enum class Choose : uint8_t {
   kSample,
   kSampleTopk,  // the same, but header and candidates (kernels/sampling.h) are read back
   kLogits,      // all logits are read back: 4 * vocab bytes
+};
+
+// Tokens of one sequence, from `position` on, for a batch that may hold those of several.
+struct Prompt {
+  uint32_t sequence = 0;
+  uint32_t position = 0;
+  std::span<const uint32_t> tokens;
 };
 
 // Where the answer of a submission goes. `address` must stay valid until `ticket` is resumed.
@@ -60,6 +68,9 @@ class Decoder {
 
   uint32_t max_batch() const { return options_.max_batch; }
   uint32_t context() const { return options_.context; }
+  uint32_t sequences() const { return options_.sequences; }
+  // Whose positions prefill(), decode(), set_token() and run_all_layers() speak of.
+  void use_sequence(uint32_t sequence) { sequence_ = sequence; }
   // Positions below this one stay readable by sliding layers while at most this many newer ones are
   // written.
   uint32_t ring_slots() const { return ring_slots_; }
@@ -78,6 +89,8 @@ class Decoder {
   // kNothing.
   void prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
                const Readback& readback);
+  // Submits the K and V of prompts of different sequences, 1..max_batch tokens in all.
+  void prefill(std::span<const Prompt> prompts);
   // Submits the token in the token buffer at the position in the step buffer, which the host knows
   // to be `position`.
   void decode(uint32_t position, const Readback& readback);
@@ -111,8 +124,8 @@ class Decoder {
   friend struct DecoderProbe;  // tests/kernels/decoder_probe.cpp: what lies between dispatches
 
   struct Scratch {
-    gpu::Buffer tokens, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok, ple_ctx, ple,
-        ple_gate;
+    gpu::Buffer tokens, spans, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok, ple_ctx,
+        ple, ple_gate;
   };
 
   Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
@@ -145,7 +158,9 @@ class Decoder {
   void record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
                      const gpu::Buffer& out, float scale, const gpu::Buffer& step);
   void append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position);
-  void write_step(const gpu::Buffer& step, uint32_t position, uint32_t tokens);
+  void write_step(const gpu::Buffer& step, const kernels::Step& value);
+  uint32_t write_batch(std::span<const Prompt> prompts);
+  void record_batch(std::span<const Prompt> prompts);
 
   gpu::Device& device_;
   kernels::KernelCache& cache_;
@@ -154,6 +169,8 @@ class Decoder {
   DecoderOptions options_;
   Tuner tuner_;
   uint32_t ring_slots_ = 0;
+  uint32_t sequence_ = 0;
+  uint32_t spans_ = 1;  // of the batch at hand
   uint32_t topk_ = 0;
   uint64_t kv_bytes_ = 0;
   uint64_t scratch_bytes_ = 0;

@@ -249,15 +249,15 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step});
   std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), rope(l)};
   if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
-  post.push_back(batch_.step);
+  post.insert(post.end(), {batch_.spans, batch_.step});
   program.add(cache_, kernels::qkv_post_source(attention, variant), std::move(post),
               [attention](uint32_t tokens) { return kernels::qkv_post_groups(attention, tokens); });
-  program.add(
-      cache_, kernels::attention_prefill_source(attention, variant),
-      std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention, batch_.step},
-      [attention](uint32_t tokens) {
-        return kernels::attention_prefill_groups(attention, tokens);
-      });
+  program.add(cache_, kernels::attention_prefill_source(attention, variant),
+              std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention,
+                                      batch_.spans, batch_.step},
+              [this, attention](uint32_t tokens) {
+                return kernels::attention_prefill_groups(attention, tokens, spans_);
+              });
   record_matmul(program, batch_spec(w.output),
                 {w.output.buffer, batch_.delta, batch_.attention, batch_.step});
 

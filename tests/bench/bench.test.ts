@@ -67,7 +67,8 @@ test('medians', () => {
 
 test('nano: every number, with what did not fit named', async () => {
   const out = join(folder, 'nano.json');
-  const flags = '--contexts 8,5000 --prefills 8,5000 --repeats 1 --decode-tokens 4 --first-token 8';
+  const flags =
+    '--contexts 8,5000 --prefills 8,5000 --repeats 1 --decode-tokens 4 --first-token 8 --sessions 2';
   const args = ['bench', '--profile', '--json', '--out', out, ...flags.split(' ')];
   const { code, stdout, stderr } = await lapidary(args);
   expect(code, stderr).toBe(0);
@@ -94,6 +95,7 @@ test('nano: every number, with what did not fit named', async () => {
       { promptTokens: 8, tokensPerSecond: number },
       { promptTokens: 5000, skipped: expect.stringContaining('2048') as string },
     ],
+    together: { prompts: 2, promptTokens: 64, tokensPerSecond: number, oneByOne: number },
     decode: [
       { context: 8, tokens: 4, tokensPerSecond: number, repeatable: true },
       { context: 5000, skipped: expect.stringContaining('2048') as string },
@@ -116,6 +118,7 @@ test('nano: every number, with what did not fit named', async () => {
   }
   const text = table(report);
   expect(text).toMatch(/decode at 8, tok\/s +[\d.]+, [\d.]+ % of peak bandwidth/);
+  expect(text).toMatch(/2 prompts of 64 together, tok\/s +[\d.]+/);
   expect(text).toMatch(/prefill of 5000, tok\/s +not measured/);
 });
 

@@ -144,6 +144,78 @@ KERNEL_TEST(attention_decode_ring) {
   co_return co_await check_layer(device, spec, 1, 0, 24);
 }
 
+// Prompts of several sequences in one batch, each over its own cache: whole ones, the rest of one
+// that has begun, a single token; then decode in one of them.
+Task<Status> check_sequences(gpu::Device& device, AttentionSpec spec,
+                             const std::vector<uint32_t>& begun,
+                             const std::vector<uint32_t>& tokens, Variant variant) {
+  const uint32_t n = spec.head_dim;
+  const uint32_t rows = spec.qkv_rows();
+  const size_t width = size_t{spec.heads} * n;
+  const auto sequences = static_cast<uint32_t>(tokens.size());
+  spec.sequences = sequences + 1;  // the first is not used
+  TrialRandom random(n * 7 + sequences);
+  const std::vector<float> norms = random.floats(2 * n, 0.15f, 0.45f);
+  CO_TRY(const TrialLayer layer, trial_layer(device, spec, norms, 200, 200));
+  CO_TRY(const TrialKernels kernels, co_await trial_kernels(device, spec, variant));
+  std::vector<AttentionOracle> oracles(sequences, AttentionOracle(spec, norms));
+  for (const bool second : {false, true}) {
+    std::vector<float> raw;
+    std::vector<double> wanted;
+    std::vector<TokenSpan> spans;
+    for (uint32_t s = 0; s < sequences; ++s) {
+      const uint32_t count = second ? tokens[s] : begun[s];
+      if (count == 0) continue;
+      const uint32_t position = second ? begun[s] : 0;
+      spans.push_back({.first = static_cast<uint32_t>(raw.size() / rows),
+                       .tokens = count,
+                       .position = position,
+                       .sequence = sequences - s});
+      for (uint32_t t = 0; t < count; ++t) {
+        const std::vector<float> token = random.floats(rows, 2.0f);
+        oracles[s].append(token.data());
+        const std::vector<double> out = oracles[s].attend(token.data(), position + t);
+        raw.insert(raw.end(), token.begin(), token.end());
+        wanted.insert(wanted.end(), out.begin(), out.end());
+      }
+    }
+    CO_TRY(const std::vector<float> out,
+           co_await trial_prefill(device, layer, kernels, raw, spans));
+    KERNEL_EXPECT(out.size() == wanted.size(), "has ", out.size(), " values");
+    for (const TokenSpan& span : spans) {
+      const size_t at = span.first * width;
+      const double d = largest_difference(std::span(out).subspan(at, span.tokens * width),
+                                          std::span(wanted).subspan(at, span.tokens * width));
+      KERNEL_EXPECT(d < tolerance(spec), "sequence ", span.sequence, " differs by ", d);
+    }
+  }
+  const std::vector<float> token = random.floats(rows, 2.0f);
+  const uint32_t position = begun[1] + tokens[1];
+  oracles[1].append(token.data());
+  CO_TRY(const std::vector<float> out,
+         co_await trial_decode(device, layer, kernels.decode, token, position, sequences - 1));
+  const double d = largest_difference(out, oracles[1].attend(token.data(), position));
+  KERNEL_EXPECT(d < tolerance(spec), "decode differs by ", d);
+  co_return Status{};
+}
+
+// Their kernels are those of tests above, which software GPUs take long to compile.
+KERNEL_TEST(attention_sequences_global) {
+  AttentionSpec spec = shape(4, 2, 64, 0, 90);
+  spec.kv_f32 = true;
+  for (const Variant& variant : variants(device)) {
+    CO_TRY_VOID(co_await check_sequences(device, spec, {0, 40, 3, 0}, {33, 31, 1, 65}, variant));
+  }
+  co_return Status{};
+}
+KERNEL_TEST(attention_sequences_window) {
+  AttentionSpec spec = shape(8, 1, 256, 20, 60);
+  spec.kv_f32 = true;
+  CO_TRY_VOID(
+      co_await check_sequences(device, spec, {37, 12, 0}, {1, 41, 33}, variants(device).front()));
+  co_return Status{};
+}
+
 // Many splits and tiles: a long cache, written by the host.
 Task<Status> check_long(gpu::Device& device, AttentionSpec spec, std::vector<uint32_t> positions,
                         std::vector<Variant> forms = {}) {

@@ -52,8 +52,8 @@ struct DecoderProbe {
     const Config& config = decoder.config_;
     const Decoder::Scratch& s = decoder.batch_;
     const size_t row = size_t{n} * config.hidden;
-    device.write(s.tokens, 0, std::as_bytes(tokens));
-    decoder.write_step(s.step, 0, n);
+    const Prompt prompt{.tokens = tokens};
+    decoder.write_batch({&prompt, 1});
     run(decoder.batch_inputs_, 0, decoder.batch_inputs_.size(), n);
     CO_TRY_VOID(co_await take("ple", s.ple,
                               row / config.hidden * config.per_layer_dim * config.layers.size()));

@@ -181,6 +181,11 @@ program
   .addOption(kvType())
   .option('--no-tune', 'kernels as their shapes suggest, not as timing on this GPU does')
   .option('--batch-size <n>', 'tokens of a prompt that run at once (default 512)', wholeFrom(1))
+  .option(
+    '--sessions <n>',
+    'conversations in the KV cache; time their prompts together, too (default 1)',
+    wholeFrom(1),
+  )
   .option('--known-answers <file>', 'logits of this model, as reference_logits writes them')
   .option('--json', 'as JSON')
   .option('--out <file>', 'write the JSON to a file, too')

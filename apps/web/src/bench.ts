@@ -58,6 +58,7 @@ function options(query: URLSearchParams): BenchOptions {
   read('decodeTokens', (text) => (asked.decodeTokens = one(text)));
   read('firstToken', (text) => (asked.firstTokenPrompt = one(text)));
   read('batchSize', (text) => (asked.batchSize = one(text)));
+  read('sessions', (text) => (asked.sessions = one(text)));
   read('tune', (text) => (asked.tune = text !== '0'));
   read('profile', (text) => (asked.profile = text !== '0'));
   read('kvType', (text) => (asked.kvType = oneOf('kvType', text, ['f16', 'f32'] as const)));

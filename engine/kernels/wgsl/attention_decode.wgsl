@@ -124,14 +124,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (vector == 1u) {
         sum = own;
         if (stores) {
-          store_k(kv_row(position, kv_head) + unit, own);
+          store_k(kv_row(step.sequence, position, kv_head) + unit, own);
         }
       } else {
         let key = sum;
         sum = own;
         mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
         if (stores) {
-          store_v(kv_row(position, kv_head) + unit, own);
+          store_v(kv_row(step.sequence, position, kv_head) + unit, own);
         }
       }
     }
@@ -215,8 +215,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       sum = own_unit(ROW, unit);
       mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
       if (head % (HEADS / KV_HEADS) == 0u) {
-        store_k(kv_row(position, kv_head) + unit, key);
-        store_v(kv_row(position, kv_head) + unit, sum);
+        store_k(kv_row(step.sequence, position, kv_head) + unit, key);
+        store_v(kv_row(step.sequence, position, kv_head) + unit, sum);
       }
     }
     top = workgroup_sum(thread, mass);
@@ -231,7 +231,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Four keys at a time: four loads in flight for each load of the query.
     for (var key = thread / LANES; key < count; key += 4u * KEYS_AT_ONCE) {
 //#repeat r FOUR
-      let row${r} = kv_row(tile + min(key + ${r}u * KEYS_AT_ONCE, count - 1u), kv_head);
+      let row${r} = kv_row(step.sequence, tile + min(key + ${r}u * KEYS_AT_ONCE, count - 1u),
+                           kv_head);
       var dot${r} = 0.0;
 //#end
       for (var u = lane; u < bound(UNITS); u += LANES) {
@@ -273,7 +274,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#repeat r FOUR
         let key${r} = key + ${r}u * ROWS_AT_ONCE;
         let near${r} = min(key${r}, count - 1u);
-        let v${r} = load_v(kv_row(tile + near${r}, kv_head) + unit);
+        let v${r} = load_v(kv_row(step.sequence, tile + near${r}, kv_head) + unit);
         let w${r} = select(0.0, weights[near${r}], key${r} < count);
 //#end
 //#repeat r FOUR

@@ -14,9 +14,9 @@ var<workgroup> tile: array<vec4<f32>, KEYS * STRIDE>;
 var<workgroup> query: array<vec4<f32>, QUERIES * STRIDE>;
 var<workgroup> maxima: array<vec4<f32>, 8u * FOURS>;
 
-fn query_vector(token: u32, head: u32, i: u32) -> vec4<f32> {
+fn query_vector(token: u32, end: u32, head: u32, i: u32) -> vec4<f32> {
   var x = vec4<f32>();
-  if (token < step.tokens && 4u * i < HEAD_DIM) {
+  if (token < end && 4u * i < HEAD_DIM) {
     let base = token * QKV_ROWS + head * HEAD_DIM + 4u * i;
 //#if VECTORS
     x = qkv[base / 4u];
@@ -64,13 +64,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endif
   let head = group.x;
   let kv_head = head / (HEADS / KV_HEADS);
-  let first_token = group.y * QUERIES;
-  let tokens = step.tokens;
-  if (first_token >= tokens) {
+  let queries = part_of_span(group.y, QUERIES);
+  if (queries.tokens == 0u) {
     return;
   }
-  let first_query = step.position + first_token;
-  let end = step.position + min(first_token + QUERIES, tokens);
+  let first_token = queries.first;
+  let end_token = first_token + queries.tokens;
+  let first_query = queries.position;
+  let end = first_query + queries.tokens;
   var begin = 0u;
   if (WINDOW != 0u && first_query + 1u > WINDOW) {
     begin = first_query + 1u - WINDOW;
@@ -104,14 +105,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let u = i % (PIECE / 2u);
         var value = Unit(vec4<f32>(), vec4<f32>());
         if (key < count && piece / 2u + u < UNITS) {
-          value = load_k(kv_row(first_key + key, kv_head) + piece / 2u + u);
+          value = load_k(kv_row(queries.sequence, first_key + key, kv_head) + piece / 2u + u);
         }
         tile[key * STRIDE + 2u * u] = value.a;
         tile[key * STRIDE + 2u * u + 1u] = value.b;
       }
       for (var i = thread; i < bound(QUERIES * PIECE); i += THREADS) {
         query[(i / PIECE) * STRIDE + i % PIECE] =
-            query_vector(first_token + i / PIECE, head, piece + i % PIECE);
+            query_vector(first_token + i / PIECE, end_token, head, piece + i % PIECE);
       }
       workgroupBarrier();
       for (var i = 0u; i < bound(PIECE); i += 1u) {
@@ -163,8 +164,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (works) {
       for (var key = 0u; key < count; key += 2u) {
         // A tile's weights are 0 past `count`, but what lies in the cache there may be anything.
-        let v0 = load_v(kv_row(first_key + key, kv_head) + unit);
-        let v1 = load_v(kv_row(first_key + min(key + 1u, count - 1u), kv_head) + unit);
+        let v0 = load_v(kv_row(queries.sequence, first_key + key, kv_head) + unit);
+        let next = min(key + 1u, count - 1u);
+        let v1 = load_v(kv_row(queries.sequence, first_key + next, kv_head) + unit);
         let w0 = tile[key * FOURS + four];
         let w1 = tile[(key + 1u) * FOURS + four];
         mass += w0 + w1;
@@ -180,7 +182,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#repeat q FOUR
     {
       let token = first_token + 4u * four + ${q}u;
-      if (token < tokens) {
+      if (token < end_token) {
         let base = (token * HEADS + head) * HEAD_DIM;
         let inverse = 1.0 / mass[${q}u];
         store_out(base, 8u * unit, a${q} * inverse);

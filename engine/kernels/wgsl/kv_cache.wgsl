@@ -6,9 +6,9 @@ struct Unit {
   b: vec4<f32>,
 }
 
-// The first unit of head `kv_head` at sequence position `position`.
-fn kv_row(position: u32, kv_head: u32) -> u32 {
-  return ((position % SLOTS) * KV_HEADS + kv_head) * UNITS;
+// The first unit of head `kv_head` at position `position` of a sequence.
+fn kv_row(sequence: u32, position: u32, kv_head: u32) -> u32 {
+  return ((sequence * SLOTS + position % SLOTS) * KV_HEADS + kv_head) * UNITS;
 }
 
 //#if KV_F32

@@ -10,7 +10,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (token >= step.tokens) {
     return;
   }
-  let position = step.position + token;
+  let span = span_of(token);
+  let position = span.position + token - span.first;
   let head = group.x;
   let is_q = head < HEADS;
   let is_v = head >= HEADS + KV_HEADS;
@@ -30,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
 //#if KV_WRITE
   if (!is_q) {
-    let start = kv_row(position, (head - HEADS) % KV_HEADS);
+    let start = kv_row(span.sequence, position, (head - HEADS) % KV_HEADS);
     for (var u = thread; u < bound(UNITS); u += THREADS) {
       let value = rounded_unit(u);
       if (is_v) {

@@ -2,6 +2,6 @@
 struct Step {
   position: u32,
   tokens: u32,
-  row: u32,
-  pad: u32,
+  sequence: u32,
+  spans: u32,
 }

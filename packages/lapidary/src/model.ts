@@ -22,6 +22,8 @@ import type {
   LoadProgress,
   Message,
   ModelInfo,
+  PrefillPrompt,
+  PrefillReport,
   RawOptions,
   RenderOptions,
   ReplyEvent,
@@ -39,6 +41,11 @@ export interface LoadOptions extends FindOptions {
   kvType?: 'f16' | 'f32';
   /** Tokens of a prompt that run at once, 1 to 4096: more take more memory (about 300 KB each for E2B). Default 512. */
   batchSize?: number;
+  /**
+   * Conversations whose keys and values stay in the cache side by side, 1 to 64, each with `contextLength` tokens of
+   * GPU memory. A request goes on from the one that begins like it. Default 1.
+   */
+  sessions?: number;
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
   /**
@@ -130,6 +137,7 @@ export class Model {
             contextLength: options.contextLength,
             kvType: options.kvType,
             batchSize: options.batchSize,
+            sessions: options.sessions,
             params: found.params,
             system: found.system,
             name: found.name,
@@ -171,6 +179,34 @@ export class Model {
     return this.reply('lap_generate', { ...what, special, options: rest }, signal);
   }
 
+  /**
+   * Runs prompts into the KV cache, so that replies to them, or to what begins like them, start at once: a system
+   * prompt, the conversations of a page that opens. They share batches, which is faster than one after the other.
+   * At most as many as the model was loaded with `sessions`; aborting keeps what has been run and rejects with
+   * `cancelled`.
+   */
+  prefill(
+    prompts: PrefillPrompt[],
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<PrefillReport[]> {
+    return this.enqueue(async () => {
+      throwIfAborted(signal);
+      this.checkOpen();
+      const request = prompts.map((prompt) =>
+        'messages' in prompt
+          ? { ...prompt, messages: [...this.prefix, ...prompt.messages] }
+          : prompt,
+      );
+      const ended = signal ? AbortSignal.any([signal, this.closing.signal]) : this.closing.signal;
+      const args = [this.handle, JSON.stringify({ prompts: request })];
+      const done = await this.engine.callJson<PrefillReport[]>('lap_prefill', args, {
+        signal: ended,
+      });
+      throwIfAborted(ended);
+      return done;
+    });
+  }
+
   /** Token ids of `text`. */
   tokenize(text: string, { addBos = true, special = 'plain' }: TokenizeOptions = {}): number[] {
     this.checkOpen();
@@ -201,8 +237,8 @@ export class Model {
   }
 
   /**
-   * Logits after the last of `ids`, or after every one: f32 [1 or ids.length, vocab], in rows. The KV cache holds
-   * `ids` and nothing else afterwards.
+   * Logits after the last of `ids`, or after every one: f32 [1 or ids.length, vocab], in rows. The session of the KV
+   * cache that is used for it holds `ids` and nothing else afterwards.
    */
   logits(ids: ArrayLike<number>, { all = false }: { all?: boolean } = {}): Promise<Float32Array> {
     return this.enqueue(async () => {
@@ -213,7 +249,7 @@ export class Model {
     });
   }
 
-  /** Forgets what the KV cache holds beyond `length` tokens. */
+  /** Forgets what each session of the KV cache holds beyond `length` tokens. */
   truncate(length: number): Promise<void> {
     return this.enqueue(() => {
       this.checkOpen();

@@ -80,6 +80,18 @@ export interface RawOptions extends GenerateOptions {
   signal?: AbortSignal;
 }
 
+/** A prompt to run ahead of its reply: a conversation as for {@link Model.chat}, or raw. */
+export type PrefillPrompt =
+  | ({ messages: Message[] } & RenderOptions)
+  | { prompt: string; special?: 'plain' | 'parse' }
+  | { tokens: number[] };
+
+/** Tokens of a prompt; `cachedTokens` of them were in the KV cache already. */
+export interface PrefillReport {
+  promptTokens: number;
+  cachedTokens: number;
+}
+
 /** Options of {@link Model.render}. */
 export interface RenderOptions {
   think?: boolean;
@@ -153,6 +165,8 @@ export interface ModelInfo {
   contextLength: number;
   /** What the model was trained for, in tokens. */
   modelContextLength: number;
+  /** Conversations that the KV cache holds side by side. */
+  sessions: number;
   kvType: 'f16' | 'f32';
   template: 'small' | 'large';
   gpuBytes: { weights: number; kv: number; scratch: number };
