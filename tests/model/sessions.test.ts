@@ -89,14 +89,15 @@ describe('prompts in shared batches', () => {
 
   test('aborting keeps what was run', async () => {
     await model.truncate(0);
+    const most = long.slice(0, 520);
     const stop = new AbortController();
-    const running = model.prefill([{ tokens: long }, { tokens: story }], { signal: stop.signal });
+    const running = model.prefill([{ tokens: most }, { tokens: story }], { signal: stop.signal });
     // Its first batch is under way when the engine next looks.
     setTimeout(() => stop.abort(), 0);
     await expect(running).rejects.toMatchObject({ code: 'cancelled' });
-    const again = await model.logits(long);
+    const again = await model.logits(most);
     await model.truncate(0);
-    expect(maxAbsDifference(again, await model.logits(long))).toBeLessThan(SAME);
+    expect(maxAbsDifference(again, await model.logits(most))).toBeLessThan(SAME);
   });
 });
 
