@@ -5,6 +5,7 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/kernels/quantize.h"
 
 namespace lapidary::model {
 namespace {
@@ -163,6 +164,12 @@ Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
   TRY(s.ffn, buffer(row * ffn, gpu::kStorageUsage, "feed-forward activations"));
   if (batch) {
     TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
+    if (const auto form = kernels::integer_form(options_.variant); form != kernels::Dot::kF32) {
+      const uint64_t widest = std::max<uint64_t>({config_.hidden, q_width, ffn});
+      TRY(s.quantized, buffer(kernels::quantized_bytes(
+                                  form, std::max<uint64_t>(widest, config_.per_layer_dim), tokens),
+                              gpu::kStorageUsage, "quantised activations"));
+    }
   } else {
     TRY(s.stats,
         buffer(row * config_.heads * 2 * splits, gpu::kStorageUsage, "attention statistics"));
