@@ -176,7 +176,7 @@ KernelSource matmul_source(const MatmulSpec& spec) {
       .flag("TWO", 2)
       .flag("FOUR", 4)
       .flag("ALIGNED", aligned)
-      .flag("LIGHT", integer && spec.light)
+      .flag("LIGHT", spec.light)
       .flag("GEGLU", geglu(spec))
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
   if (integer) {

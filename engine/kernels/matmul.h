@@ -39,7 +39,7 @@ struct MatmulSpec {
   uint32_t mul_offset = 0;
   MatmulTiling tiling;
   Dot dot = Dot::kF32;  // not kF32: all segments have integer quants
-  bool light = false;   // as Variant's, for the integer forms
+  bool light = false;   // as Variant's
 };
 
 // The integer form that matmuls may have; kF32: none.

@@ -54,9 +54,8 @@ std::vector<double> moves(const TrialGroup& group, const float* x, uint32_t cols
 
 // Runs spec for each token count with one kernel (and one that quantises) and compares every float
 // of Y. `scale` is that of X.
-Task<Status> expect_product(gpu::Device& device, MatmulSpec spec, std::vector<uint32_t> counts,
-                            float scale = 1.0f) {
-  CO_TRY(const TrialGroup group, co_await make_group(device, spec.segments, spec.cols));
+Task<Status> expect_product(gpu::Device& device, const TrialGroup& group, MatmulSpec spec,
+                            std::vector<uint32_t> counts, float scale = 1.0f) {
   spec.segments = group.segments;
   const bool geglu = spec.epilogue == Epilogue::kGeglu;
   const bool integer = spec.dot != Dot::kF32;
@@ -124,6 +123,12 @@ Task<Status> expect_product(gpu::Device& device, MatmulSpec spec, std::vector<ui
     }
   }
   co_return Status{};
+}
+
+Task<Status> expect_product(gpu::Device& device, MatmulSpec spec, std::vector<uint32_t> counts,
+                            float scale = 1.0f) {
+  CO_TRY(const TrialGroup group, co_await make_group(device, spec.segments, spec.cols));
+  co_return co_await expect_product(device, group, std::move(spec), std::move(counts), scale);
 }
 
 Task<Status> expect_codec(gpu::Device& device, Codec codec) {
@@ -250,80 +255,59 @@ KERNEL_TEST(quantize_int8) { co_return co_await expect_quantized(device, Dot::kI
 // Every format with integer quants in one group, in every cut: scales by half (Q6_K) and minima
 // (Q4_K, Q5_K) are computed for all of them then.
 KERNEL_TEST(matmul_integer_every_codec_and_tiling) {
-  const bool light = device.info().is_software != 0;
+  MatmulSpec spec{.segments = {{Codec::kQ4_0, 67},
+                               {Codec::kQ5_0, 3},
+                               {Codec::kQ8_0, 130},
+                               {Codec::kQ4_K, 33},
+                               {Codec::kQ5_K, 64},
+                               {Codec::kQ6_K, 35}},
+                  .cols = 512,
+                  .y_stride = 340,
+                  .row_offset = 6,
+                  .light = device.info().is_software != 0};
+  CO_TRY(const TrialGroup group, co_await make_group(device, spec.segments, spec.cols));
   for (const MatmulTiling& tiling : kMatmulTilings) {
-    const Dot dot = tiling == MatmulTiling{128, 8} ? Dot::kInt8 : Dot::kInt16;
-    CO_TRY_VOID(co_await expect_product(device,
-                                        {.segments = {{Codec::kQ4_0, 67},
-                                                      {Codec::kQ5_0, 3},
-                                                      {Codec::kQ8_0, 130},
-                                                      {Codec::kQ4_K, 33},
-                                                      {Codec::kQ5_K, 64},
-                                                      {Codec::kQ6_K, 35}},
-                                         .cols = 512,
-                                         .y_stride = 340,
-                                         .row_offset = 6,
-                                         .tiling = tiling,
-                                         .dot = dot,
-                                         .light = light},
-                                        {1, 37}));
+    spec.tiling = tiling;
+    spec.dot = tiling == MatmulTiling{128, 8} ? Dot::kInt8 : Dot::kInt16;
+    CO_TRY_VOID(co_await expect_product(device, group, spec, {1, 37}));
   }
   co_return Status{};
 }
 
-// Groups in which no format has scales by half; without minima, too.
-KERNEL_TEST(matmul_integer_one_scale) {
-  const bool light = device.info().is_software != 0;
-  CO_TRY_VOID(co_await expect_product(device,
-                                      {.segments = {{Codec::kQ4_0, 20}, {Codec::kQ8_0, 66}},
-                                       .cols = 96,
-                                       .dot = Dot::kInt16,
-                                       .light = light},
-                                      {3, 65}));
+// Neither scales by half nor minima.
+KERNEL_TEST(matmul_integer_softcap) {
   co_return co_await expect_product(device,
-                                    {.segments = {{Codec::kQ4_K, 140}},
-                                     .cols = 256,
-                                     .tiling = {256, 8},
-                                     .dot = Dot::kInt16,
-                                     .light = light},
-                                    {65});
-}
-
-KERNEL_TEST(matmul_integer_epilogues) {
-  const bool light = device.info().is_software != 0;
-  CO_TRY_VOID(co_await expect_product(device,
-                                      {.segments = {{Codec::kQ4_K, 133}, {Codec::kQ6_K, 133}},
-                                       .cols = 256,
-                                       .epilogue = Epilogue::kGeglu,
-                                       .tiling = {128, 8},
-                                       .dot = Dot::kInt16,
-                                       .light = light},
-                                      {1, 35}, 15.0f));
-  CO_TRY_VOID(co_await expect_product(device,
-                                      {.segments = {{Codec::kQ8_0, 20}},
-                                       .cols = 64,
-                                       .epilogue = Epilogue::kGeluMul,
-                                       .y_stride = 23,
-                                       .row_offset = 2,
-                                       .mul_stride = 50,
-                                       .mul_offset = 25,
-                                       .dot = Dot::kInt8,
-                                       .light = light},
-                                      {3}, 15.0f));
-  co_return co_await expect_product(device,
-                                    {.segments = {{Codec::kQ8_0, 20}},
-                                     .cols = 64,
+                                    {.segments = {{Codec::kQ4_0, 20}, {Codec::kQ8_0, 66}},
+                                     .cols = 96,
                                      .epilogue = Epilogue::kSoftcap,
                                      .cap = 3.0f,
                                      .dot = Dot::kInt16,
-                                     .light = light},
-                                    {3}, 15.0f);
+                                     .light = device.info().is_software != 0},
+                                    {3, 65}, 15.0f);
 }
 
-// As real GPUs get it.
-KERNEL_TEST(matmul_integer_unrolled) {
-  co_return co_await expect_product(
-      device, {.segments = {{Codec::kQ4_K, 67}}, .cols = 256, .dot = Dot::kInt16}, {33});
+KERNEL_TEST(matmul_integer_geglu) {
+  co_return co_await expect_product(device,
+                                    {.segments = {{Codec::kQ4_K, 45}, {Codec::kQ6_K, 45}},
+                                     .cols = 256,
+                                     .epilogue = Epilogue::kGeglu,
+                                     .dot = Dot::kInt16,
+                                     .light = device.info().is_software != 0},
+                                    {1, 35}, 15.0f);
+}
+
+// As real GPUs get it. Minima, but no scales by half.
+KERNEL_TEST(matmul_integer_unrolled_gelu_mul) {
+  co_return co_await expect_product(device,
+                                    {.segments = {{Codec::kQ4_K, 67}},
+                                     .cols = 256,
+                                     .epilogue = Epilogue::kGeluMul,
+                                     .y_stride = 80,
+                                     .row_offset = 2,
+                                     .mul_stride = 100,
+                                     .mul_offset = 25,
+                                     .dot = Dot::kInt16},
+                                    {33}, 15.0f);
 }
 
 KERNEL_TEST(matmul_more_than_65536_rows) {

@@ -61,12 +61,12 @@ function options(query: URLSearchParams): BenchOptions {
   read('tune', (text) => (asked.tune = text !== '0'));
   read('profile', (text) => (asked.profile = text !== '0'));
   read('kvType', (text) => (asked.kvType = oneOf('kvType', text, ['f16', 'f32'] as const)));
-  read('dot', (text) => {
-    asked.variant = {
-      ...asked.variant,
-      dot: oneOf('dot', text, ['f32', 'int16', 'int8'] as const),
-    };
-  });
+  for (const name of ['dot', 'prefill'] as const) {
+    read(name, (text) => {
+      const form = oneOf(name, text, ['f32', 'int16', 'int8'] as const);
+      asked.variant = { ...asked.variant, [name]: form };
+    });
+  }
   read('subgroups', (text) => {
     const subgroups = oneOf('subgroups', text, ['on', 'off']) === 'on';
     asked.variant = { ...asked.variant, subgroups };

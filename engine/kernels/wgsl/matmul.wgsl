@@ -7,6 +7,7 @@
 // (to workgroup memory) and multiply(). matmul.cpp adds locate() (which rows this workgroup has), the
 // codecs and store().
 //#include step.wgsl
+//#include bound.wgsl
 const TILE_ROWS: u32 = 16u * ROWS_EACH;
 const TILE_TOKENS: u32 = THREADS / 4u;
 const TOKEN_STEP: u32 = THREADS / 16u;
@@ -26,6 +27,21 @@ var<private> sums_${a}: vec4<f32>;
 //#include matmul_float.wgsl
 //#endif
 
+// Writes what this thread has for its token b.
+fn finish(i: u32, token: u32, b: u32) {
+  if (token < step.tokens) {
+//#if GEGLU
+//#repeat a HALF_ROWS
+    store(token, first_row + i + ${a}u * 16u, gelu_tanh(sums_${a}[b]) * up_${a}(b));
+//#end
+//#else
+//#repeat a ROWS_EACH
+    store(token, first_row + i + ${a}u * 16u, sums_${a}[b]);
+//#end
+//#endif
+  }
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
 //#if LIGHT
@@ -35,30 +51,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let first_token = group.y * TILE_TOKENS;
   let i = tid % 16u;
   let j = tid / 16u;
+//#if !LIGHT
   fetch(tid, first_token, 0u);
+//#endif
   for (var u = 0u; u < UNITS; u++) {
+//#if LIGHT
+    // Software GPUs have nothing to wait for, and compile fetch() once.
+    fetch(tid, first_token, u);
+//#endif
     stage(tid, u);
     workgroupBarrier();
+//#if !LIGHT
     if (u + 1u < UNITS) {
       fetch(tid, first_token, u + 1u);
     }
+//#endif
     multiply(i, j);
     workgroupBarrier();
   }
-//#repeat b FOUR
-  {
-    let token = first_token + j + ${b}u * TOKEN_STEP;
-    if (token < step.tokens) {
-//#if GEGLU
-//#repeat a HALF_ROWS
-      store(token, first_row + i + ${a}u * 16u, gelu_tanh(sums_${a}[${b}]) * up_${a}(${b}u));
-//#end
+//#if LIGHT
+  for (var b = 0u; b < bound(4u); b++) {
+    finish(i, first_token + j + b * TOKEN_STEP, b);
+  }
 //#else
-//#repeat a ROWS_EACH
-      store(token, first_row + i + ${a}u * 16u, sums_${a}[${b}]);
+//#repeat b FOUR
+  finish(i, first_token + j + ${b}u * TOKEN_STEP, ${b}u);
 //#end
 //#endif
-    }
-  }
-//#end
 }

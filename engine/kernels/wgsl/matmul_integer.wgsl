@@ -2,7 +2,6 @@
 // memory as they are multiplied, so that a thread reads there a quarter of what f32 takes. `x` is
 // what quantize.h describes: X_VECTORS vectors a unit and token. A unit's product is
 // scale of w * scale of x * (sum of products of bytes) + offset of w * sum of x.
-//#include bound.wgsl
 const BYTE_VECTORS: u32 = X_VECTORS - 1u;
 
 // Half h of row r at h * TILE_ROWS + r. Scale and offset are there too where halves have scales of
@@ -51,41 +50,56 @@ fn stage(tid: u32, u: u32) {
   }
 }
 
+// Software GPUs multiply four bytes at a time in a loop, for they take seconds to compile more.
+//#if LIGHT
+alias Part = u32;
+const PARTS: u32 = 4u;
+fn part(half: vec4<u32>, p: u32) -> Part { return half[p]; }
+fn part_dot(w: Part, a: Part) -> i32 { return dot4I8Packed(w, a); }
+//#else
+alias Part = vec4<u32>;
+const PARTS: u32 = 1u;
+fn part(half: vec4<u32>, p: u32) -> Part { return half; }
+fn part_dot(w: Part, a: Part) -> i32 { return packed_dot(w, a); }
+//#endif
+
 fn multiply(i: u32, j: u32) {
 //#repeat b FOUR
   let x_scale_${b} = x_scales[j + ${b}u * TOKEN_STEP];
 //#end
   let scales = vec4<f32>(x_scale_0.x, x_scale_1.x, x_scale_2.x, x_scale_3.x);
-//#if !TWO_SCALES
   // At most 32 * 128 * 16,319: far below 2^31.
 //#repeat a ROWS_EACH
   var whole_${a} = vec4<i32>();
 //#end
-//#endif
   for (var h = 0u; h < bound(2u); h++) {
+    for (var p = 0u; p < bound(PARTS); p++) {
 //#repeat b FOUR
-    let high_${b} = x_bytes[h * TILE_TOKENS + j + ${b}u * TOKEN_STEP];
+      let high_${b} = part(x_bytes[h * TILE_TOKENS + j + ${b}u * TOKEN_STEP], p);
 //#if TWO_BYTES
-    let low_${b} = x_bytes[(2u + h) * TILE_TOKENS + j + ${b}u * TOKEN_STEP];
+      let low_${b} = part(x_bytes[(2u + h) * TILE_TOKENS + j + ${b}u * TOKEN_STEP], p);
 //#endif
 //#end
 //#repeat a ROWS_EACH
-    {
-      let row = i + ${a}u * 16u;
-      let w = w_bytes[h * TILE_ROWS + row];
-      var sums = vec4<i32>(packed_dot(w, high_0), packed_dot(w, high_1), packed_dot(w, high_2),
-                           packed_dot(w, high_3));
+      {
+        let w = part(w_bytes[h * TILE_ROWS + i + ${a}u * 16u], p);
+        let high = vec4<i32>(part_dot(w, high_0), part_dot(w, high_1), part_dot(w, high_2),
+                             part_dot(w, high_3));
 //#if TWO_BYTES
-      sums = sums * 128 + vec4<i32>(packed_dot(w, low_0), packed_dot(w, low_1),
-                                    packed_dot(w, low_2), packed_dot(w, low_3));
-//#endif
-//#if TWO_SCALES
-      sums_${a} += w_scales[h * TILE_ROWS + row].x * scales * vec4<f32>(sums);
+        whole_${a} += high * 128 + vec4<i32>(part_dot(w, low_0), part_dot(w, low_1),
+                                             part_dot(w, low_2), part_dot(w, low_3));
 //#else
-      whole_${a} += sums;
+        whole_${a} += high;
 //#endif
-    }
+      }
 //#end
+    }
+//#if TWO_SCALES
+//#repeat a ROWS_EACH
+    sums_${a} += w_scales[h * TILE_ROWS + i + ${a}u * 16u].x * scales * vec4<f32>(whole_${a});
+    whole_${a} = vec4<i32>();
+//#end
+//#endif
   }
 //#if OFFSETS
   let totals = vec4<f32>(x_scale_0.y, x_scale_1.y, x_scale_2.y, x_scale_3.y);
