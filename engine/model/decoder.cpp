@@ -165,10 +165,10 @@ Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
   if (batch) {
     TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
     if (const auto form = kernels::integer_form(options_.variant); form != kernels::Dot::kF32) {
-      const uint64_t widest = std::max<uint64_t>({config_.hidden, q_width, ffn});
-      TRY(s.quantized, buffer(kernels::quantized_bytes(
-                                  form, std::max<uint64_t>(widest, config_.per_layer_dim), tokens),
-                              gpu::kStorageUsage, "quantised activations"));
+      const uint64_t widest =
+          std::max<uint64_t>({config_.hidden, q_width, ffn, config_.per_layer_dim});
+      TRY(s.quantized, buffer(kernels::quantized_bytes(form, widest, tokens), gpu::kStorageUsage,
+                              "quantised activations"));
     }
   } else {
     TRY(s.stats,

@@ -186,7 +186,8 @@ void Decoder::record_sampling() {
 
 // --- T tokens ---
 
-// With an integer form the input is quantised before: no two products of a layer share an input.
+// Where the product has an integer form its input is quantised first. No two products of a layer
+// have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges) {
   tuner_.use(spec, ranges, batch_.quantized);
   if (spec.dot != kernels::Dot::kF32) {

@@ -30,7 +30,7 @@ constexpr double kGain = 0.93;
 // Values of y that are compared, and how far sums in another order may differ.
 constexpr uint32_t kCompared = 4096;
 constexpr float kTolerance = 1e-3f;
-// The same for activations in one byte.
+// The same for activations in one byte against f32.
 constexpr float kInt8Tolerance = 3e-2f;
 
 MatvecTiling matvec_tiling(const Cut& cut) {
@@ -204,7 +204,7 @@ Task<Status> Tuner::time(Trial& trial, size_t turns) {
   co_return Status{};
 }
 
-// Compiles the kernels and binds what they read; what kernel does not compile makes a trial wrong.
+// Binds what the kernels read. One that did not compile makes the trial wrong.
 Status Tuner::bind(Trial& trial, const kernels::KernelCache& cache, const Status& compiled) const {
   for (Dispatch& dispatch : trial.dispatches) {
     dispatch.kernel = &cache[dispatch.slot];
@@ -247,8 +247,9 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
     if (trial.wrong.empty()) {
       CO_TRY(const std::vector<float> y, co_await output(trial, product));
       if (i == 0) usual = y;
-      const bool int8 = trial.integer && matmul_form(trial.cut) == Dot::kInt8;
-      trial.wrong = difference(y, usual, int8 ? kInt8Tolerance : kTolerance);
+      const bool one_byte = trial.integer && matmul_form(trial.cut) == Dot::kInt8;
+      const bool other_form = trial.integer != trials[0].integer;
+      trial.wrong = difference(y, usual, one_byte && other_form ? kInt8Tolerance : kTolerance);
     }
     if (trial.wrong.empty()) continue;
     const std::string message = cat(product.key, ": a cut is not used: ", trial.wrong);

@@ -1,8 +1,9 @@
 // Times a few cuts of each matrix product on the device at hand, and keeps the fastest. Cuts change
 // how work is spread over threads, never what is computed: each is checked against the usual one
-// before it is timed. A matmul's cut has a form, too (kernels::matmul_forms): the integer form
-// takes the float form's place where it, with the quantisation of its activations, is faster than
-// the best cut of that by as much as a cut must be.
+// before it is timed. A matmul's cut has a form, too (kernels::matmul_forms): the integer form,
+// which computes the same within the error of its Dot, takes the float form's place where it is
+// faster than the best cut of that by as much as a cut must be, the quantisation of its input
+// included.
 #pragma once
 
 #include <array>
