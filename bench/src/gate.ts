@@ -77,7 +77,8 @@ export async function checkLogits(
   const prefill = relativeError(prefilled, known);
   const decode = relativeError(decoded, known);
   const error = Math.max(prefill, decode);
-  const tolerance = model.info.variant.dot === 'int8' ? TOLERANCE_INT8 : TOLERANCE;
+  const { dot, prefill: form } = model.info.variant;
+  const tolerance = dot === 'int8' || form === 'int8' ? TOLERANCE_INT8 : TOLERANCE;
   if (!(error <= tolerance)) {
     throw failed(
       `the logits of ${answers.model} are off by ${error.toPrecision(3)} of their size ` +

@@ -93,22 +93,26 @@ Status parse_count(const Json& json, std::string_view key, uint32_t most, uint32
   return {};
 }
 
-// {subgroups, dot: "f32" | "int16" | "int8"}
+// {subgroups, dot: "f32" | "int16" | "int8", prefill: the same}
 Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
     return fail(ErrorCode::kInvalidArgument,
-                "variant takes subgroups (true, false) and dot (f32, int16, int8)");
+                "variant takes subgroups (true, false), dot and prefill (f32, int16, int8)");
   };
   if (!json.is_object()) return bad();
   if (const Json* subgroups = json_member(json, "subgroups")) {
     if (!subgroups->is_boolean()) return bad();
     out.variant.subgroups = subgroups->get<bool>();
   }
-  if (const Json* dot = json_member(json, "dot")) {
+  const auto read_form = [&](std::string_view name, std::optional<kernels::Dot>& form) {
+    const Json* text = json_member(json, name);
+    if (text == nullptr) return true;
     for (const kernels::Dot value : {kernels::Dot::kF32, kernels::Dot::kInt16, kernels::Dot::kInt8})
-      if (*dot == kernels::dot_name(value)) out.variant.dot = value;
-    if (!out.variant.dot) return bad();
-  }
+      if (*text == kernels::dot_name(value)) form = value;
+    return form.has_value();
+  };
+  if (!read_form("dot", out.variant.dot) || !read_form("prefill", out.variant.prefill))
+    return bad();
   return {};
 }
 
@@ -246,27 +250,27 @@ Json TextModel::info() const {
   const model::Decoder& decoder = session_->decoder();
   Json cuts = Json::object();
   for (const auto& [key, cut] : decoder.cuts()) cuts[key] = cut;
-  return {
-      {"architecture", architecture_},
-      {"family", config_.family},
-      {"title", title_},
-      {"name", load_options_.name},
-      {"parameters", parameters_},
-      {"layers", config_.layers.size()},
-      {"embedding", config_.hidden},
-      {"vocab", config_.vocab},
-      {"contextLength", decoder.context()},
-      {"modelContextLength", config_.context_length},
-      {"sessions", decoder.sequences()},
-      {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
-      {"template", large_template_ ? "large" : "small"},
-      {"gpuBytes",
-       {{"weights", decoder.weights().bytes},
-        {"kv", decoder.kv_bytes()},
-        {"scratch", decoder.scratch_bytes()}}},
-      {"variant", {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}}},
-      {"kernels", cache_.size()},
-      {"cuts", std::move(cuts)}};
+  Json variant = {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}};
+  if (variant_.prefill) variant["prefill"] = kernels::dot_name(*variant_.prefill);
+  return {{"architecture", architecture_},
+          {"family", config_.family},
+          {"title", title_},
+          {"name", load_options_.name},
+          {"parameters", parameters_},
+          {"layers", config_.layers.size()},
+          {"embedding", config_.hidden},
+          {"vocab", config_.vocab},
+          {"contextLength", decoder.context()},
+          {"modelContextLength", config_.context_length},
+          {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+          {"template", large_template_ ? "large" : "small"},
+          {"gpuBytes",
+           {{"weights", decoder.weights().bytes},
+            {"kv", decoder.kv_bytes()},
+            {"scratch", decoder.scratch_bytes()}}},
+          {"variant", std::move(variant)},
+          {"kernels", cache_.size()},
+          {"cuts", std::move(cuts)}};
 }
 
 Result<std::vector<chat::Piece>> TextModel::render(const Json& request,

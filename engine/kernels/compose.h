@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,11 +20,12 @@ struct KernelSource {
   std::string label;
 };
 
-// How a matvec multiplies weights of a block format. The integer forms quantise the activations,
-// 16 at a time, to sums of signed bytes that packed integer products take (dot4I8Packed).
+// How weights of a block format are multiplied. The integer forms quantise the activations, a block
+// at a time (16 for a matvec, 32 for a matmul), to sums of signed bytes that packed integer
+// products take (dot4I8Packed).
 enum class Dot : uint8_t {
   kF32,    // weights are decoded to f32
-  kInt16,  // activations in two bytes: an error of at most 2^-15 of the largest of the 16
+  kInt16,  // activations in two bytes: an error of at most 2^-15 of the largest of the block
   kInt8,   // activations in one byte: 2^-8
 };
 
@@ -35,7 +37,10 @@ struct Variant {
   bool subgroups = false;  // reductions by subgroup shuffles where the hardware's subgroups allow
   bool light =
       false;  // loops stay loops: for software GPUs, whose compilers unroll without measure
-  Dot dot = Dot::kF32;
+  Dot dot = Dot::kF32;  // of matvecs
+  // The form of every matmul that can have it. Where absent: kF32, or the form of `dot` where it
+  // was measured to be faster (matmul_forms).
+  std::optional<Dot> prefill;
   bool operator==(const Variant&) const = default;
 };
 

@@ -6,6 +6,7 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/kernels/quantize.h"
 
 namespace lapidary::kernels {
 namespace {
@@ -35,17 +36,19 @@ void add_locate(Composer& composer, const MatmulSpec& spec) {
   composer.text(text + "}\n");
 }
 
-// decode(r, u, h): half h of unit u of the tile's row r. Rows past the end repeat the last one.
-void add_decode(Composer& composer, const MatmulSpec& spec) {
-  std::string text = "fn decode(r: u32, u: u32, h: u32) -> mat4x4<f32> {\n";
-  const auto call = [&](Codec codec, std::string_view planes) {
-    return cat("return ", codec_prefix(codec), "_half(", planes, ", row, u, h);");
+// fn NAME(PARAMETERS) -> RESULT, for the tile's row r: what call(codec, planes) writes, by the
+// codec of the row's segment. `row` is r's in the segment; rows past the end repeat the last one.
+void add_by_codec(Composer& composer, const MatmulSpec& spec, std::string_view name,
+                  std::string_view parameters, std::string_view result, const auto& call) {
+  std::string text = cat("fn ", name, "(", parameters, ") -> ", result, " {\n");
+  const auto of = [&](Codec codec, std::string_view planes) {
+    return cat("return ", call(codec_prefix(codec), planes), ";");
   };
   if (geglu(spec)) {
     const uint32_t half = rows_per_group(spec);
     text += cat("  let row = min(first_row + r % ", half, "u, segment_rows - 1u);\n  if (r < ",
-                half, "u) { ", call(spec.segments[0].codec, "SEGMENT_0"), " }\n  ",
-                call(spec.segments[1].codec, "SEGMENT_1"), "\n");
+                half, "u) { ", of(spec.segments[0].codec, "SEGMENT_0"), " }\n  ",
+                of(spec.segments[1].codec, "SEGMENT_1"), "\n");
   } else {
     text += "  let row = min(first_row + r, segment_rows - 1u);\n";
     for (const Codec codec : kCodecs) {
@@ -59,11 +62,30 @@ void add_decode(Composer& composer, const MatmulSpec& spec) {
         condition += cat(condition.empty() ? "" : " || ", "segment == ", i, "u");
       }
       if (!chosen.empty())
-        text += cat("  if (", condition, ") {\n", chosen, "    ", call(codec, "planes"), "\n  }\n");
+        text += cat("  if (", condition, ") {\n", chosen, "    ", of(codec, "planes"), "\n  }\n");
     }
-    text += "  return mat4x4<f32>();\n";
+    text += cat("  return ", result, "();\n");
   }
   composer.text(text + "}\n");
+}
+
+// decode(r, u, h): half h of unit u of the tile's row r. The integer forms read a unit first
+// (fetch_weights) and make bytes of its halves later (unpack).
+void add_codecs(Composer& composer, const MatmulSpec& spec) {
+  if (spec.dot == Dot::kF32) {
+    add_by_codec(composer, spec, "decode", "r: u32, u: u32, h: u32", "mat4x4<f32>",
+                 [](std::string_view codec, std::string_view planes) {
+                   return cat(codec, "_half(", planes, ", row, u, h)");
+                 });
+    return;
+  }
+  add_by_codec(composer, spec, "fetch_weights", "r: u32, u: u32", "Fetched",
+               [](std::string_view codec, std::string_view planes) {
+                 return cat(codec, "_fetch(", planes, ", row, u)");
+               });
+  add_by_codec(
+      composer, spec, "unpack", "f: Fetched, r: u32, u: u32, h: u32", "Quants",
+      [](std::string_view codec, std::string_view) { return cat(codec, "_quants(f, u, h)"); });
 }
 
 // up_a(b): the sum of `up` beside gate's sum a, for the thread's token b.
@@ -88,29 +110,61 @@ void add_store(Composer& composer, const MatmulSpec& spec) {
                     "    y[token * ", y_stride, "u + y_base + row] = ", value, ";\n  }\n}\n"));
 }
 
+// Whether a segment has one of the codecs.
+bool has_any(const MatmulSpec& spec, std::initializer_list<Codec> codecs) {
+  return std::ranges::any_of(spec.segments, [&](const Segment& segment) {
+    return std::ranges::find(codecs, segment.codec) != codecs.end();
+  });
+}
+
 std::string label_of(const MatmulSpec& spec) {
-  return cat("matmul ", shape_label(spec.segments, spec.cols));
+  return cat("matmul ", spec.dot == Dot::kF32 ? "" : cat(dot_name(spec.dot), " "),
+             shape_label(spec.segments, spec.cols));
+}
+
+// Bytes of workgroup memory that the tiles take.
+uint32_t tile_bytes(const MatmulTiling& tiling, Dot dot) {
+  const uint32_t rows = 16 * tiling.rows;
+  const uint32_t tokens = tiling.threads / 4;
+  if (dot == Dot::kF32) return 8 * (rows + tokens + 1) * 16;
+  // Of a row's unit 32 bytes and at most two scales and offsets.
+  return rows * (32 + 2 * 8) + tokens * ((quantized_vectors(dot) - 1) * 16 + 8);
 }
 
 }  // namespace
 
-bool fits(const MatmulTiling& tiling, uint32_t workgroup_storage) {
-  const uint32_t vectors = 8 * (16 * tiling.rows + tiling.threads / 4 + 1);
-  return std::ranges::find(kMatmulTilings, tiling) != std::end(kMatmulTilings) &&
-         vectors * 16 <= workgroup_storage;
+std::vector<Dot> matmul_forms(std::span<const Segment> segments, const Variant& variant) {
+  const bool integer = std::ranges::all_of(
+      segments, [](const Segment& segment) { return has_integer_quants(segment.codec); });
+  const Dot form = integer ? integer_form(variant) : Dot::kF32;
+  if (form == Dot::kF32 || variant.prefill) return {form};
+  return {Dot::kF32, form};
 }
 
-std::string tuning_key(const MatmulSpec& spec) {
-  return cat(label_of(spec), " ", static_cast<uint32_t>(spec.epilogue));
+bool fits(const MatmulTiling& tiling, Dot dot, uint32_t workgroup_storage) {
+  return std::ranges::find(kMatmulTilings, tiling) != std::end(kMatmulTilings) &&
+         tile_bytes(tiling, dot) <= workgroup_storage;
+}
+
+std::string tuning_key(const MatmulSpec& spec, const Variant& variant) {
+  std::string key = cat("matmul ", shape_label(spec.segments, spec.cols), " ",
+                        static_cast<uint32_t>(spec.epilogue));
+  for (const Dot form : matmul_forms(spec.segments, variant)) key += cat(" ", dot_name(form));
+  return key;
 }
 
 KernelSource matmul_source(const MatmulSpec& spec) {
   const bool aligned = spec.cols % 4 == 0;
+  const bool integer = spec.dot != Dot::kF32;
+  const bool two_scales = has_any(spec, {Codec::kQ6_K});
 
   Composer composer;
   composer.bind('r', "weights", "array<vec4<u32>>")
       .bind('w', "y", "array<f32>")
-      .bind('r', "x", aligned ? "array<vec4<f32>>" : "array<f32>");
+      .bind('r', "x",
+            integer   ? "array<vec4<u32>>"
+            : aligned ? "array<vec4<f32>>"
+                      : "array<f32>");
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", "array<f32>");
   composer.bind('u', "step", "Step")
       .constant("COLS", spec.cols)
@@ -122,12 +176,19 @@ KernelSource matmul_source(const MatmulSpec& spec) {
       .flag("TWO", 2)
       .flag("FOUR", 4)
       .flag("ALIGNED", aligned)
+      .flag("LIGHT", spec.light)
       .flag("GEGLU", geglu(spec))
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
-  add_segments(composer, spec.segments, spec.cols);
+  if (integer) {
+    composer.constant("X_VECTORS", quantized_vectors(spec.dot))
+        .constant("W_SCALES", two_scales ? 2u : 1u)
+        .flag("TWO_SCALES", two_scales)
+        .flag("OFFSETS", has_any(spec, {Codec::kQ4_K, Codec::kQ5_K}));
+  }
+  add_segments(composer, spec.segments, spec.cols, spec.dot);
   composer.include("epilogue.wgsl").include("matmul.wgsl");
   add_locate(composer, spec);
-  add_decode(composer, spec);
+  add_codecs(composer, spec);
   add_up(composer, spec);
   add_store(composer, spec);
   return std::move(composer).finish(label_of(spec));

@@ -1,4 +1,8 @@
-// Y = X W^T for many tokens, tiled; weights are decoded to f32 tiles in workgroup memory.
+// Y = X W^T for many tokens, in tiles in workgroup memory. The float form decodes weights to f32.
+// The integer forms multiply quants by activations that a dispatch of quantize.h made signed bytes
+// of: a quarter of the traffic of tiles, products of four at once, for one dispatch more. Which is
+// faster depends on the GPU and the shape, so the float form is the default and an integer one is
+// taken where the tuner (model/tuner.h) measured a gain, or where Variant::prefill says so.
 #pragma once
 
 #include <vector>
@@ -18,7 +22,7 @@ struct MatmulTiling {
 
 inline constexpr MatmulTiling kMatmulTilings[] = {{128, 4}, {128, 8}, {256, 8}};
 // Whether it is one of these, and its tiles fit the workgroup memory of a device, in bytes.
-bool fits(const MatmulTiling& tiling, uint32_t workgroup_storage);
+bool fits(const MatmulTiling& tiling, Dot dot, uint32_t workgroup_storage);
 
 struct MatmulSpec {
   std::vector<Segment> segments;
@@ -34,13 +38,21 @@ struct MatmulSpec {
   uint32_t mul_stride = 0;
   uint32_t mul_offset = 0;
   MatmulTiling tiling;
+  Dot dot = Dot::kF32;  // not kF32: all segments have integer quants
+  bool light = false;   // as Variant's
 };
 
-// X: [T, cols] f32, Y: [T, y_stride] f32, T = step.tokens.
+// The integer form that matmuls may have; kF32: none.
+constexpr Dot integer_form(const Variant& variant) { return variant.prefill.value_or(variant.dot); }
+// The forms to choose from for a product of `segments`: the usual one first.
+std::vector<Dot> matmul_forms(std::span<const Segment> segments, const Variant& variant);
+
+// X: [T, cols] f32, or what quantize.h makes of it for spec.dot. Y: [T, y_stride] f32.
+// T = step.tokens.
 // Bindings: 0 r weights, 1 w Y, 2 r X, 3 r mul (kGeluMul only), last u step.
 KernelSource matmul_source(const MatmulSpec& spec);
-// As matvec's.
-std::string tuning_key(const MatmulSpec& spec);
+// As matvec's, with the forms there are.
+std::string tuning_key(const MatmulSpec& spec, const Variant& variant);
 // T at least 1 and at most 65,535 * 32.
 Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens);
 

@@ -8,6 +8,7 @@
 #include "engine/kernels/gather.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/matvec.h"
+#include "engine/kernels/quantize.h"
 #include "engine/kernels/selftest_matrix.h"
 #include "engine/kernels/step.h"
 #include "engine/kernels/trial.h"
@@ -88,21 +89,31 @@ Task<Status> check_matvec(gpu::Device& device, const Variant& variant, const Tri
   co_return compare("the residual norm", residual.data(), x_new, 1e-4);
 }
 
-Task<Status> check_matmul(gpu::Device& device, const TrialGroup& group) {
+Task<Status> check_matmul(gpu::Device& device, const Variant& variant, Dot dot,
+                          const TrialGroup& group) {
   const std::vector<float> x = TrialRandom(4).floats(kTokens * kCols);
   const std::vector<Step> step = {{.tokens = kTokens}};
   const uint32_t rows = total_rows(group.segments);
-  const MatmulSpec spec{.segments = group.segments, .cols = kCols};
+  const MatmulSpec spec{
+      .segments = group.segments, .cols = kCols, .dot = dot, .light = variant.light};
   CO_TRY(const gpu::Buffer y, trial_zeros(device, kTokens * rows * 4));
   CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
   CO_TRY(const gpu::Buffer step_buffer, trial_buffer(device, step));
-  CO_TRY_VOID(co_await trial_run(device, matmul_source(spec),
-                                 {group.buffer, y, x_buffer, step_buffer},
-                                 matmul_groups(spec, kTokens)));
+  CO_TRY(const gpu::Buffer quantized, trial_zeros(device, quantized_bytes(dot, kCols, kTokens)));
+  if (dot != Dot::kF32) {
+    const QuantizeSpec quantize{.cols = kCols, .dot = dot};
+    CO_TRY_VOID(co_await trial_run(device, quantize_source(quantize),
+                                   {x_buffer, quantized, step_buffer},
+                                   quantize_groups(quantize, kTokens)));
+  }
+  CO_TRY_VOID(
+      co_await trial_run(device, matmul_source(spec),
+                         {group.buffer, y, dot == Dot::kF32 ? x_buffer : quantized, step_buffer},
+                         matmul_groups(spec, kTokens)));
   CO_TRY(const std::vector<float> out, co_await trial_read<float>(device, y, kTokens * rows));
   for (uint32_t t = 0; t < kTokens; ++t) {
-    CO_TRY_VOID(
-        compare("matmul", out.data() + t * rows, trial_product(group, x.data() + t * kCols), 1e-4));
+    CO_TRY_VOID(compare(cat("matmul (", dot_name(dot), ")"), out.data() + t * rows,
+                        trial_product(group, x.data() + t * kCols), tolerance_of(dot)));
   }
   co_return Status{};
 }
@@ -151,7 +162,10 @@ Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
   for (const std::span<const Codec> codecs : groups) {
     CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
     CO_TRY_VOID(co_await check_matvec(device, variant, group));
-    CO_TRY_VOID(co_await check_matmul(device, group));
+    CO_TRY_VOID(co_await check_matmul(device, variant, Dot::kF32, group));
+    // The form that the tuner may choose, or that was asked for.
+    const Dot form = matmul_forms(group.segments, variant).back();
+    if (form != Dot::kF32) CO_TRY_VOID(co_await check_matmul(device, variant, form, group));
     CO_TRY_VOID(co_await check_gather(device, group));
   }
   co_return Status{};
@@ -162,7 +176,9 @@ Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wis
   const bool has_subgroups = device.has(gpu::kFeatureSubgroups);
   const bool has_integer = device.has(gpu::kFeatureDot4I8);
   if ((wish.subgroups == true && !has_subgroups) ||
-      (wish.dot.value_or(Dot::kF32) != Dot::kF32 && !has_integer)) {
+      ((wish.dot.value_or(Dot::kF32) != Dot::kF32 ||
+        wish.prefill.value_or(Dot::kF32) != Dot::kF32) &&
+       !has_integer)) {
     co_return fail(ErrorCode::kUnsupported,
                    "this GPU does not offer the variant that was asked for");
   }
@@ -175,7 +191,8 @@ Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wis
     // threads lie in subgroups.
     for (const bool subgroups : {false, true}) {
       if (wish.subgroups ? subgroups != *wish.subgroups : subgroups && !has_subgroups) continue;
-      candidates.push_back({.subgroups = subgroups, .light = software, .dot = dot});
+      candidates.push_back(
+          {.subgroups = subgroups, .light = software, .dot = dot, .prefill = wish.prefill});
     }
   }
   for (size_t i = 0; i < candidates.size(); ++i) {

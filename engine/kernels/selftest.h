@@ -20,6 +20,7 @@ Task<Status> selftest_sampling(gpu::Device& device, Variant variant);  // selfte
 struct VariantWish {
   std::optional<bool> subgroups;
   std::optional<Dot> dot;
+  std::optional<Dot> prefill;
 };
 
 // The fastest variant that this device offers and computes rightly, among those that are wished

@@ -7,6 +7,9 @@ namespace lapidary::kernels {
 namespace {
 
 // clang-format off
+constexpr char kActivationBytes[] = {
+#embed "wgsl/activation_bytes.wgsl"
+};
 constexpr char kAdjust[] = {
 #embed "wgsl/adjust.wgsl"
 };
@@ -79,6 +82,12 @@ constexpr char kLogitKey[] = {
 constexpr char kMatmul[] = {
 #embed "wgsl/matmul.wgsl"
 };
+constexpr char kMatmulFloat[] = {
+#embed "wgsl/matmul_float.wgsl"
+};
+constexpr char kMatmulInteger[] = {
+#embed "wgsl/matmul_integer.wgsl"
+};
 constexpr char kMatvec[] = {
 #embed "wgsl/matvec.wgsl"
 };
@@ -90,6 +99,9 @@ constexpr char kPleCombine[] = {
 };
 constexpr char kQkvPost[] = {
 #embed "wgsl/qkv_post.wgsl"
+};
+constexpr char kQuantize[] = {
+#embed "wgsl/quantize.wgsl"
 };
 constexpr char kReduce[] = {
 #embed "wgsl/reduce.wgsl"
@@ -131,6 +143,7 @@ struct Module {
   std::span<const char> text;
 };
 constexpr Module kModules[] = {
+    {"activation_bytes.wgsl", kActivationBytes},
     {"adjust.wgsl", kAdjust},
     {"argmax_final.wgsl", kArgmaxFinal},
     {"argmax_partial.wgsl", kArgmaxPartial},
@@ -155,10 +168,13 @@ constexpr Module kModules[] = {
     {"kv_cache.wgsl", kKvCache},
     {"logit_key.wgsl", kLogitKey},
     {"matmul.wgsl", kMatmul},
+    {"matmul_float.wgsl", kMatmulFloat},
+    {"matmul_integer.wgsl", kMatmulInteger},
     {"matvec.wgsl", kMatvec},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
     {"qkv_post.wgsl", kQkvPost},
+    {"quantize.wgsl", kQuantize},
     {"reduce.wgsl", kReduce},
     {"repack.wgsl", kRepack},
     {"residual_norm.wgsl", kResidualNorm},

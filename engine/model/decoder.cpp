@@ -5,6 +5,7 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/kernels/quantize.h"
 
 namespace lapidary::model {
 namespace {
@@ -167,6 +168,12 @@ Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
     TRY(s.spans, buffer(options_.sequences * sizeof(kernels::TokenSpan), gpu::kStorageUsage,
                         "spans of tokens"));
     TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
+    if (const auto form = kernels::integer_form(options_.variant); form != kernels::Dot::kF32) {
+      const uint64_t widest =
+          std::max<uint64_t>({config_.hidden, q_width, ffn, config_.per_layer_dim});
+      TRY(s.quantized, buffer(kernels::quantized_bytes(form, widest, tokens), gpu::kStorageUsage,
+                              "quantised activations"));
+    }
   } else {
     TRY(s.stats,
         buffer(row * config_.heads * 2 * splits, gpu::kStorageUsage, "attention statistics"));

@@ -6,6 +6,7 @@
 #include "engine/kernels/gather.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/matvec.h"
+#include "engine/kernels/quantize.h"
 #include "engine/model/decoder.h"
 
 namespace lapidary::model {
@@ -185,8 +186,17 @@ void Decoder::record_sampling() {
 
 // --- T tokens ---
 
+// Where the product has an integer form its input is quantised first. No two products of a layer
+// have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges) {
-  tuner_.use(spec, ranges);
+  tuner_.use(spec, ranges, batch_.quantized);
+  if (spec.dot != kernels::Dot::kF32) {
+    const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot};
+    program.add(cache_, kernels::quantize_source(quantize),
+                {ranges[2], batch_.quantized, ranges.back()},
+                [quantize](uint32_t tokens) { return kernels::quantize_groups(quantize, tokens); });
+    ranges[2] = batch_.quantized;
+  }
   program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
               [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
 }

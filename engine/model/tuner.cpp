@@ -4,10 +4,12 @@
 #include <cmath>
 
 #include "engine/base/text.h"
+#include "engine/kernels/quantize.h"
 
 namespace lapidary::model {
 namespace {
 
+using kernels::Dot;
 using kernels::MatmulSpec;
 using kernels::MatmulTiling;
 using kernels::MatvecSpec;
@@ -15,11 +17,11 @@ using kernels::MatvecTiling;
 
 // Layers whose matrices a trial reads in turn, so that they do not all lie in the GPU's cache.
 constexpr size_t kMaxUses = 40;
-// A timed submission takes about so long, in milliseconds, unless one dispatch takes longer; and
-// has no more dispatches than this.
+// A timed submission takes about so long, in milliseconds, unless one product takes longer; and
+// has no more products than this.
 constexpr double kTimed = 4;
-constexpr double kMaxDispatches = 96;
-// A dispatch of so many milliseconds is long enough to be timed once.
+constexpr double kMaxTurns = 96;
+// A product of so many milliseconds is long enough to be timed once.
 constexpr double kSlow = 20;
 constexpr int kTimes = 4;
 // A cut must take less than this share of the usual one's time to take its place: less is noise,
@@ -28,23 +30,41 @@ constexpr double kGain = 0.93;
 // Values of y that are compared, and how far sums in another order may differ.
 constexpr uint32_t kCompared = 4096;
 constexpr float kTolerance = 1e-3f;
+// The same for activations in one byte against f32.
+constexpr float kInt8Tolerance = 3e-2f;
 
 MatvecTiling matvec_tiling(const Cut& cut) {
   return {.threads = cut[0], .lanes = cut[1], .rows = cut[2]};
 }
 Cut cut_of(const MatvecTiling& t) { return {t.threads, t.lanes, t.rows}; }
 MatmulTiling matmul_tiling(const Cut& cut) { return {.threads = cut[0], .rows = cut[1]}; }
-Cut cut_of(const MatmulTiling& t) { return {t.threads, t.rows, 0}; }
+Dot matmul_form(const Cut& cut) { return static_cast<Dot>(cut[2]); }
+Cut cut_of(const MatmulTiling& t, Dot form) {
+  return {t.threads, t.rows, static_cast<uint32_t>(form)};
+}
+
+// Sets the cut of a matmul if it is one of its cuts.
+bool set_cut(MatmulSpec& spec, const Cut& cut, const std::vector<Dot>& forms,
+             uint32_t workgroup_storage) {
+  const Dot form = matmul_form(cut);
+  if (std::ranges::find(forms, form) == forms.end() ||
+      !fits(matmul_tiling(cut), form, workgroup_storage))
+    return false;
+  spec.tiling = matmul_tiling(cut);
+  spec.dot = form;
+  return true;
+}
 
 // What is wrong with y, where it should be `usual`; empty when nothing is.
-std::string difference(const std::vector<float>& y, const std::vector<float>& usual) {
+std::string difference(const std::vector<float>& y, const std::vector<float>& usual,
+                       float tolerance) {
   float most = 0;
   float off = 0;
   for (size_t i = 0; i < y.size(); ++i) {
     most = std::max(most, std::fabs(usual[i]));
     off = std::max(off, std::isnan(y[i]) ? INFINITY : std::fabs(y[i] - usual[i]));
   }
-  return off <= kTolerance * most ? "" : cat("its sums are off by ", off, " of ", most);
+  return off <= tolerance * most ? "" : cat("its sums are off by ", off, " of ", most);
 }
 
 }  // namespace
@@ -54,18 +74,19 @@ void Tuner::use(MatvecSpec& spec, const std::vector<gpu::Range>& ranges) {
   if (const Cut* known = find(key); known && fits(spec, matvec_tiling(*known), variant_)) {
     spec.tiling = matvec_tiling(*known);
   } else {
-    note(std::move(key), spec, ranges);
+    note({.key = std::move(key), .spec = spec}, ranges);
   }
 }
 
-void Tuner::use(MatmulSpec& spec, const std::vector<gpu::Range>& ranges) {
-  std::string key = tuning_key(spec);
-  const uint32_t storage = device_.info().max_workgroup_storage;
-  if (const Cut* known = find(key); known && fits(matmul_tiling(*known), storage)) {
-    spec.tiling = matmul_tiling(*known);
-  } else {
-    note(std::move(key), spec, ranges);
-  }
+void Tuner::use(MatmulSpec& spec, const std::vector<gpu::Range>& ranges,
+                const gpu::Buffer& quantized) {
+  const std::vector<Dot> forms = matmul_forms(spec.segments, variant_);
+  spec.dot = forms[0];
+  spec.light = variant_.light;
+  std::string key = tuning_key(spec, variant_);
+  const Cut* known = find(key);
+  if (known && set_cut(spec, *known, forms, device_.info().max_workgroup_storage)) return;
+  note({.key = std::move(key), .spec = spec, .quantized = &quantized}, ranges);
 }
 
 const Cut* Tuner::find(std::string_view key) const {
@@ -73,10 +94,10 @@ const Cut* Tuner::find(std::string_view key) const {
   return known == cuts_.end() ? nullptr : &known->second;
 }
 
-void Tuner::note(std::string key, Spec spec, const std::vector<gpu::Range>& ranges) {
-  auto product = std::ranges::find(products_, key, &Product::key);
+void Tuner::note(Product noted, const std::vector<gpu::Range>& ranges) {
+  auto product = std::ranges::find(products_, noted.key, &Product::key);
   if (product == products_.end()) {
-    products_.push_back({.key = std::move(key), .spec = std::move(spec)});
+    products_.push_back(std::move(noted));
     product = products_.end() - 1;
   }
   product->weights +=
@@ -92,9 +113,11 @@ std::vector<Cut> Tuner::candidates(const Spec& spec) const {
     if (std::ranges::find(cuts, cut) == cuts.end()) cuts.push_back(cut);
   };
   if (const auto* matmul = std::get_if<MatmulSpec>(&spec)) {
-    add(cut_of(matmul->tiling));
-    for (const MatmulTiling& tiling : kernels::kMatmulTilings) {
-      if (fits(tiling, device_.info().max_workgroup_storage)) add(cut_of(tiling));
+    add(cut_of(matmul->tiling, matmul->dot));
+    for (const Dot form : matmul_forms(matmul->segments, variant_)) {
+      for (const MatmulTiling& tiling : kernels::kMatmulTilings) {
+        if (fits(tiling, form, device_.info().max_workgroup_storage)) add(cut_of(tiling, form));
+      }
     }
     return cuts;
   }
@@ -112,22 +135,46 @@ std::vector<Cut> Tuner::candidates(const Spec& spec) const {
   return cuts;
 }
 
-// The kernel of a cut, not yet compiled, and its workgroups.
-kernels::KernelSource Tuner::source(const Product& product, const Cut& cut, uint32_t tokens,
-                                    kernels::Groups& groups) const {
+// What computes the product with that cut; its kernels are not yet compiled.
+Tuner::Trial Tuner::trial(const Product& product, const Cut& cut, uint32_t tokens,
+                          kernels::KernelCache& cache) const {
+  Trial trial{.cut = cut};
+  const auto add = [&](kernels::KernelSource source, kernels::Groups groups,
+                       std::vector<std::vector<gpu::Range>> uses) {
+    trial.dispatches.push_back(
+        {.slot = cache.add(std::move(source)), .groups = groups, .uses = std::move(uses)});
+  };
+  std::vector<std::vector<gpu::Range>> uses = product.uses;
   if (const auto* matmul = std::get_if<MatmulSpec>(&product.spec)) {
     MatmulSpec spec = *matmul;
     spec.tiling = matmul_tiling(cut);
-    groups = matmul_groups(spec, tokens);
-    return matmul_source(spec);
+    spec.dot = matmul_form(cut);
+    if (spec.dot != Dot::kF32) {
+      trial.integer = true;
+      const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot};
+      const gpu::Range quantized(*product.quantized);
+      std::vector<std::vector<gpu::Range>> inputs;
+      for (std::vector<gpu::Range>& ranges : uses) {
+        inputs.push_back({ranges[2], quantized, ranges.back()});
+        ranges[2] = quantized;
+      }
+      add(quantize_source(quantize), quantize_groups(quantize, tokens), std::move(inputs));
+    }
+    add(matmul_source(spec), matmul_groups(spec, tokens), std::move(uses));
+    return trial;
   }
   MatvecSpec spec = std::get<MatvecSpec>(product.spec);
   spec.tiling = matvec_tiling(cut);
-  groups = matvec_groups(spec);
-  return matvec_source(spec, variant_);
+  add(matvec_source(spec, variant_), matvec_groups(spec), std::move(uses));
+  return trial;
 }
 
-// The first values of y after one dispatch.
+void Tuner::append(gpu::CommandList& list, const Trial& trial, size_t use) {
+  for (const Dispatch& d : trial.dispatches)
+    list.dispatch(*d.kernel, d.bindings[use], d.groups.x, d.groups.y, d.groups.z);
+}
+
+// The first values of y after the product was computed once.
 Task<Result<std::vector<float>>> Tuner::output(const Trial& trial, const Product& product) const {
   const bool matmul = std::holds_alternative<MatmulSpec>(product.spec);
   const uint32_t rows = std::visit(
@@ -135,7 +182,7 @@ Task<Result<std::vector<float>>> Tuner::output(const Trial& trial, const Product
   std::vector<float> y(matmul ? std::min(kCompared, 4 * rows) : std::min(kCompared, rows));
   gpu::CommandList list;
   list.begin_pass();
-  list.dispatch(*trial.kernel, trial.bindings[0], trial.groups.x, trial.groups.y, trial.groups.z);
+  append(list, trial, 0);
   list.end_pass();
   CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
     list.read(product.uses[0][1], static_cast<uint32_t>(y.size() * sizeof(float)), y.data(),
@@ -145,13 +192,10 @@ Task<Result<std::vector<float>>> Tuner::output(const Trial& trial, const Product
   co_return std::move(y);
 }
 
-Task<Status> Tuner::time(Trial& trial, size_t dispatches) {
+Task<Status> Tuner::time(Trial& trial, size_t turns) {
   gpu::CommandList list;
   list.begin_pass();
-  for (size_t i = 0; i < dispatches; ++i) {
-    list.dispatch(*trial.kernel, trial.bindings[i % trial.bindings.size()], trial.groups.x,
-                  trial.groups.y, trial.groups.z);
-  }
+  for (size_t i = 0; i < turns; ++i) append(list, trial, i % trial.dispatches[0].bindings.size());
   list.end_pass();
   const double start = gpu::host_now();
   device_.submit(list);
@@ -160,28 +204,52 @@ Task<Status> Tuner::time(Trial& trial, size_t dispatches) {
   co_return Status{};
 }
 
+// Binds what the kernels read. One that did not compile makes the trial wrong.
+Status Tuner::bind(Trial& trial, const kernels::KernelCache& cache, const Status& compiled) const {
+  for (Dispatch& dispatch : trial.dispatches) {
+    dispatch.kernel = &cache[dispatch.slot];
+    if (!dispatch.kernel->handle) {
+      trial.wrong = compiled.error().message;
+      return {};
+    }
+    for (const std::vector<gpu::Range>& ranges : dispatch.uses) {
+      TRY(gpu::Bindings bindings, device_.create_bindings(*dispatch.kernel, ranges));
+      dispatch.bindings.push_back(std::move(bindings));
+    }
+  }
+  return {};
+}
+
+// The cut to take, of trials of which the first is the usual one: one must gain to take another's
+// place, and the integer form must do so against the best cut of the float form.
+Cut Tuner::best(const std::vector<Trial>& trials) {
+  const Trial* best = trials.data();
+  for (const bool integer : {false, true}) {
+    const Trial* fastest = best;
+    for (const Trial& trial : trials) {
+      if (trial.integer == integer && trial.ms < fastest->ms) fastest = &trial;
+    }
+    if (fastest->ms < kGain * best->ms) best = fastest;
+  }
+  return best->cut;
+}
+
 Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
   kernels::KernelCache cache(device_);
   std::vector<Trial> trials;
-  std::vector<uint32_t> slots;
-  for (const Cut& cut : candidates(product.spec)) {
-    Trial& trial = trials.emplace_back(Trial{.cut = cut});
-    slots.push_back(cache.add(source(product, cut, tokens, trial.groups)));
-  }
+  for (const Cut& cut : candidates(product.spec))
+    trials.push_back(trial(product, cut, tokens, cache));
   const Status compiled = co_await cache.compile();
   std::vector<float> usual;
   for (size_t i = 0; i < trials.size(); ++i) {
     Trial& trial = trials[i];
-    trial.kernel = &cache[slots[i]];
-    trial.wrong = trial.kernel->handle ? "" : compiled.error().message;
+    CO_TRY_VOID(bind(trial, cache, compiled));
     if (trial.wrong.empty()) {
-      for (const std::vector<gpu::Range>& ranges : product.uses) {
-        CO_TRY(gpu::Bindings bindings, device_.create_bindings(*trial.kernel, ranges));
-        trial.bindings.push_back(std::move(bindings));
-      }
       CO_TRY(const std::vector<float> y, co_await output(trial, product));
       if (i == 0) usual = y;
-      trial.wrong = difference(y, usual);
+      const bool one_byte = trial.integer && matmul_form(trial.cut) == Dot::kInt8;
+      const bool other_form = trial.integer != trials[0].integer;
+      trial.wrong = difference(y, usual, one_byte && other_form ? kInt8Tolerance : kTolerance);
     }
     if (trial.wrong.empty()) continue;
     const std::string message = cat(product.key, ": a cut is not used: ", trial.wrong);
@@ -191,18 +259,17 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
   std::erase_if(trials, [](const Trial& trial) { return !trial.wrong.empty(); });
   CO_TRY_VOID(co_await time(trials[0], 1));
   const double one = trials[0].ms;
-  const auto dispatches = static_cast<size_t>(std::clamp(kTimed / one, 1.0, kMaxDispatches));
+  const auto turns = static_cast<size_t>(std::clamp(kTimed / one, 1.0, kMaxTurns));
   // In turns, so that a clock that changes meanwhile is fair to all. A round before them warms up,
-  // but where dispatches are long: there one round says enough, and more would take seconds.
+  // but where products are long: there one round says enough, and more would take seconds.
   const bool slow = one > kSlow;
   for (int round = slow ? 0 : -1; round < (slow ? 1 : kTimes); ++round) {
     for (Trial& trial : trials) {
       if (round <= 0) trial.ms = 1e30;
-      CO_TRY_VOID(co_await time(trial, dispatches));
+      CO_TRY_VOID(co_await time(trial, turns));
     }
   }
-  const auto best = std::ranges::min_element(trials, {}, &Trial::ms);
-  cuts_[product.key] = best->ms < kGain * trials[0].ms ? best->cut : trials[0].cut;
+  cuts_[product.key] = best(trials);
   co_return Status{};
 }
 

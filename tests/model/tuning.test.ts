@@ -54,7 +54,7 @@ test('cuts are found, kept and used again; the answers stay', async () => {
     path,
     JSON.stringify({
       [known]: [64, 4, 2],
-      'matmul q4_k 256 x 256 0': [1, 1, 1],
+      'matmul q4_k 256 x 256 0 f32': [1, 1, 1],
       'matvec q4_k 256 x 512 30 f32': [4096, 3, 0],
       'matvec q4_k 256 x 256 20 f32': [256, 1, 8],
       'no such kernel': [64, 8, 1],

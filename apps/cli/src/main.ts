@@ -176,6 +176,12 @@ program
     ]),
   )
   .addOption(
+    new Option(
+      '--variant-prefill <form>',
+      'how prompts are multiplied (default: as is measured to be fastest)',
+    ).choices(['f32', 'int16', 'int8']),
+  )
+  .addOption(
     new Option('--variant-subgroups <use>', 'whether kernels use subgroups').choices(['on', 'off']),
   )
   .addOption(kvType())

@@ -13,3 +13,9 @@ fn q4_0_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
   let sums = bytes_dot(nibbles(f.a, 0u), nibbles(f.a, 1u), a);
   return word_half(f.c.x, u) * (sums.x + sums.y - 8.0 * (a.low_sum + a.high_sum));
 }
+
+//#if INTEGER
+fn q4_0_quants(f: Fetched, u: u32, h: u32) -> Quants {
+  return Quants(lowered(nibbles(f.a, h), 8u), word_half(f.c.x, u), 0.0);
+}
+//#endif

@@ -16,3 +16,10 @@ fn q4_k_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
   let sums = bytes_dot(nibbles(f.a, 0u), nibbles(f.a, 1u), a);
   return s.x * (sums.x + sums.y) - s.y * (a.low_sum + a.high_sum);
 }
+
+//#if INTEGER
+fn q4_k_quants(f: Fetched, u: u32, h: u32) -> Quants {
+  let s = k_scales(f.b, u & 7u);
+  return Quants(nibbles(f.a, h), s.x, -s.y);
+}
+//#endif

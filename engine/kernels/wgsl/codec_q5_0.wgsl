@@ -17,3 +17,9 @@ fn q5_0_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
                        nibbles(f.a, 1u) | fifth_bits(f.c.y, 1u), a);
   return word_half(f.c.x, u) * (sums.x + sums.y - 16.0 * (a.low_sum + a.high_sum));
 }
+
+//#if INTEGER
+fn q5_0_quants(f: Fetched, u: u32, h: u32) -> Quants {
+  return Quants(lowered(nibbles(f.a, h) | fifth_bits(f.c.y, h), 16u), word_half(f.c.x, u), 0.0);
+}
+//#endif

@@ -19,3 +19,10 @@ fn q5_k_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
                        nibbles(f.a, 1u) | fifth_bits(f.c.x, 1u), a);
   return s.x * (sums.x + sums.y) - s.y * (a.low_sum + a.high_sum);
 }
+
+//#if INTEGER
+fn q5_k_quants(f: Fetched, u: u32, h: u32) -> Quants {
+  let s = k_scales(f.b, u & 7u);
+  return Quants(nibbles(f.a, h) | fifth_bits(f.c.x, h), s.x, -s.y);
+}
+//#endif

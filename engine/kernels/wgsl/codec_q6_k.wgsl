@@ -32,3 +32,11 @@ fn q6_k_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
              32.0 * vec2<f32>(a.low_sum, a.high_sum);
   return dot(q6_k_scale(f.b.x, f.b.y, u), sums);
 }
+
+//#if INTEGER
+fn q6_k_quants(f: Fetched, u: u32, h: u32) -> Quants {
+  let scales = q6_k_scale(f.b.x, f.b.y, u);
+  return Quants(lowered(q6_k_bytes(f.a, select(f.c.x, f.c.y, h == 1u), h), 32u),
+                select(scales.x, scales.y, h == 1u), 0.0);
+}
+//#endif

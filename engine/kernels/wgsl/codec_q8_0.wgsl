@@ -15,3 +15,9 @@ fn q8_0_dot(f: Fetched, p: Planes, row: u32, u: u32, a: Activations) -> f32 {
   let sums = signed_bytes_dot(f.a, f.b, a);
   return word_half(f.c.x, u) * (sums.x + sums.y);
 }
+
+//#if INTEGER
+fn q8_0_quants(f: Fetched, u: u32, h: u32) -> Quants {
+  return Quants(select(f.a, f.b, vec4<bool>(h == 1u)), word_half(f.c.x, u), 0.0);
+}
+//#endif

@@ -43,43 +43,26 @@ var<private> ahead_${i}: Fetched;
 //#end
 
 //#if INTEGER
-fn absolute_max(v: vec4<f32>) -> f32 {
-  let a = abs(v);
-  return max(max(a.x, a.y), max(a.z, a.w));
-}
+//#include activation_bytes.wgsl
 //#endif
 
 // Stages half `half` (16 values) of unit `unit` of the tile.
 fn stage(unit: u32, half: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) {
 //#if INTEGER
-//#if TWO_BYTES
-  const LIMIT = 16319.0;  // 128 * 127 + 63
-//#else
-  const LIMIT = 127.0;
-//#endif
   let most = max(max(absolute_max(v0), absolute_max(v1)), max(absolute_max(v2), absolute_max(v3)));
-  // A half of zeros (or of numbers too small to divide by) is 0.
-  let inverse = select(0.0, LIMIT / most, most > 1e-30);
+  let inverse = inverse_scale(most);
   let scale = most / LIMIT;
-  let q0 = vec4<i32>(round(v0 * inverse));
-  let q1 = vec4<i32>(round(v1 * inverse));
-  let q2 = vec4<i32>(round(v2 * inverse));
-  let q3 = vec4<i32>(round(v3 * inverse));
+  let q0 = rounded(v0, inverse);
+  let q1 = rounded(v1, inverse);
+  let q2 = rounded(v2, inverse);
+  let q3 = rounded(v3, inverse);
   let sums = q0 + q1 + q2 + q3;
   let at = half * TILE_STRIDE + unit;
   scale_tile[at] = vec2<f32>(scale, f32(sums.x + sums.y + sums.z + sums.w) * scale);
+  byte_tile[at] = vec4<u32>(high_bytes(q0), high_bytes(q1), high_bytes(q2), high_bytes(q3));
 //#if TWO_BYTES
-  // In two bytes, high and low: both signed, so that low is -64 to 63.
-  let h0 = (q0 + 64) >> vec4<u32>(7u);
-  let h1 = (q1 + 64) >> vec4<u32>(7u);
-  let h2 = (q2 + 64) >> vec4<u32>(7u);
-  let h3 = (q3 + 64) >> vec4<u32>(7u);
-  byte_tile[at] = vec4<u32>(pack4xI8(h0), pack4xI8(h1), pack4xI8(h2), pack4xI8(h3));
   byte_tile[2u * TILE_STRIDE + at] =
-      vec4<u32>(pack4xI8(q0 - h0 * 128), pack4xI8(q1 - h1 * 128), pack4xI8(q2 - h2 * 128),
-                pack4xI8(q3 - h3 * 128));
-//#else
-  byte_tile[at] = vec4<u32>(pack4xI8(q0), pack4xI8(q1), pack4xI8(q2), pack4xI8(q3));
+      vec4<u32>(low_bytes(q0), low_bytes(q1), low_bytes(q2), low_bytes(q3));
 //#endif
 //#else
   let at = 4u * half * TILE_STRIDE + unit;

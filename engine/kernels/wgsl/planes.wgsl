@@ -46,6 +46,15 @@ fn signed_bytes(w: u32) -> vec4<f32> {
 }
 
 //#if INTEGER
+// Half a unit as signed bytes: value = scale * byte + offset.
+struct Quants { bytes: vec4<u32>, scale: f32, offset: f32 }
+
+// Bytes of 0 to 127, each less `by` (at most 128), signed.
+fn lowered(q: vec4<u32>, by: u32) -> vec4<u32> {
+  // The top bits, set meanwhile, keep borrows from the next byte.
+  return ((q | vec4<u32>(0x80808080u)) - vec4<u32>(by * 0x01010101u)) ^ vec4<u32>(0x80808080u);
+}
+
 fn packed_dot(w: vec4<u32>, a: vec4<u32>) -> i32 {
   return dot4I8Packed(w.x, a.x) + dot4I8Packed(w.y, a.y) + dot4I8Packed(w.z, a.z) +
          dot4I8Packed(w.w, a.w);

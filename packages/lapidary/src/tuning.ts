@@ -14,7 +14,7 @@ export interface TextCache {
 type Log = (level: 'debug' | 'warning', text: string) => void;
 
 /** Kernels change: cuts found for other ones do not count. */
-const VERSION = 1;
+const VERSION = 2;
 const MOST_BYTES = 1 << 20;
 
 /** The name under which an adapter's cuts are kept: letters and digits of its description. */

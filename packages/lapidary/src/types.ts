@@ -146,9 +146,17 @@ export interface KernelVariant {
   subgroups?: boolean;
   /** How decoding multiplies: f32, or integer products of activations in 16 or 8 bits. */
   dot?: 'f32' | 'int16' | 'int8';
+  /**
+   * How prompts are multiplied, wherever the weights allow it. Where absent: in f32, or as `dot` says where tuning
+   * found that faster.
+   */
+  prefill?: 'f32' | 'int16' | 'int8';
 }
 
-/** A cut is how a kernel spreads its work over threads; what it computes does not depend on it. */
+/**
+ * A cut is how a kernel spreads its work over threads; what it computes does not depend on it. The third number of a
+ * `matmul` is its form: 0 for f32, 1 for int16, 2 for int8.
+ */
 export type Cuts = Record<string, [number, number, number]>;
 
 /** What is loaded. */

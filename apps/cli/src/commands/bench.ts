@@ -24,6 +24,7 @@ export interface BenchFlags extends StoreFlags {
   firstToken?: number;
   profile?: boolean;
   variantDot?: 'f32' | 'int16' | 'int8';
+  variantPrefill?: 'f32' | 'int16' | 'int8';
   variantSubgroups?: 'on' | 'off';
   kvType?: 'f16' | 'f32';
   batchSize?: number;
@@ -90,9 +91,10 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
         ...(flags.loads !== undefined && { loads: flags.loads }),
         ...(flags.decodeTokens !== undefined && { decodeTokens: flags.decodeTokens }),
         ...(flags.firstToken !== undefined && { firstTokenPrompt: flags.firstToken }),
-        ...((flags.variantDot ?? flags.variantSubgroups) !== undefined && {
+        ...((flags.variantDot ?? flags.variantPrefill ?? flags.variantSubgroups) !== undefined && {
           variant: {
             ...(flags.variantDot && { dot: flags.variantDot }),
+            ...(flags.variantPrefill && { prefill: flags.variantPrefill }),
             ...(flags.variantSubgroups && { subgroups: flags.variantSubgroups === 'on' }),
           },
         }),

@@ -1,0 +1,39 @@
+// Activations of T tokens as signed bytes, as quantize.h lays them out. A thread makes a unit (32
+// columns) of a token; neighbouring threads have neighbouring tokens, as the vectors they write.
+//#include step.wgsl
+//#include activation_bytes.wgsl
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+  let token = group.x * THREADS + tid;
+  if (token >= step.tokens) {
+    return;
+  }
+  let unit = group.y;
+  let begin = (token * UNITS + unit) * 8u;
+//#repeat k EIGHT
+  let v_${k} = x[begin + ${k}u];
+//#end
+  let most = max(max(max(absolute_max(v_0), absolute_max(v_1)),
+                     max(absolute_max(v_2), absolute_max(v_3))),
+                 max(max(absolute_max(v_4), absolute_max(v_5)),
+                     max(absolute_max(v_6), absolute_max(v_7))));
+  let inverse = inverse_scale(most);
+  let scale = most / LIMIT;
+//#repeat k EIGHT
+  let q_${k} = rounded(v_${k}, inverse);
+//#end
+  let sums = ((q_0 + q_1) + (q_2 + q_3)) + ((q_4 + q_5) + (q_6 + q_7));
+  let sum = f32(sums.x + sums.y + sums.z + sums.w) * scale;
+  let at = unit * VECTORS * step.tokens + token;
+  quantized[at] = vec4<u32>(high_bytes(q_0), high_bytes(q_1), high_bytes(q_2), high_bytes(q_3));
+  quantized[at + step.tokens] =
+      vec4<u32>(high_bytes(q_4), high_bytes(q_5), high_bytes(q_6), high_bytes(q_7));
+//#if TWO_BYTES
+  quantized[at + 2u * step.tokens] =
+      vec4<u32>(low_bytes(q_0), low_bytes(q_1), low_bytes(q_2), low_bytes(q_3));
+  quantized[at + 3u * step.tokens] =
+      vec4<u32>(low_bytes(q_4), low_bytes(q_5), low_bytes(q_6), low_bytes(q_7));
+//#endif
+  quantized[at + (VECTORS - 1u) * step.tokens] =
+      vec4<u32>(bitcast<u32>(scale), bitcast<u32>(sum), 0u, 0u);
+}
