@@ -262,6 +262,7 @@ Json TextModel::info() const {
           {"vocab", config_.vocab},
           {"contextLength", decoder.context()},
           {"modelContextLength", config_.context_length},
+          {"sessions", decoder.sequences()},
           {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
           {"template", large_template_ ? "large" : "small"},
           {"gpuBytes",
