@@ -76,6 +76,8 @@ class Session {
   // prompt.size().
   uint32_t reuse_prefix(const std::vector<uint32_t>& prompt);
   void note_written(uint32_t end) { high_water_ = std::max(high_water_, end); }
+  // As Decoder::provide; a read that fails when the run is cancelled ends the run.
+  Task<Status> provide(Run& run, std::span<const uint32_t> tokens, bool last);
   // readback: called for the submission of the last batch.
   Task<Status> prefill(Run& run, uint32_t from, const std::function<model::Readback()>& readback);
   Task<Status> decode(Run& run);

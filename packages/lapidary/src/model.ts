@@ -39,6 +39,12 @@ export interface LoadOptions extends FindOptions {
   kvType?: 'f16' | 'f32';
   /** Tokens of a prompt that run at once, 1 to 4096: more take more memory (about 300 KB each for E2B). Default 512. */
   batchSize?: number;
+  /**
+   * Where the table of per-layer embeddings is, of E2B more than half of the file. `gpu`: in its memory. `source`: it
+   * stays in the file, which each new token's row is then read from; slower, most of all over HTTP. Default `auto`: on
+   * the GPU, unless its memory runs out while loading; the model then loads again with `source`, and `onLog` says so.
+   */
+  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
   /**
@@ -84,6 +90,8 @@ export class Model {
     private readonly engine: Engine,
     private readonly handle: number,
     private readonly source: ByteSource,
+    /** The engine's handle of `source`, from which rows may be read as long as the model lives. */
+    private readonly sourceHandle: number,
     private readonly prefix: unknown[],
     /** What is loaded. */
     readonly info: ModelInfo,
@@ -122,14 +130,16 @@ export class Model {
       const log = options.onLog ?? (() => {});
       const tune = options.tune ?? !opened.info.software;
       const known = tune ? await knownCuts(cache, adapter, log) : {};
+      const source = engine.addSource(found.source, reading.signal);
       const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
         'lap_model_load',
         [
-          engine.addSource(found.source, reading.signal),
+          source,
           JSON.stringify({
             contextLength: options.contextLength,
             kvType: options.kvType,
             batchSize: options.batchSize,
+            perLayerEmbeddings: options.perLayerEmbeddings,
             params: found.params,
             system: found.system,
             name: found.name,
@@ -143,7 +153,16 @@ export class Model {
       throwIfAborted(signal);
       engine.gpu?.uploader.release();
       await keepCuts(cache, adapter, known, info.cuts, log);
-      return new Model(engine, model, found.source, found.messages ?? [], info, opened.info);
+      const { messages } = found;
+      return new Model(
+        engine,
+        model,
+        found.source,
+        source,
+        messages ?? [],
+        info,
+        opened.info,
+      );
     } catch (error) {
       engine?.destroy();
       await found.source.close?.().catch(() => {});
@@ -208,6 +227,7 @@ export class Model {
     return this.enqueue(async () => {
       this.checkOpen();
       const args = [this.handle, idBytes(ids), all ? 1 : 0];
+      this.engine.readUntil(this.sourceHandle, this.closing.signal);
       const bytes = await this.engine.call('lap_logits', args).done;
       return new Float32Array(bytes.buffer);
     });
@@ -284,8 +304,10 @@ export class Model {
         this.enqueue(async () => {
           if (stop.aborted) return NEVER_STARTED;
           this.checkOpen();
+          const ending = AbortSignal.any([stop, this.closing.signal]);
+          this.engine.readUntil(this.sourceHandle, ending);
           return this.engine.callJson<ReplyReport>(name, [this.handle, json], {
-            signal: AbortSignal.any([stop, this.closing.signal]),
+            signal: ending,
             onEvent: (event) => emit(event as ReplyEvent),
           });
         }),
