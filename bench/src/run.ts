@@ -107,6 +107,7 @@ export async function bench(
 ): Promise<BenchReport> {
   const { signal, variant, kvType, batchSize, tune, repeats, decodeTokens, contexts, prefills } =
     options;
+  const { perLayerEmbeddings } = options;
   const say = (text: string) => {
     if (signal?.aborted) throw new LapidaryError('cancelled', 'cancelled');
     options.onProgress?.(text);
@@ -116,6 +117,7 @@ export async function bench(
     ...(variant && { variant }),
     ...(kvType && { kvType }),
     ...(batchSize !== undefined && { batchSize }),
+    ...(perLayerEmbeddings && { perLayerEmbeddings }),
     ...(tune !== undefined && { tune }),
   };
 

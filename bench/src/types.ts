@@ -37,6 +37,8 @@ export interface BenchOptions {
   kvType?: 'f16' | 'f32';
   /** Tokens of a prompt that run at once: as for `Model.load`. */
   batchSize?: number;
+  /** Where the table of per-layer embeddings is: as for `Model.load`. */
+  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   /** Whether loads look for faster cuts of kernels: as for `Model.load`. */
   tune?: boolean;
   /** Known answers beside those that come with the project; the first that are of the file count. */

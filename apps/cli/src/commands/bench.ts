@@ -27,6 +27,7 @@ export interface BenchFlags extends StoreFlags {
   variantSubgroups?: 'on' | 'off';
   kvType?: 'f16' | 'f32';
   batchSize?: number;
+  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   tune?: boolean;
   knownAnswers?: string;
   synthesize?: string;
@@ -98,6 +99,7 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
         ...(flags.kvType && { kvType: flags.kvType }),
         ...(flags.tune === false && { tune: false }),
         ...(flags.batchSize !== undefined && { batchSize: flags.batchSize }),
+        ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
         ...(flags.knownAnswers && { knownAnswers: [await readAnswers(flags.knownAnswers)] }),
         profile: flags.profile ?? false,
         signal,
