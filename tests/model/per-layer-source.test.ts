@@ -1,10 +1,10 @@
 // The table of per-layer embeddings left in the model's source: the same answers as from the GPU, less memory there, and
-// a source that fails while the model answers. nano Q4_K_M with f32 keys and values, in batches of 64 tokens.
+// a source that fails while the model answers. A random model of E2B's features, its table in F16, with f32 keys and
+// values, in batches of 64 tokens.
 
 import {
   LapidaryError,
   Model,
-  OllamaStore,
   findGpu,
   inspect,
   type ByteSource,
@@ -13,15 +13,21 @@ import {
 } from 'lapidary/node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { maxAbsDifference, report } from '../support/compare.ts';
-import { models, promptNamed } from '../support/fixtures.ts';
+import { memorySource, readFixture } from '../support/fixtures.ts';
+import { GgmlType, parseGguf, writeGguf } from '../support/gguf.ts';
+import { halfBits } from '../support/quantize.ts';
 
 const SAME = 1e-6;
-const long = promptNamed('long').ids.slice(0, 200);
-const story = promptNamed('story').ids;
+const TABLE = 'per_layer_token_embd.weight';
+const VOCAB = 295;
+const TOKENS = 12;
+// Of the vocabulary's tokens these are the first 200 only.
+const long = Array.from({ length: 200 }, (_, i) => (i * 37) % 200);
+const story = long.slice(40, 60);
 const options: LoadOptions = { kvType: 'f32', batchSize: 64 };
 const code = (name: string) => expect.objectContaining({ code: name }) as Error;
 
-/** Where reads of `inner` go through, are counted, and fail or hang when they are told to. */
+/** Reads of `inner` that are counted, and fail or hang when they are told to. */
 class TestSource implements ByteSource {
   readonly name = 'a test';
   readonly size: number;
@@ -46,32 +52,44 @@ class TestSource implements ByteSource {
     }
   }
 
+  /** Waits for a read to begin. */
+  async reading(): Promise<void> {
+    for (const until = Date.now() + 10_000; this.running === 0 && Date.now() < until;)
+      await pause();
+    expect(this.running).toBeGreaterThan(0);
+  }
+
   async close(): Promise<void> {
     this.closed = true;
     await this.inner.close?.();
   }
 }
 
-function hang(signal: AbortSignal | undefined): Promise<never> {
-  return new Promise((_, reject) => {
-    const stop = () => reject(new LapidaryError('cancelled', 'given up'));
-    if (signal?.aborted) stop();
-    signal?.addEventListener('abort', stop);
-  });
+const pause = () => new Promise((resolve) => setTimeout(resolve, 5));
+async function hang(signal: AbortSignal | undefined): Promise<never> {
+  while (!signal?.aborted) await pause();
+  throw new LapidaryError('cancelled', 'given up');
 }
 
-async function nano(): Promise<TestSource> {
-  const store = await OllamaStore.open({ stores: [models] });
-  return new TestSource((await store.find('nano')).source);
+function modelFile(): Uint8Array {
+  const file = parseGguf(readFixture('gemma4/tiny-e.gguf'));
+  const table = file.tensors.find(({ name }) => name === TABLE);
+  if (!table) throw new Error(`no tensor ${TABLE}`);
+  const values = new Float32Array(table.data.slice().buffer);
+  table.type = GgmlType.F16;
+  table.data = new Uint8Array(Uint16Array.from(values, halfBits).buffer);
+  return writeGguf(file);
 }
+const file = modelFile();
+const opened = () => new TestSource(memorySource('tiny-e', file));
 
 let onGpu: Model;
 let inSource: Model;
 let source: TestSource;
 let inSourceAtLoad: number;
 beforeAll(async () => {
-  source = await nano();
-  onGpu = await Model.load(await nano(), options);
+  source = opened();
+  onGpu = await Model.load(opened(), options);
   inSource = await Model.load(source, { ...options, perLayerEmbeddings: 'source' });
   inSourceAtLoad = inSource.counters.bufferBytes;
 });
@@ -92,54 +110,17 @@ test('info says where the table is, and the GPU holds that much less', async () 
   expect(onGpu.info.perLayerEmbeddings).toBe('gpu');
   expect(inSource.info.perLayerEmbeddings).toBe('source');
   const { tensors } = await inspect(source);
-  const bytes = tensors.find(({ name }) => name === 'per_layer_token_embd.weight')?.bytes ?? NaN;
+  const bytes = tensors.find(({ name }) => name === TABLE)?.bytes ?? NaN;
   const saved = onGpu.info.gpuBytes.weights - inSource.info.gpuBytes.weights;
   console.log(`${saved} bytes less on the GPU for a table of ${bytes}`);
   expect(saved).toBeGreaterThanOrEqual(bytes);
-  expect(saved).toBeLessThan(1.05 * bytes);
+  // Its rows of 56 values are padded to 64.
+  expect(saved).toBeLessThan(1.2 * bytes);
 });
 
-describe('the same answers', () => {
-  test.each([
-    ['three batches and a part', long],
-    ['whole batches', long.slice(0, 128)],
-    ['batches and one token', long.slice(0, 129)],
-    ['one token', long.slice(0, 1)],
-  ])('logits after the last token: %s', async (what, ids) => {
-    const [expected, got] = await both((model) => model.logits(ids));
-    report(what, maxAbsDifference(got, expected), SAME);
-    expect(maxAbsDifference(got, expected)).toBeLessThanOrEqual(SAME);
-  });
-
-  test('logits of all positions', async () => {
-    const [expected, got] = await both((model) => model.logits(long, { all: true }));
-    report('all positions', maxAbsDifference(got, expected), SAME);
-    expect(maxAbsDifference(got, expected)).toBeLessThanOrEqual(SAME);
-  });
-
-  // Temperature 2 with topP: more than 256 tokens are left, and the host draws from all logits.
-  test.each<[string, number[], RawOptions]>([
-    ['greedy', long, { temperature: 0 }],
-    ['greedy, with log probabilities', story, { temperature: 0, logprobs: 3 }],
-    ['greedy, with penalties', story, { temperature: 0, repeatPenalty: 1.2 }],
-    ['drawn from the likeliest', story, { temperature: 1, topK: 40, seed: 3 }],
-    ['drawn by the host', story, { temperature: 2, topK: 0, topP: 0.99, seed: 3 }],
-  ])('tokens: %s', async (_, ids, request) => {
-    const asked = { ...request, maxTokens: 24, ignoreEos: true };
-    const [expected, got] = await both(async (model) => {
-      const first = await model.generate(ids, asked).report();
-      // The reply lies in the cache as if it had been a prompt.
-      const next = [...ids, ...first.tokens, ...story];
-      const second = await model.generate(next, asked).report();
-      return { first: first.tokens, second: second.tokens, usage: second.usage };
-    });
-    expect(expected.first).toHaveLength(24);
-    expect(got).toEqual(expected);
-  });
-});
-
+// What comes first expects rows that nothing has read before.
 test('equal tokens are read once, and a row that was read lately not again', async () => {
-  const ids = unread(3);
+  const ids = [290, 291, 292];
   const prompt = [...ids, ...ids, ...ids].flatMap((id) => new Array<number>(40).fill(id));
   for (const reads of [ids.length, 0]) {
     const before = source.reads;
@@ -149,12 +130,6 @@ test('equal tokens are read once, and a row that was read lately not again', asy
   }
 });
 
-// Tokens that no other test uses.
-let nextUnread = 1900;
-function unread(count: number): number[] {
-  nextUnread += count;
-  return Array.from({ length: count }, (_, i) => nextUnread - count + i);
-}
 const wild = { temperature: 2, topK: 0, ignoreEos: true };
 
 describe('a source that fails after the load', () => {
@@ -167,7 +142,9 @@ describe('a source that fails after the load', () => {
 
   test.each([false, true])('in a prompt (all positions: %s)', async (all) => {
     source.mood = 'failing';
-    const failed = inSource.logits([...story, ...unread(3)], { all });
+    const failed = inSource.logits([...story, ...(all ? [285, 286, 287] : [280, 281, 282])], {
+      all,
+    });
     await expect(failed).rejects.toEqual(code('io_error'));
     await expect(failed).rejects.toThrow(/per-layer embedding of token \d+: the disk is on fire/);
     await answersAgain();
@@ -192,13 +169,53 @@ describe('a source that fails after the load', () => {
   test('a read that hangs ends with the reply it is for', async () => {
     const stop = new AbortController();
     source.mood = 'hanging';
-    const reply = inSource.generate([...story, ...unread(40)], { signal: stop.signal });
-    for (const until = Date.now() + 10_000; source.running === 0 && Date.now() < until;)
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    expect(source.running).toBeGreaterThan(0);
+    const reply = inSource.generate([...story, ...long], { signal: stop.signal });
+    await source.reading();
     stop.abort();
     expect((await reply.report()).reason).toBe('cancelled');
     await answersAgain();
+  });
+});
+
+describe('the same answers', () => {
+  test.each([
+    ['three batches and a part', long],
+    ['whole batches', long.slice(0, 128)],
+    ['batches and one token', long.slice(0, 129)],
+    ['one token', long.slice(0, 1)],
+  ])('logits after the last token: %s', async (what, ids) => {
+    const [expected, got] = await both((model) => model.logits(ids));
+    report(what, maxAbsDifference(got, expected), SAME);
+    expect(maxAbsDifference(got, expected)).toBeLessThanOrEqual(SAME);
+  });
+
+  test('logits of all positions', async () => {
+    const [expected, got] = await both((model) => model.logits(long, { all: true }));
+    report('all positions', maxAbsDifference(got, expected), SAME);
+    expect(maxAbsDifference(got, expected)).toBeLessThanOrEqual(SAME);
+  });
+
+  // At so high a temperature more than 256 tokens make up topP, and the host draws from all logits.
+  test.each<[string, number[], RawOptions, number]>([
+    ['greedy', long, { temperature: 0 }, 4],
+    ['greedy, with log probabilities', story, { temperature: 0, logprobs: 3 }, 4],
+    ['greedy, with penalties', story, { temperature: 0, repeatPenalty: 1.2 }, 4],
+    ['drawn from the likeliest', story, { temperature: 1, topK: 40, seed: 3 }, 4],
+    ['drawn by the host', story, { temperature: 50, topK: 0, topP: 0.99, seed: 3 }, 4 * VOCAB],
+  ])('tokens: %s', async (_, ids, request, leastBytesRead) => {
+    const asked = { ...request, maxTokens: TOKENS, ignoreEos: true };
+    const [expected, got] = await both(async (model) => {
+      const before = model.counters.bytesRead;
+      const first = await model.generate(ids, asked).report();
+      // The reply lies in the cache as if it had been a prompt.
+      const next = [...ids, ...first.tokens, ...story];
+      const second = await model.generate(next, asked).report();
+      const read = model.counters.bytesRead - before;
+      expect(read).toBeGreaterThanOrEqual(2 * TOKENS * leastBytesRead);
+      return { first: first.tokens, second: second.tokens, usage: second.usage };
+    });
+    expect(expected.first).toHaveLength(TOKENS);
+    expect(got).toEqual(expected);
   });
 });
 
@@ -206,7 +223,7 @@ describe('where the table goes', () => {
   test('what is no place is refused', async () => {
     for (const place of ['cpu', 1, true]) {
       const wrong = { ...options, perLayerEmbeddings: place as 'gpu' };
-      await expect(Model.load(await nano(), wrong)).rejects.toEqual(code('invalid_argument'));
+      await expect(Model.load(opened(), wrong)).rejects.toEqual(code('invalid_argument'));
     }
   });
 
@@ -253,7 +270,8 @@ describe('where the table goes', () => {
     'auto: no room for the %s, and the table stays in the source',
     async (label) => {
       const said: string[] = [];
-      const model = await Model.load(await nano(), {
+      const own = opened();
+      const model = await Model.load(own, {
         ...options,
         gpu: await shortOfMemory(label),
         onLog: (level, text) => said.push(`${level}: ${text}`),
@@ -266,6 +284,12 @@ describe('where the table goes', () => {
         expect(model.counters.bufferBytes).toBe(inSourceAtLoad);
         await inSource.truncate(0);
         expect(await model.logits(story)).toEqual(await inSource.logits(story));
+        // Closing ends a read that hangs.
+        own.mood = 'hanging';
+        const waiting = model.logits([290]);
+        await own.reading();
+        await Promise.all([model.close(), expect(waiting).rejects.toEqual(code('cancelled'))]);
+        expect(own.closed).toBe(true);
       } finally {
         await model.close();
       }
@@ -273,7 +297,7 @@ describe('where the table goes', () => {
   );
 
   test('gpu: no room is an error', async () => {
-    const own = await nano();
+    const own = opened();
     const gpu = await shortOfMemory('per-layer embedding');
     const loading = Model.load(own, { ...options, gpu, perLayerEmbeddings: 'gpu' });
     await expect(loading).rejects.toEqual(code('out_of_memory'));
