@@ -1,6 +1,6 @@
 // The weights of a text model on the GPU: which bytes of the file go to which buffer, in which
 // layout, and the stream that puts them there. No tensor ever lies in the wasm heap; only vectors
-// (norms, scales) pass through it.
+// (norms, scales) pass through it, and rows of a table that stays in its source (row_source.h).
 #pragma once
 
 #include <functional>

@@ -154,15 +154,7 @@ export class Model {
       engine.gpu?.uploader.release();
       await keepCuts(cache, adapter, known, info.cuts, log);
       const { messages } = found;
-      return new Model(
-        engine,
-        model,
-        found.source,
-        source,
-        messages ?? [],
-        info,
-        opened.info,
-      );
+      return new Model(engine, model, found.source, source, messages ?? [], info, opened.info);
     } catch (error) {
       engine?.destroy();
       await found.source.close?.().catch(() => {});
