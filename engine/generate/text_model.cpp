@@ -241,8 +241,8 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
         [&](uint32_t done, uint32_t total) { progress("compile", done, total); });
   };
   MadeDecoder decoder = co_await make_decoder(options.per_layer.value_or(model::TablePlace::kGpu));
-  if (!decoder && decoder.error().code == ErrorCode::kOutOfMemory && !options.per_layer &&
-      self->config_.per_layer_dim > 0) {
+  if (!decoder && !options.per_layer && self->config_.per_layer_dim > 0 &&
+      self->device_.ran_out_of_memory()) {
     const std::string warning =
         cat("the per-layer embedding stays in the model's source: ", decoder.error().message);
     gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));

@@ -52,6 +52,8 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
     const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress) {
   std::unique_ptr<Decoder> decoder(new Decoder(device, cache, config, std::move(weights), options));
   CO_TRY_VOID(decoder->allocate());
+  // Buffers that the GPU has no memory for show now, not in what tuning measures.
+  CO_TRY_VOID(co_await device.sync());
   decoder->record();
   if (options.tuning_ms > 0 && decoder->tuner_.has_work()) {
     CO_TRY_VOID(co_await decoder->tune());

@@ -40,9 +40,10 @@ export interface LoadOptions extends FindOptions {
   /** Tokens of a prompt that run at once, 1 to 4096: more take more memory (about 300 KB each for E2B). Default 512. */
   batchSize?: number;
   /**
-   * Where the table of per-layer embeddings is, of E2B more than half of the file. `gpu`: in its memory. `source`: it
-   * stays in the file, which each new token's row is then read from; slower, most of all over HTTP. Default `auto`: on
-   * the GPU, unless its memory runs out while loading; the model then loads again with `source`, and `onLog` says so.
+   * Where the table of per-layer embeddings is, of E2B more than half of the file. `gpu`: in the GPU's memory.
+   * `source`: it stays in the file, from which each new token's row is read; slower, most of all over HTTP. Default
+   * `auto`: `gpu`, unless that memory runs out while loading; the model then loads again with `source`, and `onLog`
+   * says so.
    */
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
