@@ -45,6 +45,7 @@ const PARAMETERS = {
   subgroups: 'subgroups',
   'kv-type': 'kvType',
   'batch-size': 'batchSize',
+  'per-layer-embeddings': 'perLayerEmbeddings',
   tune: 'tune',
 };
 

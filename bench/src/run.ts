@@ -108,7 +108,7 @@ export async function bench(
   options: BenchOptions,
 ): Promise<BenchReport> {
   const { signal, variant, kvType, batchSize, sessions, tune, repeats } = options;
-  const { decodeTokens, contexts, prefills } = options;
+  const { decodeTokens, contexts, prefills, perLayerEmbeddings } = options;
   const say = (text: string) => {
     if (signal?.aborted) throw new LapidaryError('cancelled', 'cancelled');
     options.onProgress?.(text);
@@ -119,6 +119,7 @@ export async function bench(
     ...(kvType && { kvType }),
     ...(batchSize !== undefined && { batchSize }),
     ...(sessions !== undefined && { sessions }),
+    ...(perLayerEmbeddings && { perLayerEmbeddings }),
     ...(tune !== undefined && { tune }),
   };
 

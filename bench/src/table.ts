@@ -131,6 +131,8 @@ export function table(report: BenchReport): string {
     `${digits(memory.bufferBytes / MIB)} (peak ${digits(memory.bufferBytesPeak / MIB)}): ` +
       `weights ${digits(weights / MIB)}, KV ${digits(kv / MIB)}, scratch ${digits(scratch / MIB)}`,
   ]);
+  const place = model.info.perLayerEmbeddings;
+  if (place) rows.push(['per-layer embeddings', place === 'gpu' ? 'on the GPU' : 'in the source']);
   rows.push(['wasm heap, MiB', digits(memory.wasmHeap / MIB)]);
   const lines = columns(rows);
   if (profile) {

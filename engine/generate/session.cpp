@@ -144,11 +144,27 @@ uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
   return common;
 }
 
+Task<Status> Session::provide(Run& run, std::span<const uint32_t> tokens, bool last) {
+  Status status = co_await decoder_->provide(tokens, last);
+  if (!status && run.cancelled()) {
+    run.ended = true;
+    run.result.reason = FinishReason::kCancelled;
+    co_return Status{};
+  }
+  co_return status;
+}
+
 Task<Status> Session::run_prompt(Run& run, uint32_t from,
                                  const std::function<Readback()>& readback) {
   const auto total = static_cast<uint32_t>(run.prompt.size());
   const std::span<const uint32_t> tokens(run.prompt);
+  const auto provide_batch = [&](uint32_t at) {
+    const uint32_t count = std::min(decoder_->max_batch(), total - at);
+    return provide(run, tokens.subspan(at, count), at + count == total);
+  };
+  CO_TRY_VOID(co_await provide_batch(from));
   for (uint32_t at = from; at < total;) {
+    if (run.ended) co_return Status{};
     const uint32_t count = std::min(decoder_->max_batch(), total - at);
     const bool last = at + count == total;
     decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{});
@@ -156,6 +172,8 @@ Task<Status> Session::run_prompt(Run& run, uint32_t from,
     current().note_written(at);
     current().cached.assign(run.prompt.begin(), run.prompt.begin() + at);
     if (last) break;
+    // While the GPU computes this batch, the rows of the next one are read.
+    CO_TRY_VOID(co_await provide_batch(at));
     CO_TRY_VOID(co_await device_.sync());
     run.listener.on_prefill(at, total, from);
     if (run.cancelled()) {
@@ -274,7 +292,7 @@ Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
 }
 
 // The GPU chooses and feeds itself, and several tokens are in flight, unless the logits of the next
-// token depend on the choice of this one.
+// token depend on the choice of this one, or the host must fetch the chosen one's row.
 Task<Status> Session::decode(Run& run) {
   struct Pending {
     gpu::HostFuture future;
@@ -320,16 +338,22 @@ Task<Status> Session::decode(Run& run) {
   Status status;
   bool going = true;
   for (;;) {
-    const size_t depth = penalties || cautious > 0 ? 1 : kInFlight;
+    const bool alone = penalties || cautious > 0 || decoder_->rows_in_source();
+    const size_t depth = alone ? 1 : kInFlight;
     while (going && flight.size() < depth && position < decoder_->context() &&
            (run.options.max_tokens == 0 || position - prompt_size + 1 < run.options.max_tokens)) {
       if (penalties) {
         CO_TRY(adjustments, write_adjustments(run));
       }
+      if (decoder_->rows_in_source()) {
+        // Nothing is in flight here, and the token to run is the last of the reply.
+        CO_TRY_VOID(co_await provide(run, std::span(run.result.tokens).last(1), true));
+        if (run.ended) break;
+      }
       decoder_->decode(position, readback(position));
       current().note_written(++position);
     }
-    if (flight.empty()) break;
+    if (flight.empty()) break;  // also where a cancelled run waited for a row
     Result<ChosenToken> token = co_await take();
     if (token && going && token->id == kernels::kNoToken) {
       // Nothing that ran after this token counts; if something did, its logits are gone and are
@@ -405,6 +429,7 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
   }
   for (size_t p = 0; p < prompts.size() && !cancelled();) {
     std::vector<model::Prompt> batch;
+    std::vector<uint32_t> batch_tokens;
     uint32_t room = decoder_->max_batch();
     while (p < prompts.size() && room > 0) {
       Sequence& sequence = sequences_[taken[p]];
@@ -413,11 +438,13 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
       const std::span tokens =
           std::span(prompt).subspan(at, std::min<size_t>(room, prompt.size() - at));
       batch.push_back({.sequence = taken[p], .position = at, .tokens = tokens});
+      batch_tokens.insert(batch_tokens.end(), tokens.begin(), tokens.end());
       sequence.cached.insert(sequence.cached.end(), tokens.begin(), tokens.end());
       sequence.note_written(static_cast<uint32_t>(sequence.cached.size()));
       room -= static_cast<uint32_t>(tokens.size());
       if (sequence.cached.size() == prompt.size()) ++p;
     }
+    CO_TRY_VOID(co_await decoder_->provide(batch_tokens, false));
     decoder_->prefill(batch);
     CO_TRY_VOID(co_await device_.sync());
   }
@@ -465,7 +492,10 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
     const uint32_t rows = decoder_->logits_rows();
     for (uint32_t at = 0; status && at < total; at += decoder_->max_batch()) {
       const uint32_t count = std::min(decoder_->max_batch(), total - at);
-      decoder_->run_all_layers(std::span(tokens).subspan(at, count), at);
+      const auto batch = std::span(tokens).subspan(at, count);
+      status = co_await decoder_->provide(batch, false);
+      if (!status) break;
+      decoder_->run_all_layers(batch, at);
       for (uint32_t row = 0; status && row < count; row += rows) {
         const uint32_t block = std::min(rows, count - row);
         status = co_await decoder_->read_logits(
@@ -478,6 +508,8 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
       const uint32_t count = std::min(decoder_->max_batch(), total - at);
       const bool last = at + count == total;
       const auto batch = std::span(tokens).subspan(at, count);
+      status = co_await decoder_->provide(batch, last);
+      if (!status) break;
       if (last) {
         status = co_await gpu::HostCall([&](uint32_t ticket) {
           decoder_->prefill(batch, at, true,

@@ -103,6 +103,8 @@ class Session {
   void forget_all() { sequences_.assign(sequences_.size(), {}); }
   Task<Status> prefill_all(const std::vector<std::vector<uint32_t>>& prompts,
                            std::vector<Prefilled>& results, const std::function<bool()>& cancelled);
+  // As Decoder::provide; a read that fails when the run is cancelled ends the run.
+  Task<Status> provide(Run& run, std::span<const uint32_t> tokens, bool last);
   // readback: called for the submission of the last batch.
   Task<Status> run_prompt(Run& run, uint32_t from,
                           const std::function<model::Readback()>& readback);

@@ -156,6 +156,12 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
     if (!tune->is_boolean()) return fail(ErrorCode::kInvalidArgument, "tune must be true or false");
     out.tune = tune->get<bool>();
   }
+  if (const Json* place = json_member(json, "perLayerEmbeddings");
+      place != nullptr && !place->is_null() && *place != "auto") {
+    if (*place != "gpu" && *place != "source")
+      return fail(ErrorCode::kInvalidArgument, "perLayerEmbeddings must be gpu, source or auto");
+    out.per_layer = *place == "gpu" ? model::TablePlace::kGpu : model::TablePlace::kSource;
+  }
   for (const auto& [key, target] :
        {std::pair{"name", &out.name}, std::pair{"system", &out.system}}) {
     const Json* value = json_member(json, key);
@@ -225,11 +231,6 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   progress("selftest", 0, 1);
   CO_TRY(self->variant_, co_await kernels::choose_variant(self->device_, options.variant));
   progress("selftest", 1, 1);
-  CO_TRY(
-      model::Weights weights,
-      co_await model::load_weights(
-          self->device_, self->cache_, header, self->config_, source, options.context,
-          [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); }, cancelled));
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,
                                               .kv_f32 = options.kv_f32,
@@ -237,11 +238,31 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
                                               .variant = self->variant_,
                                               .cuts = options.cuts,
                                               .tuning_ms = options.tune ? kTuning : 0};
-  CO_TRY(std::unique_ptr<model::Decoder> decoder,
-         co_await model::Decoder::create(
-             self->device_, self->cache_, self->config_, std::move(weights), decoder_options,
-             [&](uint32_t done, uint32_t total) { progress("compile", done, total); }));
-  self->session_ = std::make_unique<Session>(self->device_, std::move(decoder), self->tokenizer_,
+  using MadeDecoder = Result<std::unique_ptr<model::Decoder>>;
+  const auto make_decoder = [&](model::TablePlace per_layer) -> Task<MadeDecoder> {
+    CO_TRY(
+        model::Weights weights,
+        co_await model::load_weights(
+            self->device_, self->cache_, header, self->config_, source, per_layer, options.context,
+            [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); },
+            cancelled));
+    co_return co_await model::Decoder::create(
+        self->device_, self->cache_, self->config_, std::move(weights), decoder_options,
+        [&](uint32_t done, uint32_t total) { progress("compile", done, total); });
+  };
+  MadeDecoder decoder = co_await make_decoder(options.per_layer.value_or(model::TablePlace::kGpu));
+  if (!decoder && !options.per_layer && self->config_.per_layer_dim > 0 &&
+      self->device_.ran_out_of_memory()) {
+    const std::string warning =
+        cat("the per-layer embedding stays in the model's source: ", decoder.error().message);
+    gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
+    // All that was made is freed by now. Errors that follow from the refused allocation are taken
+    // from the device here, so that they are not the next attempt's; a lost device fails that, too.
+    static_cast<void>(co_await self->device_.sync());
+    decoder = co_await make_decoder(model::TablePlace::kSource);
+  }
+  if (!decoder) co_return std::unexpected(std::move(decoder).error());
+  self->session_ = std::make_unique<Session>(self->device_, std::move(*decoder), self->tokenizer_,
                                              self->config_.suppress_tokens, self->config_.vocab);
   co_return self;
 }
@@ -252,26 +273,29 @@ Json TextModel::info() const {
   for (const auto& [key, cut] : decoder.cuts()) cuts[key] = cut;
   Json variant = {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}};
   if (variant_.prefill) variant["prefill"] = kernels::dot_name(*variant_.prefill);
-  return {{"architecture", architecture_},
-          {"family", config_.family},
-          {"title", title_},
-          {"name", load_options_.name},
-          {"parameters", parameters_},
-          {"layers", config_.layers.size()},
-          {"embedding", config_.hidden},
-          {"vocab", config_.vocab},
-          {"contextLength", decoder.context()},
-          {"modelContextLength", config_.context_length},
-          {"sessions", decoder.sequences()},
-          {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
-          {"template", large_template_ ? "large" : "small"},
-          {"gpuBytes",
-           {{"weights", decoder.weights().bytes},
-            {"kv", decoder.kv_bytes()},
-            {"scratch", decoder.scratch_bytes()}}},
-          {"variant", std::move(variant)},
-          {"kernels", cache_.size()},
-          {"cuts", std::move(cuts)}};
+  Json info = {{"architecture", architecture_},
+               {"family", config_.family},
+               {"title", title_},
+               {"name", load_options_.name},
+               {"parameters", parameters_},
+               {"layers", config_.layers.size()},
+               {"embedding", config_.hidden},
+               {"vocab", config_.vocab},
+               {"contextLength", decoder.context()},
+               {"modelContextLength", config_.context_length},
+               {"sessions", decoder.sequences()},
+               {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+               {"template", large_template_ ? "large" : "small"},
+               {"gpuBytes",
+                {{"weights", decoder.weights().bytes},
+                 {"kv", decoder.kv_bytes()},
+                 {"scratch", decoder.scratch_bytes()}}},
+               {"variant", std::move(variant)},
+               {"kernels", cache_.size()},
+               {"cuts", std::move(cuts)}};
+  if (config_.per_layer_dim > 0)
+    info["perLayerEmbeddings"] = decoder.rows_in_source() ? "source" : "gpu";
+  return info;
 }
 
 Result<std::vector<chat::Piece>> TextModel::render(const Json& request,

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct LoadOptions {
   kernels::VariantWish variant;
   model::Cuts cuts;   // of kernels, found on this adapter before
   bool tune = false;  // whether to look for more
+  // Where the per-layer embedding is; nothing: on the GPU, unless memory runs out there.
+  std::optional<model::TablePlace> per_layer;
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 
@@ -44,7 +47,7 @@ Json describe(const gguf::Header& header);
 class TextModel {
  public:
   // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, variant, cuts,
-  // tune}.
+  // tune, perLayerEmbeddings}. With the per-layer embedding in the source, `source` must stay open.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 

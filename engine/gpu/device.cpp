@@ -52,7 +52,9 @@ Task<Status> Device::read(const Buffer& buffer, uint64_t offset, std::span<std::
 }
 
 Task<Status> Device::sync() const {
-  co_return co_await HostCall([](uint32_t ticket) { host_gpu_sync(ticket); });
+  Status status = co_await HostCall([](uint32_t ticket) { host_gpu_sync(ticket); });
+  if (!status && status.error().code == ErrorCode::kOutOfMemory) ran_out_of_memory_ = true;
+  co_return status;
 }
 
 }  // namespace lapidary::gpu

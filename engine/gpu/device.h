@@ -158,9 +158,13 @@ class Device {
   Task<Status> read(const Buffer& buffer, uint64_t offset, std::span<std::byte> out) const;
   // Waits for all submitted work; any GPU error since the last sync comes back here.
   Task<Status> sync() const;
+  // Whether a sync has reported that the GPU had no memory left. (A limit of the adapter is none of
+  // that: create_buffer reports it.)
+  bool ran_out_of_memory() const { return ran_out_of_memory_; }
 
  private:
   GpuInfo info_{};
+  mutable bool ran_out_of_memory_ = false;
 };
 
 }  // namespace lapidary::gpu

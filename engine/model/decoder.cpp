@@ -35,6 +35,10 @@ Decoder::Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config&
       tuner_(device, options.variant, std::move(options_.cuts)) {
   options_.max_batch = std::clamp(options_.max_batch, 1u, options_.context);
   topk_ = std::min(kTopk, config_.vocab);
+  if (weights_.per_layer_source) {
+    rows_ = std::make_unique<RowSource>(*weights_.per_layer_source,
+                                        std::sqrt(static_cast<float>(config_.per_layer_dim)));
+  }
   ring_slots_ = std::max(
       config_.window,
       std::min(options_.context, static_cast<uint32_t>(round_up(
@@ -49,6 +53,8 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
     const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress) {
   std::unique_ptr<Decoder> decoder(new Decoder(device, cache, config, std::move(weights), options));
   CO_TRY_VOID(decoder->allocate());
+  // Buffers that the GPU has no memory for show now, not in what tuning measures.
+  CO_TRY_VOID(co_await device.sync());
   decoder->record();
   if (options.tuning_ms > 0 && decoder->tuner_.has_work()) {
     CO_TRY_VOID(co_await decoder->tune());
@@ -294,6 +300,15 @@ void Decoder::append_tail(gpu::CommandList& list, const Readback& readback, uint
       list.read(logits_, 0, config_.vocab * 4, readback.address, readback.ticket);
       break;
   }
+}
+
+Task<Status> Decoder::provide(std::span<const uint32_t> tokens, bool last) {
+  if (!rows_) co_return Status{};
+  // The last token of a prompt goes through the layers of decoding, too (prefill).
+  if (tokens.size() > 1 || !last)
+    CO_TRY_VOID(co_await rows_->gather(device_, tokens, batch_.ple_tok));
+  if (last) CO_TRY_VOID(co_await rows_->gather(device_, tokens.last(1), one_.ple_tok));
+  co_return Status{};
 }
 
 // Begins a pass with the layers that compute K and V.

@@ -18,6 +18,7 @@
 #include "engine/kernels/step.h"
 #include "engine/model/config.h"
 #include "engine/model/program.h"
+#include "engine/model/row_source.h"
 #include "engine/model/tuner.h"
 #include "engine/model/weights.h"
 
@@ -83,6 +84,14 @@ class Decoder {
   const Cuts& cuts() const { return tuner_.cuts(); }
   uint32_t candidates() const { return topk_; }
   uint32_t candidate_bytes() const { return static_cast<uint32_t>(kernels::topk_bytes(topk_)); }
+
+  // Whether the per-layer embedding stays in its source. Then the tokens of every submission must
+  // be provided before it.
+  bool rows_in_source() const { return rows_ != nullptr; }
+  // Fetches the rows of the tokens that the next submission runs: of prefill with the same `last`,
+  // of run_all_layers with last = false, of decode with its one token and last = true. Nothing is
+  // to do where the table is on the GPU. `tokens` must outlive the wait.
+  Task<Status> provide(std::span<const uint32_t> tokens, bool last);
 
   // Submits 1..max_batch tokens at `position`; readback applies to the last of them. `last`: no
   // more of the prompt follows. Without it the batch stops where K and V end, and readback must be
@@ -168,6 +177,7 @@ class Decoder {
   Config config_;
   Weights weights_;
   DecoderOptions options_;
+  std::unique_ptr<RowSource> rows_;  // where the per-layer embedding stays in its source
   Tuner tuner_;
   uint32_t ring_slots_ = 0;
   uint32_t sequence_ = 0;

@@ -36,7 +36,7 @@ class Loader {
          const Config& config, uint32_t source)
       : device_(device), cache_(cache), header_(header), config_(config), source_(source) {}
 
-  Status plan();
+  Status plan(TablePlace per_layer);
   Task<Status> load_vectors();
   Task<Status> load_rope(uint32_t context);
   Task<Status> load_matrices(const LoadProgress& progress, const std::function<bool()>& cancelled);
@@ -53,6 +53,7 @@ class Loader {
   Status plan_group(MatrixGroup& group, std::initializer_list<TensorRole> roles, int layer,
                     std::string_view label);
   Status plan_table(Table& table, TensorRole role, std::string_view label);
+  Status plan_source_table(std::optional<SourceTable>& table, TensorRole role);
   Status plan_layer(int layer);
   Status plan_site(Site& site, const TensorRole* post, int post_layer, const TensorRole* pre,
                    int pre_layer, const TensorRole* scale, int scale_layer);
@@ -142,6 +143,24 @@ Status Loader::plan_table(Table& table, TensorRole role, std::string_view label)
   return {};
 }
 
+Status Loader::plan_source_table(std::optional<SourceTable>& table, TensorRole role) {
+  TRY(const gguf::TensorInfo* info, tensor(role));
+  if (!gguf::tensor_type_info(info->type).decodable) {
+    return fail(
+        ErrorCode::kUnsupported,
+        cat("tensor '", info->name, "' has type ",
+            gguf::tensor_type_name(static_cast<uint32_t>(info->type)), ", which has no decoder"));
+  }
+  TRY(const uint64_t row_bytes, gguf::tensor_bytes(info->type, info->dims[0]));
+  table = SourceTable{.source = source_,
+                      .offset = info->offset,
+                      .type = info->type,
+                      .rows = static_cast<uint32_t>(info->rows()),
+                      .cols = static_cast<uint32_t>(info->dims[0]),
+                      .row_bytes = row_bytes};
+  return {};
+}
+
 size_t Loader::reserve_floats(Site& site, size_t count) {
   const size_t at = round_up(vectors_.size(), 64);
   vectors_.resize(at + count, 0.0f);
@@ -211,7 +230,7 @@ Status Loader::plan_layer(int l) {
   return {};
 }
 
-Status Loader::plan() {
+Status Loader::plan(TablePlace per_layer) {
   if (config_.experts.count > 0) {
     return fail(ErrorCode::kUnsupported,
                 "this model is a mixture of experts, which the GPU decoder cannot run yet");
@@ -221,8 +240,12 @@ Status Loader::plan() {
     TRY_VOID(plan_table(weights.output, TensorRole::kOutput, "output head"));
   }
   if (config_.per_layer_dim > 0) {
-    TRY_VOID(plan_table(weights.per_layer_token_embd, TensorRole::kPerLayerTokenEmbd,
-                        "per-layer embedding"));
+    if (per_layer == TablePlace::kSource) {
+      TRY_VOID(plan_source_table(weights.per_layer_source, TensorRole::kPerLayerTokenEmbd));
+    } else {
+      TRY_VOID(plan_table(weights.per_layer_token_embd, TensorRole::kPerLayerTokenEmbd,
+                          "per-layer embedding"));
+    }
     TRY_VOID(plan_group(weights.per_layer_model_proj, {TensorRole::kPerLayerModelProj}, 0,
                         "per-layer projection"));
     const size_t at = reserve_floats(weights.per_layer_proj_norm, config_.per_layer_dim);
@@ -411,10 +434,12 @@ Task<Status> Loader::load_matrices(const LoadProgress& progress,
 
 Task<Result<Weights>> load_weights(gpu::Device& device, kernels::KernelCache& cache,
                                    const gguf::Header& header, const Config& config,
-                                   uint32_t source, uint32_t context, LoadProgress progress,
-                                   std::function<bool()> cancelled) {
+                                   uint32_t source, TablePlace per_layer, uint32_t context,
+                                   LoadProgress progress, std::function<bool()> cancelled) {
   Loader loader(device, cache, header, config, source);
-  CO_TRY_VOID(loader.plan());
+  CO_TRY_VOID(loader.plan(per_layer));
+  // Buffers that the GPU has no memory for show now, not when all has been read for them.
+  CO_TRY_VOID(co_await device.sync());
   CO_TRY_VOID(co_await loader.load_vectors());
   CO_TRY_VOID(co_await loader.load_rope(context));
   CO_TRY_VOID(co_await loader.load_matrices(progress, cancelled));

@@ -1,9 +1,10 @@
 // The weights of a text model on the GPU: which bytes of the file go to which buffer, in which
 // layout, and the stream that puts them there. No tensor ever lies in the wasm heap; only vectors
-// (norms, scales) pass through it.
+// (norms, scales) pass through it, and rows of a table that stays in its source (row_source.h).
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "engine/gguf/header.h"
@@ -34,6 +35,20 @@ struct Table {
   std::vector<Part> parts;
 };
 
+// Where the per-layer embedding is: it may be larger than all other weights together, and of it a
+// token needs one row.
+enum class TablePlace : uint8_t { kGpu, kSource };
+
+// A table that stays in its source, and where its rows lie there.
+struct SourceTable {
+  uint32_t source = 0;
+  uint64_t offset = 0;
+  gguf::TensorType type = gguf::TensorType::kF32;
+  uint32_t rows = 0;
+  uint32_t cols = 0;
+  uint64_t row_bytes = 0;
+};
+
 // A range of Weights::vectors. For norms between matrices see kernels/matvec.h: post, pre, scale.
 struct Site {
   uint64_t offset = 0;  // bytes, aligned for a binding
@@ -57,8 +72,9 @@ struct LayerWeights {
 
 struct Weights {
   Table token_embd;
-  Table output;  // no parts when tied to token_embd
-  Table per_layer_token_embd;
+  Table output;                // no parts when tied to token_embd
+  Table per_layer_token_embd;  // no parts when it stays in the source
+  std::optional<SourceTable> per_layer_source;
   MatrixGroup per_layer_model_proj;
   Site per_layer_proj_norm;
   Site before_head;  // last layer's norm and scale; output_norm
@@ -76,10 +92,12 @@ struct Weights {
 using LoadProgress = std::function<void(uint64_t, uint64_t)>;
 
 // Streams the tensors of `header` from byte source `source`. The tensors have passed check_tensors.
-// context: the positions that the rotary tables must reach. cancelled(): polled between pieces.
+// per_layer: where the per-layer embedding goes; in its source it is read as long as the model
+// lives. context: the positions that the rotary tables must reach. cancelled(): polled between
+// pieces. kOutOfMemory, before anything is uploaded, when the GPU has no room for them.
 Task<Result<Weights>> load_weights(gpu::Device& device, kernels::KernelCache& cache,
                                    const gguf::Header& header, const Config& config,
-                                   uint32_t source, uint32_t context, LoadProgress progress,
-                                   std::function<bool()> cancelled);
+                                   uint32_t source, TablePlace per_layer, uint32_t context,
+                                   LoadProgress progress, std::function<bool()> cancelled);
 
 }  // namespace lapidary::model

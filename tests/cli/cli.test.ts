@@ -103,17 +103,19 @@ test('run says that it waits for a pipe which does not end', async () => {
 
 test('run --verbose: counts, times and the seed, which there are not without it', async () => {
   const args = ['run', 'nano', QUESTION, '--seed', '7', '--max-tokens', '4'];
-  const { stderr } = await lapidary([...args, '--verbose']);
+  const place = ['--per-layer-embeddings', 'source'];
+  const { stderr } = await lapidary([...args, '--verbose', ...place]);
   const time = '[\\d.]+ m?s';
   for (const line of [
     `llvmpipe.*first token after ${time}, ended by length`,
     `prompt: +16 tokens \\(0 cached\\), 16 in ${time}`,
     `reply: +4 tokens in ${time}, seed 7`,
     `context: 20 of 2048 tokens`,
+    `weights: [\\d.]+ MB on the GPU, per-layer embeddings in the file`,
   ]) {
     expect(stderr).toMatch(new RegExp(`^${line}$`, 'm'));
   }
-  expect((await lapidary(args)).stderr).not.toMatch(/prompt:|reply:|context:/);
+  expect((await lapidary(args)).stderr).not.toMatch(/prompt:|reply:|context:|weights:/);
 });
 
 async function blobAsGguf(): Promise<string> {

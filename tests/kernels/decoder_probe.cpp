@@ -167,9 +167,10 @@ struct DecoderProbe {
     CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
     CO_TRY(const Config config, Config::from_gguf(header));
     CO_TRY_VOID(check_tensors(config, header));
-    CO_TRY(Weights weights, co_await load_weights(
-                                device, cache, header, config, source, config.context_length,
-                                [](uint64_t, uint64_t) {}, [] { return false; }));
+    CO_TRY(Weights weights,
+           co_await load_weights(
+               device, cache, header, config, source, TablePlace::kGpu, config.context_length,
+               [](uint64_t, uint64_t) {}, [] { return false; }));
     // As a model is loaded: the driver's cache has these kernels from the other tests, or for them.
     const DecoderOptions options{.context = config.context_length,
                                  .kv_f32 = true,

@@ -7,6 +7,7 @@ import { storeOptions, type StoreFlags } from './stores.js';
 export interface LoadFlags extends StoreFlags {
   context?: number;
   kvType?: 'f16' | 'f32';
+  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
 }
 
 const WIDTH = 24;
@@ -34,6 +35,7 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     },
     ...(flags.context !== undefined && { contextLength: flags.context }),
     ...(flags.kvType !== undefined && { kvType: flags.kvType }),
+    ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
     ...(terminal && {
       onProgress: (progress: LoadProgress) => {
         const now = performance.now();

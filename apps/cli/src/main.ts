@@ -65,6 +65,12 @@ const context = () =>
   new Option('--context <tokens>', 'room for prompt and answer together').argParser(wholeFrom(1));
 const kvType = () =>
   new Option('--kv-type <type>', 'how keys and values are kept').choices(['f16', 'f32']);
+const perLayerEmbeddings = () =>
+  new Option(
+    '--per-layer-embeddings <place>',
+    "the table of per-layer embeddings: in the GPU's memory, or read from the file by token (default auto: the GPU, " +
+      'if it has room)',
+  ).choices(['gpu', 'source', 'auto']);
 const MODEL = 'a name (nano, gemma4:e2b, hf.co/user/repo:tag), a .gguf file, or an http(s) address';
 
 program
@@ -84,6 +90,7 @@ program
   .option('--stop <text>', 'end the answer before this text (may be given several times)', collect)
   .addOption(context())
   .addOption(kvType())
+  .addOption(perLayerEmbeddings())
   .option('--raw', 'give the prompt to the model as it is, without the chat template')
   .option('--json', 'events as JSON, one a line; the last has the type "done"')
   .option('--verbose', 'all timings and counts at the end')
@@ -185,6 +192,7 @@ program
     new Option('--variant-subgroups <use>', 'whether kernels use subgroups').choices(['on', 'off']),
   )
   .addOption(kvType())
+  .addOption(perLayerEmbeddings())
   .option('--no-tune', 'kernels as their shapes suggest, not as timing on this GPU does')
   .option('--batch-size <n>', 'tokens of a prompt that run at once (default 512)', wholeFrom(1))
   .option(

@@ -1,7 +1,7 @@
 // The benchmark's page. It measures the model that ?model=ADDRESS names, at once, or the one that is chosen. Other
 // parameters: contexts, prefills (numbers with commas), repeats, loads, decodeTokens, firstToken, profile=1, dot,
-// prefillDot, subgroups=on|off, kvType, nano (where its file is), knownAnswers (an address of JSON). What comes out is shown, and
-// put on `window.lapidaryBench`.
+// prefillDot, subgroups=on|off, kvType, perLayerEmbeddings, sessions, nano (where its file is), knownAnswers (an address
+// of JSON). What comes out is shown, and put on `window.lapidaryBench`.
 
 import { DEFAULTS, table, type BenchOptions, type BenchReport } from '@lapidary/bench';
 import { LapidaryError } from 'lapidary';
@@ -62,6 +62,10 @@ function options(query: URLSearchParams): BenchOptions {
   read('tune', (text) => (asked.tune = text !== '0'));
   read('profile', (text) => (asked.profile = text !== '0'));
   read('kvType', (text) => (asked.kvType = oneOf('kvType', text, ['f16', 'f32'] as const)));
+  read('perLayerEmbeddings', (text) => {
+    const places = ['gpu', 'source', 'auto'] as const;
+    asked.perLayerEmbeddings = oneOf('perLayerEmbeddings', text, places);
+  });
   const forms = ['f32', 'int16', 'int8'] as const;
   read('dot', (text) => {
     asked.variant = { ...asked.variant, dot: oneOf('dot', text, forms) };

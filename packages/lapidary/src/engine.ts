@@ -78,6 +78,11 @@ export class Engine {
     return this.sources.push({ source, signal }) - 1;
   }
 
+  /** From now on aborting `signal` ends a source's reads, and no other signal does. */
+  readUntil(handle: number, signal: AbortSignal): void {
+    this.source(handle).signal = signal;
+  }
+
   removeSource(handle: number): void {
     this.sources[handle] = undefined;
   }

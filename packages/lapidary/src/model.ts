@@ -46,6 +46,13 @@ export interface LoadOptions extends FindOptions {
    * GPU memory. A request goes on from the one that begins like it. Default 1.
    */
   sessions?: number;
+  /**
+   * Where the table of per-layer embeddings is, of E2B more than half of the file. `gpu`: in the GPU's memory.
+   * `source`: it stays in the file, from which each new token's row is read; slower, most of all over HTTP. Default
+   * `auto`: `gpu`, unless that memory runs out while loading; the model then loads again with `source`, and `onLog`
+   * says so.
+   */
+  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
   /**
@@ -91,6 +98,8 @@ export class Model {
     private readonly engine: Engine,
     private readonly handle: number,
     private readonly source: ByteSource,
+    /** The engine's handle of `source`, from which rows may be read as long as the model lives. */
+    private readonly sourceHandle: number,
     private readonly prefix: unknown[],
     /** What is loaded. */
     readonly info: ModelInfo,
@@ -129,15 +138,17 @@ export class Model {
       const log = options.onLog ?? (() => {});
       const tune = options.tune ?? !opened.info.software;
       const known = tune ? await knownCuts(cache, adapter, log) : {};
+      const source = engine.addSource(found.source, reading.signal);
       const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
         'lap_model_load',
         [
-          engine.addSource(found.source, reading.signal),
+          source,
           JSON.stringify({
             contextLength: options.contextLength,
             kvType: options.kvType,
             batchSize: options.batchSize,
             sessions: options.sessions,
+            perLayerEmbeddings: options.perLayerEmbeddings,
             params: found.params,
             system: found.system,
             name: found.name,
@@ -151,7 +162,8 @@ export class Model {
       throwIfAborted(signal);
       engine.gpu?.uploader.release();
       await keepCuts(cache, adapter, known, info.cuts, log);
-      return new Model(engine, model, found.source, found.messages ?? [], info, opened.info);
+      const { messages } = found;
+      return new Model(engine, model, found.source, source, messages ?? [], info, opened.info);
     } catch (error) {
       engine?.destroy();
       await found.source.close?.().catch(() => {});
@@ -244,6 +256,7 @@ export class Model {
     return this.enqueue(async () => {
       this.checkOpen();
       const args = [this.handle, idBytes(ids), all ? 1 : 0];
+      this.engine.readUntil(this.sourceHandle, this.closing.signal);
       const bytes = await this.engine.call('lap_logits', args).done;
       return new Float32Array(bytes.buffer);
     });
@@ -320,8 +333,10 @@ export class Model {
         this.enqueue(async () => {
           if (stop.aborted) return NEVER_STARTED;
           this.checkOpen();
+          const ending = AbortSignal.any([stop, this.closing.signal]);
+          this.engine.readUntil(this.sourceHandle, ending);
           return this.engine.callJson<ReplyReport>(name, [this.handle, json], {
-            signal: AbortSignal.any([stop, this.closing.signal]),
+            signal: ending,
             onEvent: (event) => emit(event as ReplyEvent),
           });
         }),

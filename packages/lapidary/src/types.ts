@@ -178,6 +178,8 @@ export interface ModelInfo {
   kvType: 'f16' | 'f32';
   template: 'small' | 'large';
   gpuBytes: { weights: number; kv: number; scratch: number };
+  /** Where the per-layer embeddings are; absent where the model has none. */
+  perLayerEmbeddings?: 'gpu' | 'source';
   variant: Record<string, unknown>;
   kernels: number;
   /** How products are spread over threads, by kernel, where that was found by timing on this adapter. */

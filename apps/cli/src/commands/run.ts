@@ -3,7 +3,7 @@
 import { fstatSync } from 'node:fs';
 import type { ChatOptions, Message, Model, Reply, ReplyReport } from 'lapidary/node';
 import { EXIT, UsageError } from '../exit.js';
-import { duration } from '../format.js';
+import { bytes, duration } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
 import { converse } from './interactive.js';
 
@@ -99,6 +99,9 @@ export function summary(model: Model, report: ReplyReport, verbose: boolean): st
     text += `prompt:  ${usage.promptTokens} tokens (${usage.cachedTokens} cached), ${prompt} in ${duration(timings.prefillMs)}\n`;
     text += `reply:   ${usage.completionTokens} tokens in ${duration(timings.decodeMs)}, seed ${report.seed}\n`;
     text += `context: ${usage.promptTokens + usage.completionTokens} of ${model.info.contextLength} tokens\n`;
+    const { gpuBytes, perLayerEmbeddings } = model.info;
+    const inFile = perLayerEmbeddings === 'source' ? ', per-layer embeddings in the file' : '';
+    text += `weights: ${bytes(gpuBytes.weights)} on the GPU${inFile}\n`;
   }
   return text;
 }
