@@ -24,7 +24,7 @@ const TOKENS = 12;
 // Of the vocabulary's tokens these are the first 200 only.
 const long = Array.from({ length: 200 }, (_, i) => (i * 37) % 200);
 const story = long.slice(40, 60);
-const options: LoadOptions = { kvType: 'f32', batchSize: 64 };
+const options: LoadOptions = { kvType: 'f32', batchSize: 64, sessions: 2 };
 const code = (name: string) => expect.objectContaining({ code: name }) as Error;
 
 /** Reads of `inner` that are counted, and fail or hang when they are told to. */
@@ -303,4 +303,12 @@ describe('where the table goes', () => {
     await expect(loading).rejects.toEqual(code('out_of_memory'));
     expect(own.closed).toBe(true);
   });
+});
+
+test('prompts of several sessions in one batch', async () => {
+  const [gpu, inFile] = await both(async (model) => {
+    await model.prefill([{ tokens: story }, { tokens: long }]);
+    return [await model.logits(long), await model.logits(story)];
+  });
+  for (const i of [0, 1]) expect(maxAbsDifference(gpu[i]!, inFile[i]!)).toBeLessThan(SAME);
 });
