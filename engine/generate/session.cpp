@@ -106,9 +106,10 @@ uint32_t common_prefix(const std::vector<uint32_t>& cached, const std::vector<ui
 
 }  // namespace
 
-// A prompt goes on from the sequence with which it has most in common; unless more of that would be
-// lost than kept (a conversation that shares but its system prompt with this one): then the
-// sequence unused for longest gives way.
+// A prompt goes on from the sequence with which it has most in common; unless it would take another
+// turn there and more would be lost than kept (a conversation that shares but its system prompt
+// with this one): then the sequence unused for longest gives way. A prompt that ends within a
+// sequence takes it: its reply is to be written anew.
 void Session::choose_sequence(const std::vector<uint32_t>& prompt,
                               std::span<const uint32_t> taken) {
   uint32_t best = UINT32_MAX;
@@ -118,7 +119,8 @@ void Session::choose_sequence(const std::vector<uint32_t>& prompt,
     if (std::ranges::contains(taken, s)) continue;
     const std::vector<uint32_t>& cached = sequences_[s].cached;
     const uint32_t common = common_prefix(cached, prompt);
-    if (common > most && 2 * common >= cached.size()) {
+    const bool rewound = common + 1 == prompt.size();
+    if (common > most && (rewound || 2 * common >= cached.size())) {
       best = s;
       most = common;
     }

@@ -10,6 +10,8 @@ const SAME = 1e-4;
 const long = promptNamed('long').ids;
 const noise = promptNamed('noise').ids;
 const story = promptNamed('story').ids;
+/** Forbids what ends a reply. */
+const never = { 1: -100, 106: -100, 50: -100 };
 const greedy = { temperature: 0, maxTokens: 12 };
 
 let model: Model;
@@ -112,6 +114,12 @@ describe('which conversation a request goes on from', () => {
     expect(await cachedTokens([...a, 5, 6])).toBe(a.length + 1);
     expect(await cachedTokens([...c, 5, 6])).toBe(c.length + 1);
     expect(await cachedTokens(b)).toBe(0);
+  });
+
+  test('the one whose reply is to be written anew', async () => {
+    await model.truncate(0);
+    await model.generate(story, { ...greedy, logitBias: never, maxTokens: 40 }).report();
+    expect(await cachedTokens(story)).toBe(story.length - 1);
   });
 
   test('a short shared beginning does not cost a long conversation', async () => {
