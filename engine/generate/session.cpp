@@ -16,8 +16,18 @@ using model::Readback;
 
 namespace {
 
-// Tokens that run ahead of the host: the wait for one hides behind the next.
+// Tokens that run ahead of the host, so that the wait for one hides behind the next: three; on a
+// fast GPU as many as take kAheadMs, for the host is now and then late by some milliseconds. More
+// would be lost work after a token that ends the reply.
 constexpr size_t kInFlight = 3;
+constexpr size_t kMostInFlight = 6;
+constexpr double kAheadMs = 15;
+
+size_t in_flight(size_t tokens, double ms) {
+  const double fit = tokens > 8 ? kAheadMs * static_cast<double>(tokens) / ms : 0;
+  return static_cast<size_t>(std::clamp<double>(fit, kInFlight, kMostInFlight));
+}
+
 // After a token that the GPU could not draw so many run one by one: the next ones will likely need
 // the host too, and what ran ahead would be lost.
 constexpr uint32_t kCautious = 16;
@@ -341,7 +351,8 @@ Task<Status> Session::decode(Run& run) {
   bool going = true;
   for (;;) {
     const bool alone = penalties || cautious > 0 || decoder_->rows_in_source();
-    const size_t depth = alone ? 1 : kInFlight;
+    const size_t depth =
+        alone ? 1 : in_flight(run.result.tokens.size(), gpu::host_now() - run.first_token);
     while (going && flight.size() < depth && position < decoder_->context() &&
            (run.options.max_tokens == 0 || position - prompt_size + 1 < run.options.max_tokens)) {
       if (penalties) {

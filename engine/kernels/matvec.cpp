@@ -22,6 +22,9 @@ Dot dot_of(const MatvecSpec& spec, const Variant& variant) {
   return integer ? variant.dot : Dot::kF32;
 }
 
+// Values that are quantised together.
+constexpr uint32_t kBlock = 16;
+
 // Gate and up are summed by the same threads.
 uint32_t streams(const MatvecSpec& spec) { return spec.epilogue == Epilogue::kGeglu ? 2 : 1; }
 
@@ -96,6 +99,7 @@ uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   return used;
 }
 uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
+  if (spec.prologue == Prologue::kQuantized) return div_ceil(spec.cols, 32);  // there is no tile
   const uint32_t used = used_bytes(spec, tiling, dot);
   const uint32_t left = kLimit > used ? kLimit - used : 0;
   // One unit more for the odd stride.
@@ -212,7 +216,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
 
   Composer composer;
   if (variant.subgroups) composer.enable("subgroups");
-  composer.bind('r', "weights", "array<vec4<u32>>").bind('w', "y", kFloats);
+  composer.bind('r', "weights", "array<vec4<u32>>")
+      .bind('w', "y", spec.quantizes ? "array<u32>" : kFloats);
   switch (spec.prologue) {
     case Prologue::kPlain:
       composer.bind('r', "x", aligned ? kVectors : kFloats);
@@ -229,6 +234,9 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
     case Prologue::kMerge:
       composer.bind('r', "partial", head_vectors ? kVectors : kFloats)
           .bind('r', "stats", "array<vec2<f32>>");
+      break;
+    case Prologue::kQuantized:
+      composer.bind('r', "x", "array<vec4<u32>>");
       break;
   }
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
@@ -266,6 +274,9 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .flag("AHEAD", ahead)
       .flag("WHOLE_HALVES", spec.cols % 32 == 0)
       .flag("GEGLU", spec.epilogue == Epilogue::kGeglu)
+      .flag("QUANTIZED", spec.prologue == Prologue::kQuantized)
+      .flag("QUANTIZES", spec.quantizes)
+      .constant("Y_UNITS", output_rows(spec.segments, spec.epilogue) / 32)
       .flag("SEVERAL_TILES", tile < units)
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
   if (merge) {
@@ -286,6 +297,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
 bool fits(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant) {
   const Dot dot = dot_of(spec, variant);
   const uint32_t units = std::max(32u, tiling.lanes) + 1;
+  if (spec.quantizes && rows_per_group(tiling) % kBlock != 0) return false;
   return is_valid(tiling) && used_bytes(spec, tiling, dot) + units * unit_bytes(dot) <= kLimit;
 }
 
@@ -293,6 +305,14 @@ std::string tuning_key(const MatvecSpec& spec, const Variant& variant) {
   return cat(label_of(spec), " ", static_cast<uint32_t>(spec.prologue),
              static_cast<uint32_t>(spec.epilogue), " ", dot_name(dot_of(spec, variant)),
              variant.subgroups ? " subgroups" : "");
+}
+
+bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Variant& variant) {
+  const MatvecTiling tiling = variant.light ? light_tiling(first) : tiling_of(first);
+  const Dot dot = dot_of(first, variant);
+  return first.epilogue == Epilogue::kGeglu && second.prologue == Prologue::kPlain &&
+         first.row_offset == 0 && dot != Dot::kF32 && dot_of(second, variant) == dot &&
+         first.segments[0].rows % 32 == 0 && rows_per_group(tiling) % kBlock == 0;
 }
 
 Groups matvec_groups(const MatvecSpec& spec) {

@@ -20,8 +20,9 @@ enum class Prologue : uint8_t {
   kResidualNorm,  // r x_old[cols], r delta[cols], r site, w x_new[cols]:
                   //   x_new = (x_old + (has_post ? rms(delta) * post : delta)) * scale
                   //   h = has_pre ? rms(x_new) * pre : x_new
-  kMerge,  // r partial[splits][heads][head_dim], r stats[splits][heads][2] (max, sum), u step:
-           //   h = the attention output of all splits; cols = heads * head_dim
+  kMerge,      // r partial[splits][heads][head_dim], r stats[splits][heads][2] (max, sum), u step:
+               //   h = the attention output of all splits; cols = heads * head_dim
+  kQuantized,  // r quantized[cols]: what another matvec wrote with `quantizes`; cols % 32 == 0
 };
 
 enum class Epilogue : uint8_t {
@@ -65,6 +66,11 @@ struct MatvecSpec {
   float eps = 1e-6f;
   float cap = 30.0f;        // kSoftcap
   uint32_t mul_offset = 0;  // kGeluMul: the factor of row r is mul[mul_offset + r]
+  // kGeglu: y is quantised, as a matvec of the same variant multiplies it (can_hand_over). Of
+  // V = 4 vectors of 16 bytes a unit of 32 rows, vector v of unit u at v * units + u: the high
+  // bytes of rows 0-15 and 16-31, then their low bytes (kInt8: V = 2, without those); then a vector
+  // a unit: scale and sum of either half. A value is scale * (128 * high + low), or scale * high.
+  bool quantizes = false;
   bool has_post = true;
   bool has_pre = true;
   // kMerge, as in attention.h; heads * max_splits <= 2048.
@@ -80,6 +86,11 @@ struct MatvecSpec {
 // last u step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
 Groups matvec_groups(const MatvecSpec& spec);
+// Whether `first` can quantise its output for `second`, both as the variant would run them: y's
+// blocks of 16 rows must lie in one workgroup each, and both must multiply integers.
+bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Variant& variant);
+// Bytes of a vector of `values` that is handed over, at most.
+constexpr uint64_t handed_over_bytes(uint64_t values) { return values / 32 * 5 * 16; }
 // Names what a cut is chosen for: shapes, codecs, what is fused, and the form of the kernel.
 std::string tuning_key(const MatvecSpec& spec, const Variant& variant);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "engine/base/text.h"
 #include "engine/kernels/gather.h"
@@ -89,6 +90,44 @@ Task<Status> check_matvec(gpu::Device& device, const Variant& variant, const Tri
   co_return compare("the residual norm", residual.data(), x_new, 1e-4);
 }
 
+// Two products between which the vector passes as bytes.
+Task<Status> check_handed_over(gpu::Device& device, const Variant& variant) {
+  constexpr uint32_t kBetween = 32;
+  CO_TRY(const TrialGroup up,
+         co_await trial_group(device, {trial_matrix(Codec::kQ4_K, kBetween, 256, 21),
+                                       trial_matrix(Codec::kQ4_K, kBetween, 256, 22)}));
+  CO_TRY(const TrialGroup down,
+         co_await trial_group(device, {trial_matrix(Codec::kQ8_0, kRows, kBetween, 23)}));
+  const std::vector<float> x = TrialRandom(5).floats(256);
+  const std::vector<double> product = trial_product(up, x.data());
+  std::vector<float> between(kBetween);
+  for (uint32_t i = 0; i < kBetween; ++i) {
+    const double gate = product[i];
+    const double inner = std::sqrt(2 / std::numbers::pi) * (gate + 0.044715 * gate * gate * gate);
+    between[i] = static_cast<float>(0.5 * gate * (1 + std::tanh(inner)) * product[kBetween + i]);
+  }
+  MatvecSpec first{.segments = up.segments,
+                   .cols = 256,
+                   .epilogue = Epilogue::kGeglu,
+                   .quantizes = true,
+                   .tiling = MatvecTiling{.threads = 128, .lanes = 8, .rows = 2}};
+  MatvecSpec second{.segments = down.segments, .cols = kBetween, .prologue = Prologue::kQuantized};
+  if (variant.light) {
+    first.tiling = light_tiling(first);
+    second.tiling = light_tiling(second);
+  }
+  CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
+  CO_TRY(const gpu::Buffer handed, trial_zeros(device, handed_over_bytes(kBetween)));
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, kRows * sizeof(float)));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(first, variant),
+                                 {up.buffer, handed, x_buffer}, matvec_groups(first)));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(second, variant), {down.buffer, y, handed},
+                                 matvec_groups(second)));
+  CO_TRY(const std::vector<float> out, co_await trial_read<float>(device, y, kRows));
+  co_return compare("a feed-forward network", out.data(), trial_product(down, between.data()),
+                    2 * tolerance_of(variant.dot));
+}
+
 Task<Status> check_matmul(gpu::Device& device, const Variant& variant, Dot dot,
                           const TrialGroup& group) {
   const std::vector<float> x = TrialRandom(4).floats(kTokens * kCols);
@@ -168,6 +207,7 @@ Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
     if (form != Dot::kF32) CO_TRY_VOID(co_await check_matmul(device, variant, form, group));
     CO_TRY_VOID(co_await check_gather(device, group));
   }
+  if (variant.dot != Dot::kF32) co_return co_await check_handed_over(device, variant);
   co_return Status{};
 }
 

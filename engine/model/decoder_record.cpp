@@ -144,13 +144,18 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
                 {w.output.buffer, one_.delta, one_.attention, one_.stats, one_.step});
 
   MatvecSpec gate_up = group_spec(w.gate_up, config_);
+  MatvecSpec down = group_spec(w.down, config_);
   gate_up.epilogue = Epilogue::kGeglu;
   set_site(gate_up, w.before_ffn);
+  if (kernels::can_hand_over(gate_up, down, options_.variant)) {
+    gate_up.quantizes = true;
+    down.prologue = Prologue::kQuantized;
+  }
   record_matvec(program, gate_up,
                 {w.gate_up.buffer, one_.ffn, one_.x[current], one_.delta, vectors(w.before_ffn),
                  one_.x[current ^ 1]});
   current ^= 1;
-  record_matvec(program, group_spec(w.down, config_), {w.down.buffer, one_.delta, one_.ffn});
+  record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn});
 
   if (config_.per_layer_dim == 0) return;
   const Aligned ple = align(one_.ple, uint64_t{l} * config_.per_layer_dim * sizeof(float));

@@ -165,6 +165,7 @@ Tuner::Trial Tuner::trial(const Product& product, const Cut& cut, uint32_t token
   }
   MatvecSpec spec = std::get<MatvecSpec>(product.spec);
   spec.tiling = matvec_tiling(cut);
+  spec.quantizes = false;  // so that y can be compared
   add(matvec_source(spec, variant_), matvec_groups(spec), std::move(uses));
   return trial;
 }

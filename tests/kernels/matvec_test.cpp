@@ -248,6 +248,48 @@ KERNEL_TEST(matvec_geglu_and_gelu_mul) {
   co_return Status{};
 }
 
+// A feed-forward network in two products, the vector between them in bytes.
+Task<Status> expect_handed_over(gpu::Device& device, const Variant& variant,
+                                std::optional<MatvecTiling> tiling) {
+  constexpr uint32_t kCols = 256;
+  constexpr uint32_t kRows = 96;  // the last of the workgroups is not full
+  CO_TRY(const TrialGroup group,
+         co_await make_group(device, {{Codec::kQ4_K, kRows}, {Codec::kQ6_K, kRows}}, kCols));
+  CO_TRY(const TrialGroup last, co_await make_group(device, {{Codec::kQ8_0, 37}}, kRows));
+  std::vector<float> x = TrialRandom(8).floats(kCols, 2.0f);
+  const std::vector<double> product = trial_product(group, x.data());
+  std::vector<float> middle(kRows);
+  for (uint32_t i = 0; i < kRows; ++i)
+    middle[i] = static_cast<float>(gelu(product[i]) * product[kRows + i]);
+  const std::vector<double> want = trial_product(last, middle.data());
+  MatvecSpec first{
+      .segments = group.segments, .cols = kCols, .epilogue = Epilogue::kGeglu, .tiling = tiling};
+  if (!tiling) first.tiling = light_tiling(first);
+  MatvecSpec second{.segments = last.segments, .cols = kRows};
+  if (variant.light) second.tiling = light_tiling(second);
+  KERNEL_EXPECT(can_hand_over(first, second, variant), "not for ", name_of(first, variant));
+  first.quantizes = true;
+  second.prologue = Prologue::kQuantized;
+  CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
+  CO_TRY(const gpu::Buffer handed, trial_zeros(device, handed_over_bytes(kRows)));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(first, variant),
+                                 {group.buffer, handed, x_buffer}, matvec_groups(first)));
+  CO_TRY(const std::vector<float> y, co_await run(device, second, variant, last, 37, {handed}));
+  // Both products are off, and GeGLU multiplies two of the first.
+  co_return close(y, want, variant, cat("handed over: ", name_of(second, variant)), 4);
+}
+
+KERNEL_TEST(matvec_handed_over) {
+  for (Variant variant : dot_variants(device)) {
+    if (variant.dot == Dot::kF32) continue;
+    std::optional<MatvecTiling> tiling;
+    if (!variant.light) tiling = MatvecTiling{128, 8, 2};
+    CO_TRY_VOID(co_await expect_handed_over(device, variant, tiling));
+  }
+  // As real GPUs run it.
+  co_return co_await expect_handed_over(device, {.dot = Dot::kInt16}, MatvecTiling{64, 4, 1});
+}
+
 struct MergeCase {
   uint32_t heads, head_dim, window, max_splits, position;
 };

@@ -6,6 +6,10 @@
 // on one, so that the memory is not idle; many workgroups hide each other's waits better than the
 // registers that this takes.
 //
+// Between two products the vector may pass as signed bytes: the first quantises its output
+// (QUANTIZES) 16 rows at a time, and the second (QUANTIZED) multiplies it as it comes, with no tile
+// and no barrier before its first product. Layout: matvec.h.
+//
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
 //#include reduce.wgsl
@@ -21,9 +25,11 @@ const BYTE_VECTORS: u32 = 4u;  // high bytes of half 0, of half 1, low bytes of 
 //#else
 const BYTE_VECTORS: u32 = 2u;
 //#endif
+//#if !QUANTIZED
 var<workgroup> byte_tile: array<vec4<u32>, BYTE_VECTORS * TILE_STRIDE>;
 // (scale, sum of values) of half h of unit u at h * TILE_STRIDE + u.
 var<workgroup> scale_tile: array<vec2<f32>, 2u * TILE_STRIDE>;
+//#endif
 //#endif
 // Lane l's part of output n (stream, then row of the workgroup) at n * PART_STRIDE + l. Odd, too.
 const PART_STRIDE: u32 = LANES + 1u;
@@ -46,6 +52,22 @@ var<private> ahead_${i}: Fetched;
 //#include activation_bytes.wgsl
 //#endif
 
+//#if QUANTIZED
+fn activations(unit: u32) -> Activations {
+  var a: Activations;
+  a.high_0 = x[unit];
+  a.high_1 = x[UNITS + unit];
+//#if TWO_BYTES
+  a.low_0 = x[2u * UNITS + unit];
+  a.low_1 = x[3u * UNITS + unit];
+//#endif
+  let scales = bitcast<vec4<f32>>(x[BYTE_VECTORS * UNITS + unit]);
+  a.scale = scales.xz;
+  a.low_sum = scales.y;
+  a.high_sum = scales.w;
+  return a;
+}
+//#else
 // Stages half `half` (16 values) of unit `unit` of the tile.
 fn stage(unit: u32, half: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) {
 //#if INTEGER
@@ -101,6 +123,8 @@ fn activations(unit: u32) -> Activations {
 //#endif
   return a;
 }
+
+//#endif
 
 // Whether vector j is one of the input's.
 //#if WHOLE_HALVES
@@ -264,6 +288,39 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
 }
 //#endif
 
+//#if QUANTIZES
+fn row_vector(n: u32) -> vec4<f32> {
+  return vec4<f32>(parts[n * PART_STRIDE], parts[(n + 1u) * PART_STRIDE],
+                   parts[(n + 2u) * PART_STRIDE], parts[(n + 3u) * PART_STRIDE]);
+}
+
+// Writes rows n to n + 3 of the workgroup, which are in half `half` of the output.
+fn quantize_rows(n: u32, half: u32) {
+  let begin = n & ~15u;
+  let v0 = row_vector(begin);
+  let v1 = row_vector(begin + 4u);
+  let v2 = row_vector(begin + 8u);
+  let v3 = row_vector(begin + 12u);
+  let most = max(max(absolute_max(v0), absolute_max(v1)), max(absolute_max(v2), absolute_max(v3)));
+  let inverse = inverse_scale(most);
+  let unit = half >> 1u;
+  let h = half & 1u;
+  let c = (n & 15u) >> 2u;
+  let q = rounded(row_vector(n), inverse);
+  y[4u * (h * Y_UNITS + unit) + c] = high_bytes(q);
+//#if TWO_BYTES
+  y[4u * ((2u + h) * Y_UNITS + unit) + c] = low_bytes(q);
+//#endif
+  if (c == 0u) {
+    let scale = most / LIMIT;
+    let sums = (q + rounded(v1, inverse)) + (rounded(v2, inverse) + rounded(v3, inverse));
+    let at = 4u * (BYTE_VECTORS * Y_UNITS + unit) + 2u * h;
+    y[at] = bitcast<u32>(scale);
+    y[at + 1u] = bitcast<u32>(f32(sums.x + sums.y + sums.z + sums.w) * scale);
+  }
+}
+//#endif
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) group_count: vec3<u32>,
 //#if SUBGROUPS
@@ -298,6 +355,21 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if MERGE
   weigh_splits(tid);
 //#endif
+//#if QUANTIZED
+  // The next turn's are on their way while one is multiplied, as the weights are.
+  var now = activations(min(lane, UNITS - 1u));
+  for (var u = lane; u < UNITS; u += LANES) {
+    let following = min(u + LANES, UNITS - 1u);
+    let next = activations(following);
+//#if AHEAD
+    multiply(now, u, following);
+//#else
+    fetch(u);
+    multiply(now, u, u);
+//#endif
+    now = next;
+  }
+//#else
   for (var first = 0u; first < UNITS; first += TILE_UNITS) {
 //#if SEVERAL_TILES
     workgroupBarrier();
@@ -356,6 +428,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#endif
     }
   }
+//#endif
 
   // The lanes of a row: by shuffles as far as they reach, the rest through workgroup memory.
 //#if SUBGROUPS
@@ -385,10 +458,24 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       for (var i = 0u; i < bound(LANES); i += merge) {
         up += parts[(ROWS * SLOTS + n) * PART_STRIDE + i];
       }
+//#if QUANTIZES
+      // Only this thread reads the row's parts.
+      parts[n * PART_STRIDE] = gelu_tanh(total) * up;
+//#else
       y[y_base + row] = gelu_tanh(total) * up;
+//#endif
 //#else
       y[y_base + row] = finished(total, row);
 //#endif
     }
   }
+//#if QUANTIZES
+  workgroupBarrier();
+  for (var n = 4u * tid; n < ROWS * SLOTS; n += 4u * THREADS) {
+    // Groups begin at multiples of 16 rows, and segments end there.
+    if (first_row + n < segment_rows) {
+      quantize_rows(n, (y_base + first_row + n) / 16u);
+    }
+  }
+//#endif
 }
