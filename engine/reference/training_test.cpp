@@ -1,0 +1,473 @@
+// The oracle of training against PyTorch (nano), against finite differences of its own loss
+// (tiny-*) and against the reference forward pass.
+#include "engine/reference/training.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <random>
+
+#include "engine/reference/fixture.h"
+#include "engine/reference/safetensors_fixture.h"
+
+namespace lapidary::reference {
+namespace {
+
+using model::TensorRole;
+
+using Tensors = std::map<std::string, FixtureTensor>;
+
+ReferenceModel load_model(std::string_view path) {
+  const std::vector<std::byte> file = read_fixture(path);
+  Result<gguf::Header> header = gguf::parse_header(file);
+  EXPECT_TRUE(header.has_value()) << header.error().message;
+  Result<ReferenceModel> model = ReferenceModel::load(*header, file);
+  EXPECT_TRUE(model.has_value()) << model.error().message;
+  return std::move(*model);
+}
+
+const ReferenceModel& nano() {
+  static const ReferenceModel model = load_model("nano/nano-f16.gguf.gz");
+  return model;
+}
+
+using Train = decltype(training_gradients);
+
+TrainingResult run(Train train, const ReferenceModel& model, std::span<const LoraModule> modules,
+                   std::span<const TrainingSequence> sequences) {
+  Result<TrainingResult> result = train(model, modules, sequences);
+  EXPECT_TRUE(result.has_value()) << result.error().message;
+  return std::move(*result);
+}
+
+double largest(const auto& values) {
+  double most = 0;
+  for (const auto v : values) most = std::max(most, std::fabs(double{v}));
+  return most;
+}
+
+// The largest difference, relative to the largest expected value.
+double relative_difference(std::span<const double> found, const auto& expected) {
+  EXPECT_EQ(found.size(), expected.size());
+  double worst = 0;
+  for (size_t i = 0; i < std::min(found.size(), expected.size()); ++i) {
+    const double difference = std::fabs(found[i] - double{expected[i]});
+    worst = difference <= worst ? worst : difference;  // a NaN is the worst
+  }
+  return worst / largest(expected);
+}
+
+double global_norm(std::span<const LoraGradient> gradients) {
+  double sum = 0;
+  for (const LoraGradient& gradient : gradients) {
+    for (const double v : gradient.a) sum += v * v;
+    for (const double v : gradient.b) sum += v * v;
+  }
+  return std::sqrt(sum);
+}
+
+// ---- PyTorch ----
+
+// The run of nano-lora: its modules with B = 0, their names there, and its one example.
+struct NanoLora {
+  const Json json = read_fixture_json("nano-lora/lora.json");
+  std::vector<LoraModule> modules;
+  std::vector<std::string> names;  // "base_model.….q_proj"
+  std::vector<TrainingSequence> batch;
+
+  NanoLora() {
+    constexpr std::pair<std::string_view, TensorRole> kPaths[] = {
+        {"self_attn.q_proj", TensorRole::kAttnQ}, {"self_attn.k_proj", TensorRole::kAttnK},
+        {"self_attn.v_proj", TensorRole::kAttnV}, {"self_attn.o_proj", TensorRole::kAttnOutput},
+        {"mlp.gate_proj", TensorRole::kFfnGate},  {"mlp.up_proj", TensorRole::kFfnUp},
+        {"mlp.down_proj", TensorRole::kFfnDown},
+    };
+    const Json adapter = read_fixture_json("nano-lora/adapter_config.json");
+    const auto rank = adapter["r"].get<uint32_t>();
+    const Tensors a = read_fixture_safetensors("nano-lora/lora_A_init.safetensors.gz");
+    for (uint32_t layer = 0; layer < nano().config().layers.size(); ++layer) {
+      for (const auto& [path, role] : kPaths) {
+        const std::string name = cat("base_model.model.model.layers.", layer, ".", path);
+        const auto found = a.find(name + ".lora_A.weight");
+        if (found == a.end()) continue;
+        const auto shape = model::expected_shape(nano().config(), role, static_cast<int>(layer));
+        const std::vector<float>& values = found->second.values;
+        modules.push_back({.role = role,
+                           .layer = layer,
+                           .rank = rank,
+                           .scale = adapter["lora_alpha"].get<double>() / rank,
+                           .a = {values.begin(), values.end()},
+                           .b = std::vector<double>(rank * shape.dims[1])});
+        names.push_back(name);
+      }
+    }
+    EXPECT_EQ(modules.size(), a.size());
+    // The label of a token is predicted by the token before it.
+    TrainingSequence& example = batch.emplace_back();
+    const Json& labels = json["labels"];
+    for (const Json& id : json["ids"]) example.tokens.push_back(id.get<uint32_t>());
+    for (size_t t = 0; t < example.tokens.size(); ++t) {
+      const int64_t next = t + 1 < labels.size() ? labels[t + 1].get<int64_t>() : -100;
+      example.targets.push_back(next < 0 ? kUnsupervised : static_cast<uint32_t>(next));
+    }
+  }
+};
+
+TEST(Training, NanoWithoutLora) {
+  const NanoLora lora;
+  const double loss = run(training_loss, nano(), {}, lora.batch).loss;
+  const double expected = lora.json["loss_base"].get<double>();
+  EXPECT_NEAR(loss / expected, 1, 1e-5);
+  RecordProperty("loss_relative", cat(loss / expected - 1));
+}
+
+TEST(Training, NanoAtZeroB) {
+  const NanoLora lora;
+  const TrainingResult result = run(training_gradients, nano(), lora.modules, lora.batch);
+  EXPECT_EQ(result.supervised, 16u);
+  EXPECT_NEAR(result.loss / lora.json["loss_init"].get<double>(), 1, 1e-5);
+  const Tensors expected = read_fixture_safetensors("nano-lora/grad_B_at_B0.safetensors.gz");
+  ASSERT_EQ(expected.size(), lora.modules.size());
+  double worst = 0;
+  for (size_t i = 0; i < lora.modules.size(); ++i) {
+    const std::vector<float>& b = expected.at(lora.names[i] + ".lora_B.weight").values;
+    const double difference = relative_difference(result.gradients[i].b, b);
+    EXPECT_LT(difference, 1e-3) << lora.names[i];
+    worst = std::max(worst, difference);
+    EXPECT_EQ(largest(result.gradients[i].a), 0) << lora.names[i];
+  }
+  const double norm = lora.json["steps"][0]["grad_norm_before_clip"].get<double>();
+  EXPECT_NEAR(global_norm(result.gradients) / norm, 1, 1e-4);
+  RecordProperty("loss_relative", cat(result.loss / lora.json["loss_init"].get<double>() - 1));
+  RecordProperty("gradient_relative", cat(worst));
+  RecordProperty("norm_relative", cat(global_norm(result.gradients) / norm - 1));
+}
+
+TEST(Training, NanoAtNonzeroB) {
+  NanoLora lora;
+  const Tensors start = read_fixture_safetensors("nano-lora/lora_B_nonzero.safetensors.gz");
+  for (size_t i = 0; i < lora.modules.size(); ++i) {
+    const std::vector<float>& b = start.at(lora.names[i] + ".lora_B.weight").values;
+    lora.modules[i].b.assign(b.begin(), b.end());
+  }
+  const TrainingResult result = run(training_gradients, nano(), lora.modules, lora.batch);
+  EXPECT_NEAR(result.loss / lora.json["loss_bnz"].get<double>(), 1, 1e-5);
+  const Tensors expected = read_fixture_safetensors("nano-lora/grad_at_B_nonzero.safetensors.gz");
+  ASSERT_EQ(expected.size(), 2 * lora.modules.size());
+  double worst = 0;
+  for (size_t i = 0; i < lora.modules.size(); ++i) {
+    const std::vector<float>& a = expected.at(lora.names[i] + ".lora_A.weight").values;
+    const std::vector<float>& b = expected.at(lora.names[i] + ".lora_B.weight").values;
+    for (const double difference : {relative_difference(result.gradients[i].a, a),
+                                    relative_difference(result.gradients[i].b, b)}) {
+      EXPECT_LT(difference, 1e-3) << lora.names[i];
+      worst = std::max(worst, difference);
+    }
+  }
+  const double norm = lora.json["grad_norm_bnz"].get<double>();
+  EXPECT_NEAR(global_norm(result.gradients) / norm, 1, 1e-4);
+  RecordProperty("loss_relative", cat(result.loss / lora.json["loss_bnz"].get<double>() - 1));
+  RecordProperty("gradient_relative", cat(worst));
+  RecordProperty("norm_relative", cat(global_norm(result.gradients) / norm - 1));
+}
+
+// ---- The tiny models ----
+
+double uniform(std::mt19937& random) { return static_cast<double>(random()) / 0x80000000 - 1; }
+
+std::vector<double> uniform(std::mt19937& random, size_t count, double most) {
+  std::vector<double> values(count);
+  for (double& v : values) v = uniform(random) * most;
+  return values;
+}
+
+// One module for every matrix that can have one.
+std::vector<LoraModule> every_module(const model::Config& config, std::mt19937& random) {
+  std::vector<LoraModule> modules;
+  for (const TensorRole role :
+       {TensorRole::kAttnQ, TensorRole::kAttnK, TensorRole::kAttnV, TensorRole::kAttnOutput,
+        TensorRole::kFfnGate, TensorRole::kFfnUp, TensorRole::kFfnDown, TensorRole::kInpGate,
+        TensorRole::kProj, TensorRole::kOutput}) {
+    const size_t layers = role == TensorRole::kOutput ? 1 : config.layers.size();
+    for (uint32_t layer = 0; layer < layers; ++layer) {
+      const int index = static_cast<int>(layer);
+      if (model::tensor_need(config, role, index) == model::TensorNeed::kNone) continue;
+      const model::TensorShape shape = model::expected_shape(config, role, index);
+      const uint32_t rank = 1 + static_cast<uint32_t>(modules.size() % 3);
+      modules.push_back({.role = role,
+                         .layer = layer,
+                         .rank = rank,
+                         .scale = 0.5 + rank,
+                         .a = uniform(random, rank * shape.dims[0], 0.2),
+                         .b = uniform(random, rank * shape.dims[1], 0.2)});
+    }
+  }
+  return modules;
+}
+
+// Two sequences that are longer than the window, with masked targets of both kinds.
+std::vector<TrainingSequence> two_sequences(const model::Config& config, std::mt19937& random) {
+  std::vector<TrainingSequence> batch;
+  for (const size_t count : {11, 8}) {
+    TrainingSequence& sequence = batch.emplace_back();
+    for (size_t t = 0; t < count; ++t) {
+      sequence.tokens.push_back(static_cast<uint32_t>(random()) % config.vocab);
+      const bool masked = t < 3 || t == 6;
+      sequence.targets.push_back(masked ? (t == 1 ? config.vocab : kUnsupervised)
+                                        : static_cast<uint32_t>(random()) % config.vocab);
+    }
+  }
+  return batch;
+}
+
+class TrainingTest : public testing::TestWithParam<const char*> {
+ protected:
+  std::mt19937 random{20};
+  const ReferenceModel model = load_model(cat("gemma4/", GetParam(), ".gguf"));
+  const model::Config& config = model.config();
+  std::vector<LoraModule> modules = every_module(config, random);
+  std::vector<TrainingSequence> batch = two_sequences(config, random);
+};
+
+// What the models are there for.
+TEST_P(TrainingTest, HasFeatures) {
+  const auto any = [&](auto member) { return std::ranges::any_of(config.layers, member); };
+  const bool e = std::string_view(GetParam()) == "tiny-e";
+  EXPECT_TRUE(any(&model::LayerConfig::sliding));
+  EXPECT_FALSE(std::ranges::all_of(config.layers, &model::LayerConfig::sliding));
+  EXPECT_EQ(any(&model::LayerConfig::shares_kv), e);
+  EXPECT_EQ(config.per_layer_dim > 0, e);
+  EXPECT_EQ(any(&model::LayerConfig::v_from_k), !e);
+  EXPECT_GT(config.softcap, 0);
+  EXPECT_LT(config.window, batch[1].tokens.size());
+}
+
+// Without modules the loss is that of the forward pass's logits.
+TEST_P(TrainingTest, LossIsThatOfTheForwardPass) {
+  double sum = 0;
+  size_t supervised = 0;
+  for (const TrainingSequence& sequence : batch) {
+    const Result<std::vector<float>> logits = model.forward(sequence.tokens);
+    ASSERT_TRUE(logits.has_value()) << logits.error().message;
+    for (size_t t = 0; t < sequence.tokens.size(); ++t) {
+      if (sequence.targets[t] >= config.vocab) continue;
+      const auto row = std::span(*logits).subspan(t * config.vocab, config.vocab);
+      double total = 0;
+      for (const float v : row) total += std::exp(double{v});
+      sum += std::log(total) - double{row[sequence.targets[t]]};
+      ++supervised;
+    }
+  }
+  const TrainingResult result = run(training_loss, model, {}, batch);
+  EXPECT_EQ(result.supervised, supervised);
+  EXPECT_NEAR(result.loss, sum / static_cast<double>(supervised), 1e-5 * result.loss);
+  for (LoraModule& module : modules) std::ranges::fill(module.b, 0);
+  EXPECT_EQ(run(training_loss, model, modules, batch).loss, result.loss);
+}
+
+// The slope of f at 0 by central differences of fourth order.
+double slope(const std::function<double(double)>& f, double h) {
+  return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
+}
+
+// A few entries of every A and B.
+TEST_P(TrainingTest, GradientsAreSlopes) {
+  const TrainingResult result = run(training_gradients, model, modules, batch);
+  EXPECT_EQ(run(training_loss, model, modules, batch).loss, result.loss);
+  double worst = 0;
+  for (size_t i = 0; i < modules.size(); ++i) {
+    for (const bool is_a : {true, false}) {
+      std::vector<double>& values = is_a ? modules[i].a : modules[i].b;
+      const std::vector<double>& gradient = is_a ? result.gradients[i].a : result.gradients[i].b;
+      const size_t at = random() % values.size();
+      const double start = values[at];
+      const double expected = slope(
+          [&](double step) {
+            values[at] = start + step;
+            return run(training_loss, model, modules, batch).loss;
+          },
+          1e-3);
+      values[at] = start;
+      // Tiny gradients are held to a thousandth of the largest of their matrix.
+      const double unit = std::max(std::fabs(expected), 1e-3 * largest(gradient));
+      const double difference = std::fabs(gradient[at] - expected) / unit;
+      EXPECT_LE(difference, 1e-6) << model::tensor_name(modules[i].role,
+                                                        static_cast<int>(modules[i].layer))
+                                  << (is_a ? " A " : " B ") << at << ": " << gradient[at] << " or "
+                                  << expected;
+      worst = std::max(worst, difference);
+    }
+  }
+  RecordProperty("worst_relative", cat(worst));
+}
+
+// All entries at once: the slope along a random direction is its product with the gradient.
+TEST_P(TrainingTest, GradientsAreSlopesTogether) {
+  const TrainingResult result = run(training_gradients, model, modules, batch);
+  double worst = 0;
+  for (int round = 0; round < 8; ++round) {
+    std::vector<LoraModule> direction = modules;
+    double product = 0;
+    for (size_t i = 0; i < modules.size(); ++i) {
+      direction[i].a = uniform(random, modules[i].a.size(), 1);
+      direction[i].b = uniform(random, modules[i].b.size(), 1);
+      const auto dot = [&](const std::vector<double>& x, const std::vector<double>& y) {
+        for (size_t j = 0; j < x.size(); ++j) product += x[j] * y[j];
+      };
+      dot(direction[i].a, result.gradients[i].a);
+      dot(direction[i].b, result.gradients[i].b);
+    }
+    const double expected = slope(
+        [&](double step) {
+          std::vector<LoraModule> moved = modules;
+          for (size_t i = 0; i < moved.size(); ++i) {
+            const auto move = [&](std::vector<double>& x, const std::vector<double>& by) {
+              for (size_t j = 0; j < x.size(); ++j) x[j] += step * by[j];
+            };
+            move(moved[i].a, direction[i].a);
+            move(moved[i].b, direction[i].b);
+          }
+          return run(training_loss, model, moved, batch).loss;
+        },
+        1e-5);
+    const double difference = std::fabs(product / expected - 1);
+    EXPECT_LE(difference, 1e-6);
+    worst = std::max(worst, difference);
+  }
+  RecordProperty("worst_relative", cat(worst));
+}
+
+void expect_same(const TrainingResult& a, const TrainingResult& b) {
+  EXPECT_EQ(a.loss, b.loss);
+  EXPECT_EQ(a.supervised, b.supervised);
+  ASSERT_EQ(a.gradients.size(), b.gradients.size());
+  for (size_t i = 0; i < a.gradients.size(); ++i) {
+    EXPECT_EQ(a.gradients[i].a, b.gradients[i].a) << i;
+    EXPECT_EQ(a.gradients[i].b, b.gradients[i].b) << i;
+  }
+}
+
+// Neither a masked target's value nor what comes after the last supervised one changes a bit.
+TEST_P(TrainingTest, MaskedTargetsAddNothing) {
+  batch[0].targets.back() = batch[0].targets[9] = kUnsupervised;
+  const TrainingResult before = run(training_gradients, model, modules, batch);
+  for (TrainingSequence& sequence : batch) {
+    for (uint32_t& target : sequence.targets) {
+      if (target >= config.vocab) target = target == kUnsupervised ? config.vocab : kUnsupervised;
+    }
+  }
+  expect_same(run(training_gradients, model, modules, batch), before);
+  const auto change = [&](uint32_t& token) { token = (token + 1) % config.vocab; };
+  change(batch[0].tokens[9]);
+  change(batch[0].tokens[10]);
+  batch.push_back({.tokens = {2, 3}, .targets = {kUnsupervised, kUnsupervised}});
+  expect_same(run(training_gradients, model, modules, batch), before);
+  change(batch[0].tokens[8]);  // the last supervised position
+  EXPECT_NE(run(training_loss, model, modules, batch).loss, before.loss);
+}
+
+TEST_P(TrainingTest, BatchIsTheWeightedMeanOfItsSequences) {
+  const TrainingResult both = run(training_gradients, model, modules, batch);
+  double loss = 0;
+  std::vector<LoraGradient> sum(modules.size());
+  for (const TrainingSequence& sequence : batch) {
+    const TrainingResult alone = run(training_gradients, model, modules, {&sequence, 1});
+    const double weight =
+        static_cast<double>(alone.supervised) / static_cast<double>(both.supervised);
+    loss += weight * alone.loss;
+    const auto add = [&](std::vector<double>& to, const std::vector<double>& from) {
+      to.resize(from.size());
+      for (size_t j = 0; j < to.size(); ++j) to[j] += weight * from[j];
+    };
+    for (size_t i = 0; i < sum.size(); ++i) {
+      add(sum[i].a, alone.gradients[i].a);
+      add(sum[i].b, alone.gradients[i].b);
+    }
+  }
+  EXPECT_NEAR(both.loss, loss, 1e-13 * loss);
+  for (size_t i = 0; i < sum.size(); ++i) {
+    EXPECT_LT(relative_difference(both.gradients[i].a, sum[i].a), 1e-12) << i;
+    EXPECT_LT(relative_difference(both.gradients[i].b, sum[i].b), 1e-12) << i;
+  }
+}
+
+TEST_P(TrainingTest, WithoutSupervision) {
+  for (TrainingSequence& sequence : batch) std::ranges::fill(sequence.targets, kUnsupervised);
+  for (const std::span<const TrainingSequence> sequences :
+       {std::span<const TrainingSequence>(batch), std::span<const TrainingSequence>()}) {
+    const TrainingResult result = run(training_gradients, model, modules, sequences);
+    EXPECT_EQ(result.loss, 0);
+    EXPECT_EQ(result.supervised, 0u);
+    ASSERT_EQ(result.gradients.size(), modules.size());
+    for (size_t i = 0; i < modules.size(); ++i) {
+      EXPECT_EQ(result.gradients[i].a, std::vector<double>(modules[i].a.size()));
+      EXPECT_EQ(result.gradients[i].b, std::vector<double>(modules[i].b.size()));
+    }
+  }
+}
+
+// Two modules of one matrix are one of the ranks' sum.
+TEST_P(TrainingTest, ModulesOfOneMatrixAddUp) {
+  LoraModule& whole = modules[0];
+  ASSERT_EQ(whole.rank, 1u);
+  std::vector<LoraModule> twice = modules;
+  twice[0].scale = 0.25 * whole.scale;
+  twice.push_back(whole);
+  twice.back().scale = 0.75 * whole.scale;
+  const TrainingResult one = run(training_gradients, model, modules, batch);
+  const TrainingResult two = run(training_gradients, model, twice, batch);
+  EXPECT_NEAR(two.loss, one.loss, 1e-12 * one.loss);
+  std::vector<double> sum = two.gradients[0].a;
+  for (size_t j = 0; j < sum.size(); ++j) sum[j] += two.gradients.back().a[j];
+  EXPECT_LT(relative_difference(sum, one.gradients[0].a), 1e-11);
+}
+
+INSTANTIATE_TEST_SUITE_P(, TrainingTest, testing::Values("tiny-e", "tiny-dense"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+TEST(Training, RefusesBadInput) {
+  const ReferenceModel tiny_e = load_model("gemma4/tiny-e.gguf");
+  const ReferenceModel tiny_dense = load_model("gemma4/tiny-dense.gguf");
+  const auto code = [&](const ReferenceModel& model, std::vector<LoraModule> modules,
+                        std::vector<TrainingSequence> batch = {}) {
+    const auto result = training_gradients(model, modules, batch);
+    return result ? ErrorCode::kOk : result.error().code;
+  };
+  const auto module = [](TensorRole role, uint32_t layer, size_t inputs, size_t outputs) {
+    return std::vector<LoraModule>{{.role = role,
+                                    .layer = layer,
+                                    .rank = 2,
+                                    .a = std::vector<double>(2 * inputs),
+                                    .b = std::vector<double>(2 * outputs)}};
+  };
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kAttnQ, 0, 32, 32)), ErrorCode::kOk);
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kOutput, 0, 32, 295)), ErrorCode::kOk);
+  EXPECT_EQ(code(tiny_dense, module(TensorRole::kAttnK, 2, 32, 16)), ErrorCode::kOk);
+  // Shapes and ranks.
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kAttnQ, 0, 31, 32)), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kAttnQ, 0, 32, 33)), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_e, {{.role = TensorRole::kAttnQ}}), ErrorCode::kInvalidArgument);
+  // Layers that do not exist, or have no such matrix; other tensors.
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kAttnQ, 7, 32, 32)), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kOutput, 1, 32, 295)), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kAttnK, 4, 32, 8)), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_dense, module(TensorRole::kAttnV, 2, 32, 16)), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_dense, module(TensorRole::kProj, 0, 8, 32)), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_e, module(TensorRole::kTokenEmbd, 0, 32, 295)), ErrorCode::kInvalidArgument);
+  // Sequences.
+  EXPECT_EQ(code(tiny_e, {}, {{.tokens = {294}, .targets = {295}}}), ErrorCode::kOk);
+  EXPECT_EQ(code(tiny_e, {}, {{.tokens = {295}, .targets = {1}}}), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_e, {}, {{.tokens = {1, 2}, .targets = {1}}}), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(tiny_e, {}, {TrainingSequence{}}), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(load_model("gemma4/tiny-moe.gguf"), {}), ErrorCode::kUnsupported);
+}
+
+}  // namespace
+}  // namespace lapidary::reference
