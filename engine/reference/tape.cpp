@@ -201,9 +201,9 @@ Variable* Tape::rope(Variable* x, size_t head_dim, double theta,
   const auto rotate = [=, width = x->width](std::span<const double> from, double direction,
                                             std::span<double> to) {
     for (size_t at = 0; at < from.size(); at += head_dim) {
-      const auto position = static_cast<double>(at / width);
+      const size_t position = at / width;
       for (size_t i = 0; i < half; ++i) {
-        const double angle = direction * position * frequency[i];
+        const double angle = direction * static_cast<double>(position) * frequency[i];
         const double c = std::cos(angle);
         const double s = std::sin(angle);
         to[at + i] += from[at + i] * c - from[at + i + half] * s;
