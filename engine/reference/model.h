@@ -107,6 +107,7 @@ class ReferenceModel {
 
  private:
   friend class Pass;
+  friend class TrainingPass;
   model::Config config_;
   Matrix token_embd_, output_, per_layer_token_embd_, per_layer_model_proj_;
   std::vector<float> output_norm_, rope_freqs_, per_layer_proj_norm_;
