@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "engine/adapter/collector.h"
 #include "engine/base/text.h"
@@ -127,6 +128,7 @@ Result<LoraAdapter> read_gguf_lora(Bytes file) {
 Result<std::vector<std::byte>> write_gguf_lora(const LoraAdapter& adapter) {
   TRY_VOID(check(adapter));
   const float alpha = plain_alpha(adapter, adapter.modules[0]);
+  if (!std::isfinite(alpha)) return unsupported("alpha is too large for the format");
   gguf::Writer writer;
   writer.add("general.architecture", kArchitecture);
   writer.add("general.type", std::string_view("adapter"));
@@ -154,6 +156,9 @@ Result<std::vector<std::byte>> write_gguf_lora(const LoraAdapter& adapter) {
     std::vector<std::byte> folded(module.b.size() * sizeof(float));
     for (size_t i = 0; i < module.b.size(); ++i) {
       const auto value = static_cast<float>(double{module.b[i]} * factor);
+      if (!std::isfinite(value)) {
+        return unsupported(cat(name, ": its scale differs too much from the others'"));
+      }
       std::memcpy(folded.data() + i * sizeof value, &value, sizeof value);
     }
     writer.add_tensor(cat(name, ".lora_b"), dims, TensorType::kF32, std::move(folded));

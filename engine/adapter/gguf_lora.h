@@ -14,7 +14,7 @@ Result<LoraAdapter> read_gguf_lora(Bytes file);
 
 // F32; equal adapters give equal bytes. The format knows one alpha and no rsLoRA. Where all modules
 // come out at one alpha under alpha / rank, that is written; else what a module's scale differs by
-// goes into its B. The error is check()'s.
+// goes into its B (kUnsupported if that overflows). Other errors are check()'s.
 Result<std::vector<std::byte>> write_gguf_lora(const LoraAdapter& adapter);
 
 }  // namespace lapidary::adapter

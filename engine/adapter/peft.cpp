@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "engine/adapter/collector.h"
 #include "engine/adapter/safetensors.h"

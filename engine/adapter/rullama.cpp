@@ -1,10 +1,12 @@
 #include "engine/adapter/rullama.h"
 
 #include <algorithm>
-#include <charconv>
+#include <cmath>
+#include <limits>
 
 #include "engine/adapter/collector.h"
 #include "engine/adapter/safetensors.h"
+#include "engine/base/json.h"
 #include "engine/base/text.h"
 
 namespace lapidary::adapter {
@@ -55,13 +57,15 @@ Result<Target> parse_name(std::string_view full) {
 Result<float> parse_alpha(const Safetensors& file) {
   const std::string* text = file.find_metadata("alpha");
   if (!text) return invalid("'alpha' is missing from the metadata");
-  float alpha = 0;
-  const char* end = text->data() + text->size();
-  const auto [at, error] = std::from_chars(text->data(), end, alpha);
-  if (error != std::errc() || at != end) {
+  const auto value = parse_json(*text, "alpha", 1);
+  if (!value || !value->is_number()) {
     return invalid(cat("'alpha' is '", printable(*text), "', not a number"));
   }
-  return alpha;
+  const auto alpha = value->get<double>();
+  if (!(std::abs(alpha) <= double{std::numeric_limits<float>::max()})) {
+    return invalid("'alpha' is too large");
+  }
+  return static_cast<float>(alpha);
 }
 
 }  // namespace
