@@ -17,7 +17,7 @@ std::pair<uint32_t, int> order(const LoraModule& module) {
           static_cast<int>(module.role)};
 }
 
-std::unexpected<Error> invalid(std::string message) {
+std::unexpected<Error> invalid(const std::string& message) {
   return fail(ErrorCode::kInvalidFormat, cat("adapter: ", message));
 }
 

@@ -10,7 +10,7 @@ namespace {
 // The output head sorts behind every layer.
 constexpr uint32_t kHead = model::kMaxLayers;
 
-std::unexpected<Error> invalid(std::string message) {
+std::unexpected<Error> invalid(const std::string& message) {
   return fail(ErrorCode::kInvalidFormat, cat("adapter: ", message));
 }
 
@@ -18,9 +18,9 @@ std::unexpected<Error> invalid(std::string message) {
 
 std::optional<uint32_t> parse_layer(std::string_view text) {
   uint32_t layer = 0;
-  const char* end = text.data() + text.size();
-  const auto [at, error] = std::from_chars(text.data(), end, layer);
-  const bool plain = error == std::errc() && at == end && (text.size() == 1 || text[0] != '0');
+  const auto [at, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
+  const bool plain = error == std::errc() && at == text.data() + text.size() &&
+                     (text.size() == 1 || text[0] != '0');
   return plain && layer < model::kMaxLayers ? std::optional(layer) : std::nullopt;
 }
 

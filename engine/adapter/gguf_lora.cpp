@@ -20,7 +20,7 @@ constexpr std::string_view kAlphaKey = "adapter.lora.alpha";
 constexpr std::string_view kBaseNameKey = "general.base_model.0.name";
 constexpr std::string_view kDigestKey = "lapidary.base_model_digest";  // the format has none
 
-std::unexpected<Error> unsupported(std::string message) {
+std::unexpected<Error> unsupported(const std::string& message) {
   return fail(ErrorCode::kUnsupported, cat("GGUF adapter: ", message));
 }
 

@@ -38,10 +38,10 @@ constexpr PeftModule kModules[] = {
     {TensorRole::kProj, "per_layer_projection"},
 };
 
-std::unexpected<Error> invalid(std::string message) {
+std::unexpected<Error> invalid(const std::string& message) {
   return fail(ErrorCode::kInvalidFormat, cat("PEFT adapter: ", message));
 }
-std::unexpected<Error> unsupported(std::string message) {
+std::unexpected<Error> unsupported(const std::string& message) {
   return fail(ErrorCode::kUnsupported, cat("PEFT adapter: ", message));
 }
 
@@ -98,7 +98,7 @@ Result<Target> parse_name(std::string_view full) {
 // Nothing that would make a difference: absent, null, false, empty.
 bool is_off(const Json* value) {
   return !value || value->is_null() || (value->is_boolean() && !value->get<bool>()) ||
-         ((value->is_array() || value->is_object() || value->is_string()) && value->size() == 0) ||
+         ((value->is_array() || value->is_object()) && value->empty()) ||
          (value->is_string() && value->get_ref<const std::string&>().empty());
 }
 

@@ -28,7 +28,7 @@ constexpr RullamaModule kModules[] = {
     {"lm_head", TensorRole::kOutput},
 };
 
-std::unexpected<Error> invalid(std::string message) {
+std::unexpected<Error> invalid(const std::string& message) {
   return fail(ErrorCode::kInvalidFormat, cat("rullama adapter: ", message));
 }
 

@@ -20,7 +20,7 @@ constexpr DtypeInfo kDtypes[] = {
     {"I64", 64},        {"U64", 64},
 };
 
-std::unexpected<Error> invalid(std::string message) {
+std::unexpected<Error> invalid(const std::string& message) {
   return fail(ErrorCode::kInvalidFormat, cat("safetensors: ", message));
 }
 
