@@ -23,6 +23,11 @@ constexpr double kTimed = 4;
 constexpr double kMaxTurns = 96;
 // A product of so many milliseconds is long enough to be timed once.
 constexpr double kSlow = 20;
+// No submission of several turns is shorter, in milliseconds.
+constexpr double kShortest = 1e-3;
+// Turns by which a submission is made longer, to tell what a turn takes from what waiting for any
+// submission takes: in a browser that is several milliseconds.
+constexpr double kMoreTurns = 8;
 constexpr int kTimes = 4;
 // A cut must take less than this share of the usual one's time to take its place: less is noise,
 // and alone a product meets other caches than between its neighbours.
@@ -258,9 +263,15 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
     gpu::host_log(2, message.data(), static_cast<uint32_t>(message.size()));
   }
   std::erase_if(trials, [](const Trial& trial) { return !trial.wrong.empty(); });
-  CO_TRY_VOID(co_await time(trials[0], 1));
+  for (int warm = 0; warm < 2; ++warm) CO_TRY_VOID(co_await time(trials[0], 1));
   const double one = trials[0].ms;
-  const auto turns = static_cast<size_t>(std::clamp(kTimed / one, 1.0, kMaxTurns));
+  double each = one;
+  if (one <= kSlow) {
+    trials[0].ms = 1e30;
+    CO_TRY_VOID(co_await time(trials[0], 1 + static_cast<size_t>(kMoreTurns)));
+    each = std::clamp((trials[0].ms - one) / kMoreTurns, kTimed / kMaxTurns, one);
+  }
+  const auto turns = static_cast<size_t>(std::clamp(kTimed / each, 1.0, kMaxTurns));
   // In turns, so that a clock that changes meanwhile is fair to all. A round before them warms up,
   // but where products are long: there one round says enough, and more would take seconds.
   const bool slow = one > kSlow;
@@ -270,6 +281,8 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
       CO_TRY_VOID(co_await time(trial, turns));
     }
   }
+  const double wait = std::min(one - each, trials[0].ms / 2);
+  for (Trial& trial : trials) trial.ms = std::max(trial.ms - wait, kShortest);
   cuts_[product.key] = best(trials);
   co_return Status{};
 }
