@@ -5,6 +5,7 @@ import type {
   DeviceInfo,
   KernelTime,
   KernelVariant,
+  LoadOptions,
   LoadProgress,
   ModelInfo,
 } from 'lapidary';
@@ -40,7 +41,7 @@ export interface BenchOptions {
   /** Sessions of the KV cache; with more than one, so many prompts are timed together, too. */
   sessions?: number;
   /** Where the table of per-layer embeddings is: as for `Model.load`. */
-  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  perLayerEmbeddings?: NonNullable<LoadOptions['perLayerEmbeddings']>;
   /** Whether loads look for faster cuts of kernels: as for `Model.load`. */
   tune?: boolean;
   /** Known answers beside those that come with the project; the first that are of the file count. */

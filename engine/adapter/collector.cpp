@@ -1,6 +1,8 @@
 #include "engine/adapter/collector.h"
 
 #include <charconv>
+#include <cmath>
+#include <limits>
 
 #include "engine/base/text.h"
 
@@ -24,6 +26,11 @@ std::optional<uint32_t> parse_layer(std::string_view text) {
   return plain && layer < model::kMaxLayers ? std::optional(layer) : std::nullopt;
 }
 
+std::optional<float> float_alpha(double value) {
+  const bool fits = std::abs(value) <= double{std::numeric_limits<float>::max()};
+  return fits ? std::optional(static_cast<float>(value)) : std::nullopt;
+}
+
 Status Collector::add(const Target& target, std::string_view name, uint64_t rows, uint64_t columns,
                       std::vector<float> values) {
   const std::string where = cat("tensor '", printable(name, 128), "'");
@@ -44,6 +51,7 @@ Status Collector::add(const Target& target, std::string_view name, uint64_t rows
 }
 
 Result<std::vector<LoraModule>> Collector::finish() && {
+  if (matrices_.empty()) return invalid("it changes no matrix");
   std::vector<LoraModule> modules;
   modules.reserve(matrices_.size());
   for (auto& [key, pair] : matrices_) {

@@ -22,6 +22,9 @@ struct Target {
 // "17" as a layer: decimal, without sign or leading zeros, below model::kMaxLayers; else nullopt.
 std::optional<uint32_t> parse_layer(std::string_view text);
 
+// A file's alpha as a float; nullopt where no float holds it. check() refuses what is not positive.
+std::optional<float> float_alpha(double value);
+
 class Collector {
  public:
   // A row-major [rows, columns] matrix; `name` is its name in the file, for messages.
@@ -29,8 +32,8 @@ class Collector {
   Status add(const Target& target, std::string_view name, uint64_t rows, uint64_t columns,
              std::vector<float> values);
 
-  // The modules in order, with no alpha yet. kInvalidFormat if an A or a B is missing or their
-  // ranks differ.
+  // The modules in order, with no alpha yet. kInvalidFormat if there are none, an A or a B is
+  // missing or their ranks differ.
   Result<std::vector<LoraModule>> finish() &&;
 
  private:

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "engine/adapter/collector.h"
 #include "engine/base/text.h"
@@ -105,16 +104,14 @@ Result<LoraAdapter> read_gguf_lora(Bytes file) {
     TRY_VOID(add_tensor(collector, tensor, file));
   }
   TRY(adapter.modules, std::move(collector).finish());
-  if (adapter.modules.empty()) {
-    return fail(ErrorCode::kInvalidFormat, "GGUF adapter: it changes no matrix");
-  }
-  TRY(const double alpha, header.get_float(kAlphaKey, 0.0));
-  if (!(std::abs(alpha) <= double{std::numeric_limits<float>::max()})) {
+  TRY(const double value, header.get_float(kAlphaKey, 0.0));
+  const std::optional<float> alpha = float_alpha(value);
+  if (!alpha) {
     return fail(ErrorCode::kInvalidFormat, cat("GGUF adapter: '", kAlphaKey, "' is out of range"));
   }
   // llama.cpp takes an alpha of 0 as a scale of 1.
   for (LoraModule& module : adapter.modules) {
-    module.alpha = alpha == 0 ? static_cast<float>(module.rank) : static_cast<float>(alpha);
+    module.alpha = *alpha == 0 ? static_cast<float>(module.rank) : *alpha;
   }
   adapter.rank = adapter.modules[0].rank;
   adapter.alpha = adapter.modules[0].alpha;

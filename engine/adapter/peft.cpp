@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <limits>
 
 #include "engine/adapter/collector.h"
 #include "engine/adapter/safetensors.h"
@@ -155,12 +153,9 @@ Status check_targets(const Json& config) {
 
 Result<float> parse_alpha(const Json& value, std::string_view where) {
   if (!value.is_number()) return invalid(cat(where, " is not a number"));
-  const auto alpha = value.get<double>();
-  // check() refuses what is not positive; here a value that no float can hold must not get through.
-  if (!(std::abs(alpha) <= double{std::numeric_limits<float>::max()})) {
-    return invalid(cat(where, " is too large"));
-  }
-  return static_cast<float>(alpha);
+  const std::optional<float> alpha = float_alpha(value.get<double>());
+  if (!alpha) return invalid(cat(where, " is too large"));
+  return *alpha;
 }
 
 Result<uint32_t> parse_rank(const Json& value, std::string_view where) {

@@ -1,8 +1,6 @@
 #include "engine/adapter/rullama.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "engine/adapter/collector.h"
 #include "engine/adapter/safetensors.h"
@@ -61,11 +59,9 @@ Result<float> parse_alpha(const Safetensors& file) {
   if (!value || !value->is_number()) {
     return invalid(cat("'alpha' is '", printable(*text), "', not a number"));
   }
-  const auto alpha = value->get<double>();
-  if (!(std::abs(alpha) <= double{std::numeric_limits<float>::max()})) {
-    return invalid("'alpha' is too large");
-  }
-  return static_cast<float>(alpha);
+  const std::optional<float> alpha = float_alpha(value->get<double>());
+  if (!alpha) return invalid("'alpha' is too large");
+  return *alpha;
 }
 
 }  // namespace
@@ -90,7 +86,6 @@ Result<LoraAdapter> read_rullama(Bytes safetensors) {
         collector.add(target, tensor.name, tensor.shape[0], tensor.shape[1], std::move(values)));
   }
   TRY(adapter.modules, std::move(collector).finish());
-  if (adapter.modules.empty()) return invalid("it changes no matrix");
   TRY(adapter.alpha, parse_alpha(file));
   adapter.rank = adapter.modules[0].rank;
   const std::string* rank = file.find_metadata("rank");

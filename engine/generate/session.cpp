@@ -442,23 +442,27 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
   }
   for (size_t p = 0; p < prompts.size() && !cancelled();) {
     std::vector<model::Prompt> batch;
-    std::vector<uint32_t> batch_tokens;
+    std::vector<uint32_t> all;
     uint32_t room = decoder_->max_batch();
-    while (p < prompts.size() && room > 0) {
-      Sequence& sequence = sequences_[taken[p]];
+    for (; p < prompts.size() && room > 0; ++p) {
       const std::vector<uint32_t>& prompt = prompts[p];
-      const auto at = static_cast<uint32_t>(sequence.cached.size());
+      const auto at = static_cast<uint32_t>(sequences_[taken[p]].cached.size());
       const std::span tokens =
           std::span(prompt).subspan(at, std::min<size_t>(room, prompt.size() - at));
       batch.push_back({.sequence = taken[p], .position = at, .tokens = tokens});
-      batch_tokens.insert(batch_tokens.end(), tokens.begin(), tokens.end());
-      sequence.cached.insert(sequence.cached.end(), tokens.begin(), tokens.end());
-      sequence.note_written(static_cast<uint32_t>(sequence.cached.size()));
+      all.insert(all.end(), tokens.begin(), tokens.end());
       room -= static_cast<uint32_t>(tokens.size());
-      if (sequence.cached.size() == prompt.size()) ++p;
+      if (at + tokens.size() < prompt.size()) break;  // the rest is the next batch's
     }
-    CO_TRY_VOID(co_await decoder_->provide(batch_tokens, false));
+    Status provided = co_await decoder_->provide(all, false);
+    if (!provided && cancelled()) break;  // a read that was given up
+    CO_TRY_VOID(std::move(provided));
     decoder_->prefill(batch);
+    for (const auto& [sequence, position, tokens] : batch) {
+      Sequence& written = sequences_[sequence];
+      written.cached.insert(written.cached.end(), tokens.begin(), tokens.end());
+      written.note_written(static_cast<uint32_t>(written.cached.size()));
+    }
     CO_TRY_VOID(co_await device_.sync());
   }
   co_return Status{};

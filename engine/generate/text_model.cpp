@@ -135,15 +135,7 @@ model::Cuts parse_cuts(const Json& json) {
 
 Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
   LoadOptions out;
-  if (const Json* context = json_member(json, "contextLength");
-      context != nullptr && !context->is_null()) {
-    const double value = context->is_number() ? context->get<double>() : NAN;
-    if (!(value >= 1 && value <= model::kMaxContext)) {
-      return fail(ErrorCode::kInvalidArgument,
-                  "contextLength must be a number of tokens, at least 1");
-    }
-    out.context = static_cast<uint32_t>(value);
-  }
+  TRY_VOID(parse_count(json, "contextLength", model::kMaxContext, out.context));
   if (const Json* type = json_member(json, "kvType"); type != nullptr && !type->is_null()) {
     if (*type != "f16" && *type != "f32")
       return fail(ErrorCode::kInvalidArgument, "kvType must be f16 or f32");

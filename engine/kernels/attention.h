@@ -73,8 +73,8 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position);
 
 // Prefill, first half: T = step.tokens tokens in place, of the sequences that the spans say. q
-// becomes normed and roped q; K and V of
-// the tokens go to their slots; k and v in qkv stay as they are.
+// becomes normed and roped q; K and V of the tokens go to their slots; k and v in qkv stay as they
+// are.
 //   0 w qkv  f32 [T][qkv_rows()]      1 r qk_norms      2 r rope
 //   3 w K cache   4 w V cache      (when shares_kv: no caches, the next ones move up)
 //   5 r spans  TokenSpan [step.spans]   6 u step

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "engine/base/text.h"
 #include "engine/kernels/gather.h"
@@ -101,11 +100,8 @@ Task<Status> check_handed_over(gpu::Device& device, const Variant& variant) {
   const std::vector<float> x = TrialRandom(5).floats(256);
   const std::vector<double> product = trial_product(up, x.data());
   std::vector<float> between(kBetween);
-  for (uint32_t i = 0; i < kBetween; ++i) {
-    const double gate = product[i];
-    const double inner = std::sqrt(2 / std::numbers::pi) * (gate + 0.044715 * gate * gate * gate);
-    between[i] = static_cast<float>(0.5 * gate * (1 + std::tanh(inner)) * product[kBetween + i]);
-  }
+  for (uint32_t i = 0; i < kBetween; ++i)
+    between[i] = static_cast<float>(trial_gelu(product[i]) * product[kBetween + i]);
   MatvecSpec first{.segments = up.segments,
                    .cols = 256,
                    .epilogue = Epilogue::kGeglu,

@@ -1,5 +1,8 @@
 #include "engine/kernels/trial.h"
 
+#include <cmath>
+#include <numbers>
+
 #include <algorithm>
 
 namespace lapidary::kernels {
@@ -35,6 +38,10 @@ Task<Status> trial_run(gpu::Device& device, KernelSource source, std::vector<gpu
                        Groups groups) {
   CO_TRY(const gpu::Kernel kernel, co_await trial_kernel(device, std::move(source)));
   co_return trial_dispatch(device, kernel, bindings, groups);
+}
+
+double trial_gelu(double x) {
+  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
 }
 
 }  // namespace lapidary::kernels

@@ -39,6 +39,9 @@ Task<Result<std::vector<T>>> trial_read(gpu::Device& device, const gpu::Buffer& 
   co_return out;
 }
 
+// gelu, tanh form (reference::gelu), in double.
+double trial_gelu(double x);
+
 // The same random numbers everywhere: uniform in [-1, 1).
 class TrialRandom {
  public:

@@ -13,7 +13,7 @@ namespace {
 
 using model::TensorRole;
 
-using Tensors = std::map<std::string, FixtureTensor>;
+using Tensors = std::map<std::string, std::vector<float>>;
 
 const ReferenceModel& nano() {
   static const ReferenceModel model = load_fixture_model("nano/nano-f16.gguf.gz");
@@ -52,7 +52,7 @@ struct NanoLora {
         const auto found = a.find(name + ".lora_A.weight");
         if (found == a.end()) continue;
         const auto shape = model::expected_shape(nano().config(), role, static_cast<int>(layer));
-        const std::vector<float>& values = found->second.values;
+        const std::vector<float>& values = found->second;
         modules.push_back({.role = role,
                            .layer = layer,
                            .rank = rank,
@@ -91,7 +91,7 @@ TEST(TrainingNano, AtZeroB) {
   ASSERT_EQ(expected.size(), lora.modules.size());
   double worst = 0;
   for (size_t i = 0; i < lora.modules.size(); ++i) {
-    const std::vector<float>& b = expected.at(lora.names[i] + ".lora_B.weight").values;
+    const std::vector<float>& b = expected.at(lora.names[i] + ".lora_B.weight");
     const double difference = relative_difference(result.gradients[i].b, b);
     EXPECT_LT(difference, 1e-3) << lora.names[i];
     worst = std::max(worst, difference);
@@ -108,7 +108,7 @@ TEST(TrainingNano, AtNonzeroB) {
   NanoLora lora;
   const Tensors start = read_fixture_safetensors("nano-lora/lora_B_nonzero.safetensors.gz");
   for (size_t i = 0; i < lora.modules.size(); ++i) {
-    const std::vector<float>& b = start.at(lora.names[i] + ".lora_B.weight").values;
+    const std::vector<float>& b = start.at(lora.names[i] + ".lora_B.weight");
     lora.modules[i].b.assign(b.begin(), b.end());
   }
   const TrainingResult result = run(training_gradients, nano(), lora.modules, lora.batch);
@@ -117,8 +117,8 @@ TEST(TrainingNano, AtNonzeroB) {
   ASSERT_EQ(expected.size(), 2 * lora.modules.size());
   double worst = 0;
   for (size_t i = 0; i < lora.modules.size(); ++i) {
-    const std::vector<float>& a = expected.at(lora.names[i] + ".lora_A.weight").values;
-    const std::vector<float>& b = expected.at(lora.names[i] + ".lora_B.weight").values;
+    const std::vector<float>& a = expected.at(lora.names[i] + ".lora_A.weight");
+    const std::vector<float>& b = expected.at(lora.names[i] + ".lora_B.weight");
     for (const double difference : {relative_difference(result.gradients[i].a, a),
                                     relative_difference(result.gradients[i].b, b)}) {
       EXPECT_LT(difference, 1e-3) << lora.names[i];

@@ -17,10 +17,6 @@ namespace {
 
 constexpr double kTolerance = 2e-5;
 
-double gelu(double x) {
-  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
-}
-
 Task<Result<TrialGroup>> make_group(gpu::Device& device, std::vector<Segment> shapes,
                                     uint32_t cols) {
   std::vector<TrialMatrix> matrices;
@@ -100,7 +96,7 @@ Task<Status> expect_product(gpu::Device& device, const TrialGroup& group, Matmul
         double move = moved[r];
         // GELU is at most 1.13 steep, the soft cap 1.
         if (geglu) {
-          const double gate = gelu(value);
+          const double gate = trial_gelu(value);
           const double up = product[rows + r];
           value = gate * up;
           move =
@@ -108,7 +104,7 @@ Task<Status> expect_product(gpu::Device& device, const TrialGroup& group, Matmul
         }
         if (spec.epilogue == Epilogue::kGeluMul) {
           const double factor = mul[size_t{t} * mul_stride + spec.mul_offset + r];
-          value = gelu(value) * factor;
+          value = trial_gelu(value) * factor;
           move *= 1.13 * std::fabs(factor);
         }
         if (spec.epilogue == Epilogue::kSoftcap) value = spec.cap * std::tanh(value / spec.cap);

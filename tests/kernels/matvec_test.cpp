@@ -27,10 +27,6 @@ std::vector<double> rms(const std::vector<double>& v, double eps) {
   return out;
 }
 
-double gelu(double x) {
-  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
-}
-
 std::vector<double> doubles(const std::vector<float>& v) { return {v.begin(), v.end()}; }
 std::vector<float> floats(const std::vector<double>& v) { return {v.begin(), v.end()}; }
 
@@ -232,8 +228,8 @@ KERNEL_TEST(matvec_geglu_and_gelu_mul) {
   CO_TRY(const gpu::Buffer mul_buffer, trial_buffer(device, mul));
   std::vector<double> geglu(kRows);
   std::vector<double> scaled(2 * kRows);
-  for (uint32_t i = 0; i < kRows; ++i) geglu[i] = gelu(product[i]) * product[kRows + i];
-  for (uint32_t i = 0; i < 2 * kRows; ++i) scaled[i] = gelu(product[i]) * mul[i];
+  for (uint32_t i = 0; i < kRows; ++i) geglu[i] = trial_gelu(product[i]) * product[kRows + i];
+  for (uint32_t i = 0; i < 2 * kRows; ++i) scaled[i] = trial_gelu(product[i]) * mul[i];
   for (const Variant& variant : dot_variants(device)) {
     MatvecSpec spec{.segments = group.segments, .cols = kCols, .epilogue = Epilogue::kGeglu};
     CO_TRY(std::vector<float> y, co_await run(device, spec, variant, group, kRows, {x_buffer}));
@@ -260,7 +256,7 @@ Task<Status> expect_handed_over(gpu::Device& device, const Variant& variant,
   const std::vector<double> product = trial_product(group, x.data());
   std::vector<float> middle(kRows);
   for (uint32_t i = 0; i < kRows; ++i)
-    middle[i] = static_cast<float>(gelu(product[i]) * product[kRows + i]);
+    middle[i] = static_cast<float>(trial_gelu(product[i]) * product[kRows + i]);
   const std::vector<double> want = trial_product(last, middle.data());
   MatvecSpec first{
       .segments = group.segments, .cols = kCols, .epilogue = Epilogue::kGeglu, .tiling = tiling};

@@ -175,6 +175,30 @@ describe('a source that fails after the load', () => {
     expect((await reply.report()).reason).toBe('cancelled');
     await answersAgain();
   });
+
+  test('a prefill is ended by its own signal alone, and keeps what was run', async () => {
+    const earlier = new AbortController();
+    source.mood = 'hanging';
+    const reply = inSource.generate([201, 202, 203], { signal: earlier.signal });
+    await source.reading();
+    earlier.abort();
+    await reply.report();
+    source.mood = 'well';
+    const prompts = [story, [...long.slice(0, 60), 204, 205]].map((tokens) => ({ tokens }));
+    await inSource.prefill([prompts[0]!, { tokens: long.slice(0, 60) }]);
+    await inSource.truncate(0);
+    source.mood = 'hanging';
+    const stop = new AbortController();
+    // The second of its batches has tokens whose rows were never read.
+    const running = inSource.prefill(prompts, { signal: stop.signal });
+    await source.reading();
+    stop.abort();
+    await expect(running).rejects.toEqual(code('cancelled'));
+    source.mood = 'well';
+    const [first] = await inSource.prefill([prompts[0]!]);
+    expect(first!.cachedTokens).toBe(story.length - 1);
+    await answersAgain();
+  });
 });
 
 describe('the same answers', () => {

@@ -11,6 +11,10 @@ fn absolute_max(v: vec4<f32>) -> f32 {
   return max(max(a.x, a.y), max(a.z, a.w));
 }
 
+fn largest(v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) -> f32 {
+  return max(max(absolute_max(v0), absolute_max(v1)), max(absolute_max(v2), absolute_max(v3)));
+}
+
 // 1 / scale of values of which `most` is the largest. Zeros, and numbers too small to divide by,
 // become 0.
 fn inverse_scale(most: f32) -> f32 { return select(0.0, LIMIT / most, most > 1e-30); }

@@ -71,7 +71,7 @@ fn activations(unit: u32) -> Activations {
 // Stages half `half` (16 values) of unit `unit` of the tile.
 fn stage(unit: u32, half: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) {
 //#if INTEGER
-  let most = max(max(absolute_max(v0), absolute_max(v1)), max(absolute_max(v2), absolute_max(v3)));
+  let most = largest(v0, v1, v2, v3);
   let inverse = inverse_scale(most);
   let scale = most / LIMIT;
   let q0 = rounded(v0, inverse);
@@ -301,7 +301,7 @@ fn quantize_rows(n: u32, half: u32) {
   let v1 = row_vector(begin + 4u);
   let v2 = row_vector(begin + 8u);
   let v3 = row_vector(begin + 12u);
-  let most = max(max(absolute_max(v0), absolute_max(v1)), max(absolute_max(v2), absolute_max(v3)));
+  let most = largest(v0, v1, v2, v3);
   let inverse = inverse_scale(most);
   let unit = half >> 1u;
   let h = half & 1u;

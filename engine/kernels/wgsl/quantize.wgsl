@@ -13,10 +13,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#repeat k EIGHT
   let v_${k} = x[begin + ${k}u];
 //#end
-  let most = max(max(max(absolute_max(v_0), absolute_max(v_1)),
-                     max(absolute_max(v_2), absolute_max(v_3))),
-                 max(max(absolute_max(v_4), absolute_max(v_5)),
-                     max(absolute_max(v_6), absolute_max(v_7))));
+  let most = max(largest(v_0, v_1, v_2, v_3), largest(v_4, v_5, v_6, v_7));
   let inverse = inverse_scale(most);
   let scale = most / LIMIT;
 //#repeat k EIGHT

@@ -209,12 +209,12 @@ export class Model {
           ? { ...prompt, messages: [...this.prefix, ...prompt.messages] }
           : prompt,
       );
-      const ended = signal ? AbortSignal.any([signal, this.closing.signal]) : this.closing.signal;
+      const ending = this.endingWith(signal);
       const args = [this.handle, JSON.stringify({ prompts: request })];
       const done = await this.engine.callJson<PrefillReport[]>('lap_prefill', args, {
-        signal: ended,
+        signal: ending,
       });
-      throwIfAborted(ended);
+      throwIfAborted(ending);
       return done;
     });
   }
@@ -256,7 +256,7 @@ export class Model {
     return this.enqueue(async () => {
       this.checkOpen();
       const args = [this.handle, idBytes(ids), all ? 1 : 0];
-      this.engine.readUntil(this.sourceHandle, this.closing.signal);
+      this.endingWith();
       const bytes = await this.engine.call('lap_logits', args).done;
       return new Float32Array(bytes.buffer);
     });
@@ -326,6 +326,14 @@ export class Model {
     return result;
   }
 
+  /** What ends the request that begins now, its reads of the source included: `signal`, or closing the model. */
+  private endingWith(signal?: AbortSignal): AbortSignal {
+    const closing = this.closing.signal;
+    const ending = signal ? AbortSignal.any([signal, closing]) : closing;
+    this.engine.readUntil(this.sourceHandle, ending);
+    return ending;
+  }
+
   private reply(name: string, request: object, signal: AbortSignal | undefined): Reply {
     const json = JSON.stringify(request);
     return new Reply(
@@ -333,10 +341,8 @@ export class Model {
         this.enqueue(async () => {
           if (stop.aborted) return NEVER_STARTED;
           this.checkOpen();
-          const ending = AbortSignal.any([stop, this.closing.signal]);
-          this.engine.readUntil(this.sourceHandle, ending);
           return this.engine.callJson<ReplyReport>(name, [this.handle, json], {
-            signal: ending,
+            signal: this.endingWith(stop),
             onEvent: (event) => emit(event as ReplyEvent),
           });
         }),
