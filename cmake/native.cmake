@@ -1,10 +1,11 @@
 # Unit tests (one binary a room) and fuzzers, with the same clang and libc++ as the engine, under sanitizers.
 enable_testing()
-add_compile_options(-g -O1 -fno-omit-frame-pointer)
+# Tests are compiled once and run for moments: what takes time is the compiler. Line tables suffice for stack traces.
+add_compile_options(-g1 -O0 -fno-omit-frame-pointer)
 add_compile_options(-stdlib=libc++)
 # Static: the libc++.so beside it may be an older release than the headers (Debian keeps libc++1-19).
 add_link_options(-stdlib=libc++ -static-libstdc++ -fuse-ld=lld)
-target_compile_options(engine PUBLIC -g -O1 -stdlib=libc++)
+target_compile_options(engine PUBLIC -stdlib=libc++ PRIVATE -O1)
 if(LAPIDARY_SANITIZE)
   set(SANITIZE -fsanitize=address,undefined -fno-sanitize-recover=all)
   add_compile_options(${SANITIZE})
@@ -26,6 +27,10 @@ foreach(target gtest gtest_main)
   target_compile_options(${target} PRIVATE -Wno-error -DGTEST_HAS_EXCEPTIONS=0)
 endforeach()
 
+# What most files include, parsed once. The wasm build does without, and so sees where an include is missing.
+target_precompile_headers(engine PRIVATE engine/base/json.h engine/base/text.h <algorithm> <functional> <optional>
+                          <span> <string> <vector>)
+
 file(GLOB rooms RELATIVE ${CMAKE_SOURCE_DIR}/engine ${CMAKE_SOURCE_DIR}/engine/*)
 foreach(room ${rooms})
   file(GLOB_RECURSE tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/${room}/*_test.cpp)
@@ -34,6 +39,13 @@ foreach(room ${rooms})
     target_link_libraries(${room}_test PRIVATE gtest_main gtest engine)
     if(TARGET reference)
       target_link_libraries(${room}_test PRIVATE reference)
+    endif()
+    if(NOT FIRST_TEST)
+      set(FIRST_TEST ${room}_test)
+      target_precompile_headers(${room}_test PRIVATE engine/base/json.h engine/base/text.h <gtest/gtest.h> <algorithm>
+                                <string> <vector>)
+    else()
+      target_precompile_headers(${room}_test REUSE_FROM ${FIRST_TEST})
     endif()
     # Fixture paths in tests are relative to the repository's root.
     target_compile_definitions(${room}_test PRIVATE LAPIDARY_ROOT="${CMAKE_SOURCE_DIR}")

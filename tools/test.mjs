@@ -51,10 +51,19 @@ const built = (suffix) => {
     : [];
 };
 
+// Does `work` for every name, as many at once as there are processors.
+async function inParallel(names, work) {
+  const queue = [...names];
+  const worker = async () => {
+    for (let name = queue.shift(); name; name = queue.shift()) await work(name);
+  };
+  await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
+}
+
 // The native unit tests: one GoogleTest binary a room of engine/, under ASan and UBSan.
 async function native() {
   const total = { passed: 0, failed: 0 };
-  for (const name of built('_test')) {
+  await inParallel(built('_test'), async (name) => {
     const report = `${results}/${name}.json`;
     rmSync(report, { force: true });
     const started = performance.now();
@@ -73,7 +82,7 @@ async function native() {
     console.log(`native: ${name} ${passed} passed, ${failed} failed (${seconds(started)})`);
     total.passed += passed;
     total.failed += failed;
-  }
+  });
   return total;
 }
 
@@ -83,41 +92,37 @@ async function fuzz() {
   const total = { passed: 0, failed: 0 };
   const failures = `${root}/build/fuzz-failures`;
   mkdirSync(failures, { recursive: true });
-  const queue = built('_fuzz');
-  const worker = async () => {
-    for (let name = queue.shift(); name; name = queue.shift()) {
-      const corpus = mkdtempSync(join(tmpdir(), `lapidary-${name}-`));
-      const kept = `${root}/tests/fuzz/${name.replace(/_fuzz$/, '')}`;
-      if (existsSync(kept)) cpSync(kept, corpus, { recursive: true });
-      const { code, output } = await run(
-        `${root}/build/native/${name}`,
-        [
-          corpus,
-          `-max_total_time=${FUZZ_SECONDS}`,
-          `-artifact_prefix=${failures}/${name}-`,
-          '-timeout=10',
-          '-rss_limit_mb=2048',
-          '-print_final_stats=1',
-        ],
-        { capture: true },
-      );
-      rmSync(corpus, { recursive: true, force: true });
-      const runs = output.match(/stat::number_of_executed_units:\s*(\d+)/)?.[1] ?? '0';
-      const ok = code === 0 && Number(runs) > 0;
-      if (ok) total.passed += 1;
-      else {
-        total.failed += 1;
-        process.stdout.write(output.split('\n').slice(-60).join('\n'));
-      }
-      console.log(`fuzz: ${name} ${ok ? 'ok' : 'FAILED'}, ${runs} inputs`);
+  await inParallel(built('_fuzz'), async (name) => {
+    const corpus = mkdtempSync(join(tmpdir(), `lapidary-${name}-`));
+    const kept = `${root}/tests/fuzz/${name.replace(/_fuzz$/, '')}`;
+    if (existsSync(kept)) cpSync(kept, corpus, { recursive: true });
+    const { code, output } = await run(
+      `${root}/build/native/${name}`,
+      [
+        corpus,
+        `-max_total_time=${FUZZ_SECONDS}`,
+        `-artifact_prefix=${failures}/${name}-`,
+        '-timeout=10',
+        '-rss_limit_mb=2048',
+        '-print_final_stats=1',
+      ],
+      { capture: true },
+    );
+    rmSync(corpus, { recursive: true, force: true });
+    const runs = output.match(/stat::number_of_executed_units:\s*(\d+)/)?.[1] ?? '0';
+    const ok = code === 0 && Number(runs) > 0;
+    if (ok) total.passed += 1;
+    else {
+      total.failed += 1;
+      process.stdout.write(output.split('\n').slice(-60).join('\n'));
     }
-  };
-  await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
+    console.log(`fuzz: ${name} ${ok ? 'ok' : 'FAILED'}, ${runs} inputs`);
+  });
   return total;
 }
 
-// A vitest project (vitest.config.ts).
-const vitest = (project) => async () => {
+// A vitest project (vitest.config.ts). What it prints is held back until it ends where another tier runs beside it.
+const vitest = (project) => async (held) => {
   const report = `${results}/${project}.json`;
   rmSync(report, { force: true });
   const args = [
@@ -128,7 +133,8 @@ const vitest = (project) => async () => {
     '--reporter=json',
     `--outputFile.json=${report}`,
   ];
-  const { code } = await run(bin('vitest'), args);
+  const { code, output } = await run(bin('vitest'), args, { capture: held });
+  if (held) process.stdout.write(`\n== ${project}\n${output}`);
   if (!existsSync(report)) return { passed: 0, failed: 1 };
   const { numPassedTests, numTotalTests } = JSON.parse(readFileSync(report, 'utf8'));
   // A skipped test is one that did not run: it counts as failed.
@@ -152,6 +158,9 @@ const tiers = {
   browser: vitest('browser'),
 };
 
+// Tiers that run beside another one: each keeps little more than one core busy.
+const beside = { 'kernel-swiftshader': 'model' };
+
 // "kernel" names all kernel tiers; what is tested is always built first.
 const named = process.argv.slice(2);
 const chosen = Object.keys(tiers).filter(
@@ -169,16 +178,25 @@ for (const word of named) {
 
 mkdirSync(results, { recursive: true });
 const rows = [];
-for (const tier of chosen) {
-  console.log(`\n== ${tier}`);
+async function runTier(tier, held) {
+  if (!held) console.log(`\n== ${tier}`);
   const started = performance.now();
-  let counts = await tiers[tier]();
+  let counts = await tiers[tier](held);
   if (counts.passed + counts.failed === 0) {
     console.log(`${tier}: no test was found`);
     counts = { passed: 0, failed: 1 };
   }
   rows.push({ tier, ...counts, time: seconds(started) });
-  if (tier === 'build' && counts.failed > 0) break;
+  return counts.failed === 0;
+}
+for (const tier of chosen) {
+  if (chosen.includes(beside[tier])) continue;
+  const guests = chosen.filter((other) => beside[other] === tier);
+  const [good] = await Promise.all([
+    runTier(tier, false),
+    ...guests.map((guest) => runTier(guest, true)),
+  ]);
+  if (tier === 'build' && !good) break;
 }
 
 console.log();
