@@ -25,6 +25,12 @@ size_t located_segments(const MatmulSpec& spec) { return geglu(spec) ? 1 : spec.
 
 void add_locate(Composer& composer, const MatmulSpec& spec) {
   std::string text = "fn locate(group: u32) {\n  var at = group;\n";
+  if (spec.window != 0) {
+    composer.text(cat("fn locate(group: u32) {\n  segment = 0u;\n  first_row = step.position + group * ",
+                      rows_per_group(spec), "u;\n  segment_rows = min(step.position + ", spec.window,
+                      "u, ROWS_0);\n  y_base = 0u - step.position;\n}\n"));
+    return;
+  }
   uint32_t y_base = spec.row_offset;
   for (size_t i = 0; i < located_segments(spec); ++i) {
     const uint32_t groups = div_ceil(spec.segments[i].rows, rows_per_group(spec));
@@ -195,8 +201,8 @@ KernelSource matmul_source(const MatmulSpec& spec) {
 }
 
 Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens) {
-  uint32_t groups = 0;
-  for (size_t i = 0; i < located_segments(spec); ++i)
+  uint32_t groups = div_ceil(spec.window, rows_per_group(spec));
+  for (size_t i = 0; spec.window == 0 && i < located_segments(spec); ++i)
     groups += div_ceil(spec.segments[i].rows, rows_per_group(spec));
   return {groups, div_ceil(tokens, tile_tokens(spec)), 1};
 }

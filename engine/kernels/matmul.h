@@ -37,6 +37,8 @@ struct MatmulSpec {
   // the number of output rows.
   uint32_t mul_stride = 0;
   uint32_t mul_offset = 0;
+  // Not 0: only so many rows of the one segment, from step.position on, at the start of Y's row.
+  uint32_t window = 0;
   MatmulTiling tiling;
   Dot dot = Dot::kF32;  // not kF32: all segments have integer quants
   bool light = false;   // as Variant's
