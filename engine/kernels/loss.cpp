@@ -24,7 +24,8 @@ void add_shape(Composer& composer, const LossSpec& spec, const Variant& variant)
 KernelSource cross_entropy_sum_source(const LossSpec& spec, const Variant& variant) {
   Composer composer;
   add_shape(composer, spec, variant);
-  composer.bind('r', "logits", "array<f32>")
+  composer.flag("LOGITS", 1)
+      .bind('r', "logits", "array<f32>")
       .bind('r', "targets", "array<u32>")
       .bind('w', "state", "array<vec4<f32>>")
       .bind('u', "step", "Step")
@@ -39,7 +40,8 @@ Groups cross_entropy_sum_groups(uint32_t rows) { return fold_groups(rows); }
 KernelSource cross_entropy_loss_source(const LossSpec& spec, const Variant& variant) {
   Composer composer;
   add_shape(composer, spec, variant);
-  composer.bind('r', "targets", "array<u32>")
+  composer.flag("LOGITS", 0)
+      .bind('r', "targets", "array<u32>")
       .bind('r', "state", "array<vec4<f32>>")
       .bind('w', "loss", "array<f32>")
       .bind('u', "params", "LossParams")
@@ -55,7 +57,8 @@ KernelSource cross_entropy_back_source(const LossSpec& spec, const Variant& vari
   Variant plain = variant;
   plain.subgroups = false;
   add_shape(composer, spec, plain);
-  composer.bind('w', "logits", "array<f32>")
+  composer.flag("LOGITS", 1)
+      .bind('w', "logits", "array<f32>")
       .bind('r', "targets", "array<u32>")
       .bind('r', "state", "array<vec4<f32>>")
       .bind('u', "params", "LossParams")

@@ -10,6 +10,9 @@ namespace {
 constexpr char kActivationBytes[] = {
 #embed "wgsl/activation_bytes.wgsl"
 };
+constexpr char kAdamw[] = {
+#embed "wgsl/adamw.wgsl"
+};
 constexpr char kAdjust[] = {
 #embed "wgsl/adjust.wgsl"
 };
@@ -22,11 +25,23 @@ constexpr char kArgmaxPartial[] = {
 constexpr char kArgmaxReduce[] = {
 #embed "wgsl/argmax_reduce.wgsl"
 };
+constexpr char kAttentionBack[] = {
+#embed "wgsl/attention_back.wgsl"
+};
 constexpr char kAttentionDecode[] = {
 #embed "wgsl/attention_decode.wgsl"
 };
+constexpr char kAttentionDelta[] = {
+#embed "wgsl/attention_delta.wgsl"
+};
+constexpr char kAttentionMask[] = {
+#embed "wgsl/attention_mask.wgsl"
+};
 constexpr char kAttentionPrefill[] = {
 #embed "wgsl/attention_prefill.wgsl"
+};
+constexpr char kAttentionTrain[] = {
+#embed "wgsl/attention_train.wgsl"
 };
 constexpr char kBound[] = {
 #embed "wgsl/bound.wgsl"
@@ -58,14 +73,41 @@ constexpr char kCodecQ6_K[] = {
 constexpr char kCodecQ8_0[] = {
 #embed "wgsl/codec_q8_0.wgsl"
 };
+constexpr char kCopyRows[] = {
+#embed "wgsl/copy_rows.wgsl"
+};
+constexpr char kCrossEntropy[] = {
+#embed "wgsl/cross_entropy.wgsl"
+};
+constexpr char kCrossEntropyBack[] = {
+#embed "wgsl/cross_entropy_back.wgsl"
+};
+constexpr char kCrossEntropyLoss[] = {
+#embed "wgsl/cross_entropy_loss.wgsl"
+};
+constexpr char kCrossEntropySum[] = {
+#embed "wgsl/cross_entropy_sum.wgsl"
+};
 constexpr char kDraw[] = {
 #embed "wgsl/draw.wgsl"
+};
+constexpr char kDropout[] = {
+#embed "wgsl/dropout.wgsl"
 };
 constexpr char kEpilogue[] = {
 #embed "wgsl/epilogue.wgsl"
 };
+constexpr char kGate[] = {
+#embed "wgsl/gate.wgsl"
+};
+constexpr char kGateBack[] = {
+#embed "wgsl/gate_back.wgsl"
+};
 constexpr char kGather[] = {
 #embed "wgsl/gather.wgsl"
+};
+constexpr char kGemm[] = {
+#embed "wgsl/gemm.wgsl"
 };
 constexpr char kHeadRow[] = {
 #embed "wgsl/head_row.wgsl"
@@ -82,6 +124,9 @@ constexpr char kLogitKey[] = {
 constexpr char kMatmul[] = {
 #embed "wgsl/matmul.wgsl"
 };
+constexpr char kMatmulBack[] = {
+#embed "wgsl/matmul_back.wgsl"
+};
 constexpr char kMatmulFloat[] = {
 #embed "wgsl/matmul_float.wgsl"
 };
@@ -97,8 +142,14 @@ constexpr char kPlanes[] = {
 constexpr char kPleCombine[] = {
 #embed "wgsl/ple_combine.wgsl"
 };
+constexpr char kQkvBack[] = {
+#embed "wgsl/qkv_back.wgsl"
+};
 constexpr char kQkvPost[] = {
 #embed "wgsl/qkv_post.wgsl"
+};
+constexpr char kQkvTrain[] = {
+#embed "wgsl/qkv_train.wgsl"
 };
 constexpr char kQuantize[] = {
 #embed "wgsl/quantize.wgsl"
@@ -112,6 +163,9 @@ constexpr char kRepack[] = {
 constexpr char kResidualNorm[] = {
 #embed "wgsl/residual_norm.wgsl"
 };
+constexpr char kResidualNormBack[] = {
+#embed "wgsl/residual_norm_back.wgsl"
+};
 constexpr char kSample[] = {
 #embed "wgsl/sample.wgsl"
 };
@@ -123,6 +177,12 @@ constexpr char kSplits[] = {
 };
 constexpr char kStep[] = {
 #embed "wgsl/step.wgsl"
+};
+constexpr char kSumHeads[] = {
+#embed "wgsl/sum_heads.wgsl"
+};
+constexpr char kSumSquares[] = {
+#embed "wgsl/sum_squares.wgsl"
 };
 constexpr char kTokenSpans[] = {
 #embed "wgsl/token_spans.wgsl"
@@ -144,12 +204,17 @@ struct Module {
 };
 constexpr Module kModules[] = {
     {"activation_bytes.wgsl", kActivationBytes},
+    {"adamw.wgsl", kAdamw},
     {"adjust.wgsl", kAdjust},
     {"argmax_final.wgsl", kArgmaxFinal},
     {"argmax_partial.wgsl", kArgmaxPartial},
     {"argmax_reduce.wgsl", kArgmaxReduce},
+    {"attention_back.wgsl", kAttentionBack},
     {"attention_decode.wgsl", kAttentionDecode},
+    {"attention_delta.wgsl", kAttentionDelta},
+    {"attention_mask.wgsl", kAttentionMask},
     {"attention_prefill.wgsl", kAttentionPrefill},
+    {"attention_train.wgsl", kAttentionTrain},
     {"bound.wgsl", kBound},
     {"codec_bf16.wgsl", kCodecBf16},
     {"codec_f16.wgsl", kCodecF16},
@@ -160,28 +225,43 @@ constexpr Module kModules[] = {
     {"codec_q5_k.wgsl", kCodecQ5_K},
     {"codec_q6_k.wgsl", kCodecQ6_K},
     {"codec_q8_0.wgsl", kCodecQ8_0},
+    {"copy_rows.wgsl", kCopyRows},
+    {"cross_entropy.wgsl", kCrossEntropy},
+    {"cross_entropy_back.wgsl", kCrossEntropyBack},
+    {"cross_entropy_loss.wgsl", kCrossEntropyLoss},
+    {"cross_entropy_sum.wgsl", kCrossEntropySum},
     {"draw.wgsl", kDraw},
+    {"dropout.wgsl", kDropout},
     {"epilogue.wgsl", kEpilogue},
+    {"gate.wgsl", kGate},
+    {"gate_back.wgsl", kGateBack},
     {"gather.wgsl", kGather},
+    {"gemm.wgsl", kGemm},
     {"head_row.wgsl", kHeadRow},
     {"k_scales.wgsl", kKScales},
     {"kv_cache.wgsl", kKvCache},
     {"logit_key.wgsl", kLogitKey},
     {"matmul.wgsl", kMatmul},
+    {"matmul_back.wgsl", kMatmulBack},
     {"matmul_float.wgsl", kMatmulFloat},
     {"matmul_integer.wgsl", kMatmulInteger},
     {"matvec.wgsl", kMatvec},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
+    {"qkv_back.wgsl", kQkvBack},
     {"qkv_post.wgsl", kQkvPost},
+    {"qkv_train.wgsl", kQkvTrain},
     {"quantize.wgsl", kQuantize},
     {"reduce.wgsl", kReduce},
     {"repack.wgsl", kRepack},
     {"residual_norm.wgsl", kResidualNorm},
+    {"residual_norm_back.wgsl", kResidualNormBack},
     {"sample.wgsl", kSample},
     {"sample_params.wgsl", kSampleParams},
     {"splits.wgsl", kSplits},
     {"step.wgsl", kStep},
+    {"sum_heads.wgsl", kSumHeads},
+    {"sum_squares.wgsl", kSumSquares},
     {"token_spans.wgsl", kTokenSpans},
     {"topk.wgsl", kTopk},
     {"topk_select.wgsl", kTopkSelect},

@@ -148,12 +148,15 @@ Status Trainer::allocate() {
     TRY(ple_, floats(t, width, "per-layer inputs"));
   }
   x_.resize(layers + 1);
-  for (gpu::Buffer& x : x_) TRY(x, floats(t, hidden, "inputs of layers"));
+  for (gpu::Buffer& x : x_) {
+    TRY(x, floats(t, hidden, "inputs of layers"));
+  }
   for (auto* list : {&k_, &v_, &dk_, &dv_}) {
     list->resize(layers);
-    for (size_t l = 0; l < layers; ++l)
-      if (is_shared(l))
-        TRY((*list)[l], floats(t, config_.layers[l].kv_width(), "shared keys and values"));
+    for (size_t l = 0; l < layers; ++l) {
+      if (!is_shared(l)) continue;
+      TRY((*list)[l], floats(t, config_.layers[l].kv_width(), "shared keys and values"));
+    }
   }
   uint32_t layer = UINT32_MAX;
   uint32_t offset = 0;

@@ -5,6 +5,7 @@
 //#include epilogue.wgsl
 struct LossParams { factor: f32 }
 
+//#if LOGITS
 fn logit(row: u32, word: u32) -> f32 {
 //#if SOFTCAP
   return softcap(logits[row * CHUNK + word]);
@@ -12,3 +13,4 @@ fn logit(row: u32, word: u32) -> f32 {
   return logits[row * CHUNK + word];
 //#endif
 }
+//#endif

@@ -8,12 +8,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (row >= step.tokens || word >= step.spans) {
     return;
   }
-  let target = targets[row];
+  let wanted = targets[row];
   var g = 0.0;
-  if (target < VOCAB) {
+  if (wanted < VOCAB) {
     let y = logit(row, word);
     g = exp(y - state[row].x) / state[row].y;
-    if (word + step.position == target) {
+    if (word + step.position == wanted) {
       g -= 1.0;
     }
     g *= params.factor;

@@ -27,9 +27,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let total = workgroup_sum(thread, sum) + before.y * exp(before.x - top);
   if (thread == 0u) {
     var own = before.z;
-    let target = targets[row];
-    if (target >= step.position && target - step.position < step.spans) {
-      own = logit(row, target - step.position);
+    let wanted = targets[row];
+    if (wanted >= step.position && wanted - step.position < step.spans) {
+      own = logit(row, wanted - step.position);
     }
     state[row] = vec4<f32>(top, total, own, 0.0);
   }
