@@ -18,11 +18,6 @@ Tiles tiles_of(const GemmSpec& spec) {
   return {16, 16, 64};
 }
 
-void add_extent(Composer& composer, std::string_view name, uint32_t extent) {
-  composer.text(cat("fn extent_", name, "() -> u32 { return ",
-                    extent == kTokens ? "step.tokens" : cat(extent, "u"), "; }\n"));
-}
-
 }  // namespace
 
 KernelSource gemm_source(const GemmSpec& spec, const Variant& variant) {
@@ -31,30 +26,16 @@ KernelSource gemm_source(const GemmSpec& spec, const Variant& variant) {
   composer.bind('r', "a", "array<f32>")
       .bind('r', "b", "array<f32>")
       .bind('w', "c", "array<f32>")
+      .bind('u', "gemm", "Gemm")
       .bind('u', "step", "Step")
       .flag("LIGHT", variant.light)
-      .flag("ACCUMULATE", spec.accumulate)
-      .flag("A_ALONG_K", spec.a_k == 1)
-      .flag("B_ALONG_K", spec.b_k == 1)
       .flag("M_EACH", tiles.m / 16)
       .flag("N_EACH", tiles.n / 16)
       .constant("TILE_M", tiles.m)
       .constant("TILE_N", tiles.n)
       .constant("TILE_K", tiles.k)
-      .constant("A_OFFSET", spec.a_offset)
-      .constant("A_M", spec.a_m)
-      .constant("A_K", spec.a_k)
-      .constant("B_OFFSET", spec.b_offset)
-      .constant("B_N", spec.b_n)
-      .constant("B_K", spec.b_k)
-      .constant("C_OFFSET", spec.c_offset)
-      .constant("C_M", spec.c_m)
-      .constant("ALPHA", spec.alpha);
-  add_extent(composer, "m", spec.m);
-  add_extent(composer, "n", spec.n);
-  add_extent(composer, "k", spec.k);
-  composer.include("gemm.wgsl");
-  return std::move(composer).finish(cat("gemm ", spec.m, "x", spec.n, "x", spec.k));
+      .include("gemm.wgsl");
+  return std::move(composer).finish(cat("gemm ", tiles.m, "x", tiles.n));
 }
 
 Groups gemm_groups(const GemmSpec& spec, uint32_t tokens) {

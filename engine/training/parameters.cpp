@@ -48,8 +48,9 @@ Result<Parameters> Parameters::create(gpu::Device& device, const adapter::LoraAd
   const uint64_t most = std::min<uint64_t>(static_cast<uint64_t>(binding) / 8, kMostFloats);
   for (const adapter::LoraModule& m : adapter.modules) {
     if (size_of(m) > most)
-      return fail(ErrorCode::kOutOfMemory,
-                  cat(adapter::module_name(m), ": the adapter's matrices are too large for this GPU"));
+      return fail(
+          ErrorCode::kOutOfMemory,
+          cat(adapter::module_name(m), ": the adapter's matrices are too large for this GPU"));
   }
   self.place(adapter, most);
   uint32_t parts = 0;

@@ -15,7 +15,6 @@ using model::TensorRole;
 namespace {
 
 constexpr uint32_t kRounding = 64;  // so that every row block starts where a binding may
-constexpr uint32_t kSlot = 256;     // bytes between the steps of head chunks, likewise
 
 uint32_t max_of(const model::Config& config, auto member) {
   uint32_t most = 0;
@@ -60,12 +59,13 @@ Task<Result<std::unique_ptr<Trainer>>> Trainer::create(
   self->bytes_ = Parameters::bytes_for(adapter);
   CO_TRY_VOID(self->allocate());
   self->record();
-  CO_TRY_VOID(self->parameters_.record(device, cache, self->options_.variant, self->result_,
-                                       self->adam_));
+  device.write(self->gemms_, 0, self->gemm_slots_);
+  CO_TRY_VOID(
+      self->parameters_.record(device, cache, self->options_.variant, self->result_, self->adam_));
   CO_TRY_VOID(co_await cache.compile());
   CO_TRY_VOID(self->parameters_.bind(device, cache));
-  std::vector<model::Program*> programs = {&self->inputs_,     &self->head_begin_,
-                                           &self->head_rows_,  &self->head_loss_,
+  std::vector<model::Program*> programs = {&self->inputs_,       &self->head_begin_,
+                                           &self->head_rows_,    &self->head_loss_,
                                            &self->head_scatter_, &self->head_end_};
   for (LayerPrograms& layer : self->layers_) {
     programs.push_back(&layer.forward);
@@ -205,7 +205,8 @@ Status Trainer::allocate() {
   for (uint32_t part = 0; part < weights_.head().parts.size(); ++part) {
     const model::Table::Part& p = weights_.head().parts[part];
     for (uint32_t row = 0; row < p.rows; row += options_.head_chunk) {
-      chunks_.push_back({part, row, std::min(options_.head_chunk, p.rows - row), p.row_begin + row});
+      chunks_.push_back(
+          {part, row, std::min(options_.head_chunk, p.rows - row), p.row_begin + row});
     }
   }
   TRY_VOID(words(head_steps_, uint64_t{2} * chunks_.size() * kSlot, "steps of head chunks"));
@@ -213,6 +214,9 @@ Status Trainer::allocate() {
     rows_source_ = std::make_unique<model::RowSource>(
         *weights_.per_layer_source, std::sqrt(static_cast<float>(config_.per_layer_dim)));
   }
+  // A module has 6 products, the head's 3 a chunk and 3 more.
+  TRY_VOID(words(gemms_, (6 * parameters_.modules().size() + 4 * chunks_.size() + 4) * kSlot,
+                 "products of adapters"));
   layers_.resize(layers);
   return {};
 }
@@ -304,8 +308,7 @@ Task<Status> Trainer::run_head(const std::vector<uint32_t>& rows,
     device_.submit(list_);
   }
   for (size_t first = 0; first < rows.size(); first += options_.head_rows) {
-    const auto n =
-        static_cast<uint32_t>(std::min<size_t>(options_.head_rows, rows.size() - first));
+    const auto n = static_cast<uint32_t>(std::min<size_t>(options_.head_rows, rows.size() - first));
     std::vector<uint32_t> steps(2 * chunks_.size() * kSlot / sizeof(uint32_t));
     for (size_t c = 0; c < chunks_.size(); ++c) {
       const HeadChunk& chunk = chunks_[c];

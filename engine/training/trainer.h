@@ -23,12 +23,15 @@
 
 namespace lapidary::training {
 
+// Bytes between small parameter blocks of one buffer: where a uniform binding may start.
+inline constexpr uint32_t kSlot = 256;
+
 struct TrainerOptions {
-  uint32_t max_tokens = 1024;    // of a micro-batch; rounded up to a multiple of 64
-  uint32_t head_rows = 512;      // supervised tokens whose logits are made at once
-  uint32_t head_chunk = 8192;    // words of the vocabulary whose logits are made at once
+  uint32_t max_tokens = 1024;  // of a micro-batch; rounded up to a multiple of 64
+  uint32_t head_rows = 512;    // supervised tokens whose logits are made at once
+  uint32_t head_chunk = 8192;  // words of the vocabulary whose logits are made at once
   bool checkpointing = true;
-  float dropout = 0;             // of the adapters' inputs, 0 to below 1
+  float dropout = 0;  // of the adapters' inputs, 0 to below 1
   kernels::Variant variant;
 };
 
@@ -122,6 +125,8 @@ class Trainer {
                    uint32_t offset, uint32_t stride, gpu::Range p);
   void record_lora_back(model::Program& program, const Module& module, gpu::Range x, gpu::Range dy,
                         uint32_t offset, uint32_t stride, const gpu::Buffer* dx, gpu::Range p);
+  void record_gemm(model::Program& program, const kernels::GemmSpec& spec,
+                   std::initializer_list<gpu::Range> ranges, const gpu::Buffer& step);
   gpu::Range dropped(model::Program& program, const Module& module, gpu::Range x);
   void record_forward(size_t layer);
   void record_back(size_t layer);
@@ -151,7 +156,7 @@ class Trainer {
 
   gpu::Buffer tokens_, spans_, step_, result_, adam_, seed_, loss_params_;
   gpu::Buffer ple_token_, ple_context_, ple_;
-  std::vector<gpu::Buffer> x_;     // by layer: its input; the last one is the final layer's output
+  std::vector<gpu::Buffer> x_;  // by layer: its input; the last one is the final layer's output
   std::vector<gpu::Buffer> k_, v_, dk_, dv_;  // by layer, of those that others share
   std::vector<Activations> activations_;
   gpu::Buffer dk_own_, dv_own_;
@@ -161,6 +166,8 @@ class Trainer {
   gpu::Buffer rows_, targets_, head_h_, dhead_h_, head_p_, dhead_p_, logits_, state_, head_steps_,
       rows_step_;
   std::vector<HeadChunk> chunks_;
+  gpu::Buffer gemms_;  // parameters of every product, in slots
+  std::vector<std::byte> gemm_slots_;
 
   model::Program inputs_, head_begin_, head_rows_, head_loss_, head_scatter_, head_end_;
   std::vector<model::Program> head_forward_, head_back_;  // by chunk

@@ -41,53 +41,48 @@ void Trainer::record_head() {
   const auto copy = [&](Program& program, bool scatter, const gpu::Buffer& x,
                         const gpu::Buffer& y) {
     program.add(cache_, kernels::copy_rows_source(config_.hidden, scatter),
-                std::vector<gpu::Range>{x, rows_, y, rows_step_}, [this](uint32_t rows) {
-                  return kernels::copy_rows_groups(config_.hidden, rows);
-                });
-  };
-  const auto gemm = [&](Program& program, const GemmSpec& spec, std::vector<gpu::Range> ranges) {
-    program.add(cache_, kernels::gemm_source(spec, variant), std::move(ranges),
-                [spec](uint32_t rows) { return kernels::gemm_groups(spec, rows); });
+                std::vector<gpu::Range>{x, rows_, y, rows_step_},
+                [this](uint32_t rows) { return kernels::copy_rows_groups(config_.hidden, rows); });
   };
   copy(head_rows_, false, final_h_, head_h_);
   const Module* m = parameters_.find(TensorRole::kOutput, 0);
   if (m != nullptr) {
-    gemm(head_rows_,
-         {.n = m->rank, .k = m->inputs, .a_m = m->inputs, .b_n = m->inputs, .c_m = m->rank},
-         {head_h_, parameters_.a(*m), head_p_, rows_step_});
+    record_gemm(head_rows_,
+                {.n = m->rank, .k = m->inputs, .a_m = m->inputs, .b_n = m->inputs, .c_m = m->rank},
+                {head_h_, parameters_.a(*m), head_p_}, rows_step_);
   }
   head_forward_.resize(chunks_.size());
   head_back_.resize(chunks_.size());
   for (size_t c = 0; c < chunks_.size(); ++c) {
     record_head_logits(head_forward_[c], c);
-    head_forward_[c].add(
-        cache_, kernels::cross_entropy_sum_source(loss_spec(config_, options_), variant),
-        std::vector<gpu::Range>{logits_, targets_, state_, head_step(c, true)},
-        [](uint32_t rows) { return kernels::cross_entropy_sum_groups(rows); });
+    head_forward_[c].add(cache_,
+                         kernels::cross_entropy_sum_source(loss_spec(config_, options_), variant),
+                         std::vector<gpu::Range>{logits_, targets_, state_, head_step(c, true)},
+                         [](uint32_t rows) { return kernels::cross_entropy_sum_groups(rows); });
     record_head_back(c);
   }
   head_loss_.add(cache_, kernels::cross_entropy_loss_source(loss_spec(config_, options_), variant),
                  {targets_, state_, result_, loss_params_, rows_step_}, kernels::Groups{});
   if (m != nullptr) {
-    gemm(head_scatter_,
-         {.m = m->rank,
-          .n = m->inputs,
-          .a_m = 1,
-          .a_k = m->rank,
-          .b_n = 1,
-          .b_k = m->inputs,
-          .c_m = m->inputs,
-          .accumulate = true},
-         {dhead_p_, head_h_, parameters_.a_gradient(*m), rows_step_});
-    gemm(head_scatter_,
-         {.n = m->inputs,
-          .k = m->rank,
-          .a_m = m->rank,
-          .b_n = 1,
-          .b_k = m->inputs,
-          .c_m = m->inputs,
-          .accumulate = true},
-         {dhead_p_, parameters_.a(*m), dhead_h_, rows_step_});
+    record_gemm(head_scatter_,
+                {.m = m->rank,
+                 .n = m->inputs,
+                 .a_m = 1,
+                 .a_k = m->rank,
+                 .b_n = 1,
+                 .b_k = m->inputs,
+                 .c_m = m->inputs,
+                 .accumulate = 1},
+                {dhead_p_, head_h_, parameters_.a_gradient(*m)}, rows_step_);
+    record_gemm(head_scatter_,
+                {.n = m->inputs,
+                 .k = m->rank,
+                 .a_m = m->rank,
+                 .b_n = 1,
+                 .b_k = m->inputs,
+                 .c_m = m->inputs,
+                 .accumulate = 1},
+                {dhead_p_, parameters_.a(*m), dhead_h_}, rows_step_);
   }
   copy(head_scatter_, true, dhead_h_, dfinal_h_);
 }
@@ -116,10 +111,8 @@ void Trainer::record_head_logits(Program& program, size_t c) {
                       .b_n = m->rank,
                       .c_m = options_.head_chunk,
                       .alpha = m->scale,
-                      .accumulate = true};
-  program.add(cache_, kernels::gemm_source(gemm, options_.variant),
-              std::vector<gpu::Range>{head_p_, b.range, logits_, rows_step_},
-              [gemm](uint32_t rows) { return kernels::gemm_groups(gemm, rows); });
+                      .accumulate = 1};
+  record_gemm(program, gemm, {head_p_, b.range, logits_}, rows_step_);
 }
 
 // The chunk's logits once more, their gradients in place, and what those give to the head's input
@@ -131,10 +124,9 @@ void Trainer::record_head_back(size_t c) {
   const model::Table::Part& part = table.parts[chunk.part];
   record_head_logits(program, c);
   const LossSpec loss = loss_spec(config_, options_);
-  program.add(
-      cache_, kernels::cross_entropy_back_source(loss, options_.variant),
-      std::vector<gpu::Range>{logits_, targets_, state_, loss_params_, head_step(c, true)},
-      [loss](uint32_t rows) { return kernels::cross_entropy_back_groups(loss, rows); });
+  program.add(cache_, kernels::cross_entropy_back_source(loss, options_.variant),
+              std::vector<gpu::Range>{logits_, targets_, state_, loss_params_, head_step(c, true)},
+              [loss](uint32_t rows) { return kernels::cross_entropy_back_groups(loss, rows); });
   const kernels::MatmulBackSpec back{.segments = {{table.codec, part.rows, 0}},
                                      .cols = config_.hidden,
                                      .window = options_.head_chunk,
@@ -144,33 +136,31 @@ void Trainer::record_head_back(size_t c) {
               [back](uint32_t rows) { return kernels::matmul_back_groups(back, rows); });
   const Module* m = parameters_.find(TensorRole::kOutput, 0);
   if (m == nullptr) return;
-  const auto gemm = [&](const GemmSpec& spec, std::vector<gpu::Range> ranges) {
-    program.add(cache_, kernels::gemm_source(spec, options_.variant), std::move(ranges),
-                [spec](uint32_t rows) { return kernels::gemm_groups(spec, rows); });
-  };
   const Aligned b = align(parameters_.b(*m), uint64_t{chunk.first} * m->rank);
-  gemm({.n = m->rank,
-        .k = chunk.words,
-        .a_m = options_.head_chunk,
-        .b_offset = b.rest,
-        .b_n = 1,
-        .b_k = m->rank,
-        .c_m = m->rank,
-        .alpha = m->scale,
-        .accumulate = c > 0},
-       {logits_, b.range, dhead_p_, rows_step_});
+  record_gemm(program,
+              {.n = m->rank,
+               .k = chunk.words,
+               .a_m = options_.head_chunk,
+               .b_offset = b.rest,
+               .b_n = 1,
+               .b_k = m->rank,
+               .c_m = m->rank,
+               .alpha = m->scale,
+               .accumulate = c > 0 ? 1u : 0u},
+              {logits_, b.range, dhead_p_}, rows_step_);
   const Aligned db = align(parameters_.b_gradient(*m), uint64_t{chunk.first} * m->rank);
-  gemm({.m = chunk.words,
-        .n = m->rank,
-        .a_m = 1,
-        .a_k = options_.head_chunk,
-        .b_n = 1,
-        .b_k = m->rank,
-        .c_offset = db.rest,
-        .c_m = m->rank,
-        .alpha = m->scale,
-        .accumulate = true},
-       {logits_, head_p_, db.range, rows_step_});
+  record_gemm(program,
+              {.m = chunk.words,
+               .n = m->rank,
+               .a_m = 1,
+               .a_k = options_.head_chunk,
+               .b_n = 1,
+               .b_k = m->rank,
+               .c_offset = db.rest,
+               .c_m = m->rank,
+               .alpha = m->scale,
+               .accumulate = 1},
+              {logits_, head_p_, db.range}, rows_step_);
 }
 
 }  // namespace lapidary::training

@@ -1,6 +1,7 @@
 // Records the trainer's programs of a layer: the forward pass of gemma4.md §4.3 with everything
 // kept that its way back needs, and that way back, which reads bottom up.
 #include <cmath>
+#include <cstring>
 
 #include "engine/kernels/attention_train.h"
 #include "engine/kernels/gather.h"
@@ -70,15 +71,18 @@ void Trainer::record_norm(Program& program, const model::Site& site, bool has_de
               std::move(all), [](uint32_t tokens) { return kernels::fold_groups(tokens); });
 }
 
-namespace {
-
-void record_gemm(Program& program, kernels::KernelCache& cache, const kernels::Variant& variant,
-                 const GemmSpec& spec, std::vector<gpu::Range> ranges) {
-  program.add(cache, kernels::gemm_source(spec, variant), std::move(ranges),
+// ranges: A, B, C.
+void Trainer::record_gemm(Program& program, const GemmSpec& spec,
+                          std::initializer_list<gpu::Range> ranges, const gpu::Buffer& step) {
+  const size_t at = gemm_slots_.size();
+  gemm_slots_.resize(at + kSlot);
+  std::memcpy(&gemm_slots_[at], &spec, sizeof(spec));
+  std::vector<gpu::Range> all(ranges);
+  all.emplace_back(gemms_, at, sizeof(spec));
+  all.emplace_back(step);
+  program.add(cache_, kernels::gemm_source(spec, options_.variant), std::move(all),
               [spec](uint32_t tokens) { return kernels::gemm_groups(spec, tokens); });
 }
-
-}  // namespace
 
 // x with values fallen out, or x itself.
 gpu::Range Trainer::dropped(Program& program, const Module& module, gpu::Range x) {
@@ -96,10 +100,10 @@ gpu::Range Trainer::dropped(Program& program, const Module& module, gpu::Range x
 // p = A x; columns [offset, offset + outputs) of y += scale B p.
 void Trainer::record_lora(Program& program, const Module& m, gpu::Range x, gpu::Range y,
                           uint32_t offset, uint32_t stride, gpu::Range p) {
-  record_gemm(program, cache_, options_.variant,
+  record_gemm(program,
               {.n = m.rank, .k = m.inputs, .a_m = m.inputs, .b_n = m.inputs, .c_m = m.rank},
-              {dropped(program, m, x), parameters_.a(m), p, step_});
-  record_gemm(program, cache_, options_.variant,
+              {dropped(program, m, x), parameters_.a(m), p}, step_);
+  record_gemm(program,
               {.n = m.outputs,
                .k = m.rank,
                .a_m = m.rank,
@@ -107,16 +111,15 @@ void Trainer::record_lora(Program& program, const Module& m, gpu::Range x, gpu::
                .c_offset = offset,
                .c_m = stride,
                .alpha = m.scale,
-               .accumulate = true},
-              {p, parameters_.b(m), y, step_});
+               .accumulate = 1},
+              {p, parameters_.b(m), y}, step_);
 }
 
 // dp = scale dy B; dB += scale dyᵀ p; dA += dpᵀ x; dx += dp A.
 void Trainer::record_lora_back(Program& program, const Module& m, gpu::Range x, gpu::Range dy,
                                uint32_t offset, uint32_t stride, const gpu::Buffer* dx,
                                gpu::Range p) {
-  const kernels::Variant& variant = options_.variant;
-  record_gemm(program, cache_, variant,
+  record_gemm(program,
               {.n = m.rank,
                .k = m.outputs,
                .a_offset = offset,
@@ -125,8 +128,8 @@ void Trainer::record_lora_back(Program& program, const Module& m, gpu::Range x, 
                .b_k = m.rank,
                .c_m = m.rank,
                .alpha = m.scale},
-              {dy, parameters_.b(m), dp_, step_});
-  record_gemm(program, cache_, variant,
+              {dy, parameters_.b(m), dp_}, step_);
+  record_gemm(program,
               {.m = m.outputs,
                .n = m.rank,
                .a_offset = offset,
@@ -136,9 +139,9 @@ void Trainer::record_lora_back(Program& program, const Module& m, gpu::Range x, 
                .b_k = m.rank,
                .c_m = m.rank,
                .alpha = m.scale,
-               .accumulate = true},
-              {dy, p, parameters_.b_gradient(m), step_});
-  record_gemm(program, cache_, variant,
+               .accumulate = 1},
+              {dy, p, parameters_.b_gradient(m)}, step_);
+  record_gemm(program,
               {.m = m.rank,
                .n = m.inputs,
                .a_m = 1,
@@ -146,25 +149,24 @@ void Trainer::record_lora_back(Program& program, const Module& m, gpu::Range x, 
                .b_n = 1,
                .b_k = m.inputs,
                .c_m = m.inputs,
-               .accumulate = true},
-              {dp_, dropped(program, m, x), parameters_.a_gradient(m), step_});
+               .accumulate = 1},
+              {dp_, dropped(program, m, x), parameters_.a_gradient(m)}, step_);
   if (dx == nullptr) return;
   const bool drops = options_.dropout > 0;
-  record_gemm(program, cache_, variant,
+  record_gemm(program,
               {.n = m.inputs,
                .k = m.rank,
                .a_m = m.rank,
                .b_n = 1,
                .b_k = m.inputs,
                .c_m = m.inputs,
-               .accumulate = !drops},
-              {dp_, parameters_.a(m), drops ? ddropped_ : *dx, step_});
+               .accumulate = drops ? 0u : 1u},
+              {dp_, parameters_.a(m), drops ? ddropped_ : *dx}, step_);
   if (!drops) return;
-  const kernels::DropoutSpec spec{
-      .cols = m.inputs,
-      .rate = options_.dropout,
-      .salt = static_cast<uint32_t>(&m - parameters_.modules().data()),
-      .accumulate = true};
+  const kernels::DropoutSpec spec{.cols = m.inputs,
+                                  .rate = options_.dropout,
+                                  .salt = static_cast<uint32_t>(&m - parameters_.modules().data()),
+                                  .accumulate = true};
   program.add(cache_, kernels::dropout_source(spec),
               std::vector<gpu::Range>{ddropped_, *dx, seed_, step_},
               [spec](uint32_t tokens) { return kernels::dropout_groups(spec, tokens); });
@@ -193,9 +195,8 @@ void Trainer::record_product(Program& program, const Product& product, const gpu
 void Trainer::record_product_back(Program& program, const Product& product, const gpu::Buffer& x,
                                   const gpu::Buffer& dy, const gpu::Buffer* dx, bool accumulate,
                                   Activations& s) {
-  const kernels::MatmulBackSpec spec{.segments = product.group->segments,
-                                     .cols = product.group->cols,
-                                     .accumulate = accumulate};
+  const kernels::MatmulBackSpec spec{
+      .segments = product.group->segments, .cols = product.group->cols, .accumulate = accumulate};
   if (dx != nullptr) {
     program.add(cache_, kernels::matmul_back_source(spec, options_.variant),
                 std::vector<gpu::Range>{product.group->buffer, *dx, dy, step_},
@@ -345,13 +346,13 @@ void Trainer::record_attention_back(size_t l, Program& program, Activations& s) 
   const auto blocks = [=](uint32_t tokens) {
     return kernels::attention_train_groups(attention, tokens);
   };
-  program.add(cache_, kernels::attention_back_source(attention, variant),
-              std::vector<gpu::Range>{s.q, key(l), value(l), spans_, dattention_, s.stats, dq_,
-                                      step_},
-              blocks);
+  program.add(
+      cache_, kernels::attention_back_source(attention, variant),
+      std::vector<gpu::Range>{s.q, key(l), value(l), spans_, dattention_, s.stats, dq_, step_},
+      blocks);
   program.add(cache_, kernels::attention_back_kv_source(attention, variant),
-              std::vector<gpu::Range>{s.q, key(l), value(l), spans_, dattention_, s.stats,
-                                      dk_part_, dv_part_, step_},
+              std::vector<gpu::Range>{s.q, key(l), value(l), spans_, dattention_, s.stats, dk_part_,
+                                      dv_part_, step_},
               blocks);
   program.add(cache_, kernels::sum_heads_source(attention, accumulate),
               std::vector<gpu::Range>{dk_part_, dv_part_, dk, dv, step_},
@@ -364,9 +365,8 @@ void Trainer::record_attention_back(size_t l, Program& program, Activations& s) 
   program.add(cache_, kernels::qkv_back_source(attention, variant), std::move(heads),
               [=](uint32_t tokens) { return kernels::qkv_back_groups(attention, tokens); });
   // The embedding is not trained: what comes before the first layer needs no gradient.
-  record_product_back(program,
-                      {&w.qkv, qkv_roles(config_.layers[l]), static_cast<uint32_t>(l)}, s.h1,
-                      dwide_, l > 0 ? &dh_ : nullptr, false, s);
+  record_product_back(program, {&w.qkv, qkv_roles(config_.layers[l]), static_cast<uint32_t>(l)},
+                      s.h1, dwide_, l > 0 ? &dh_ : nullptr, false, s);
   if (l > 0) record_norm(program, w.before_attention, false, true, {x_[l], dh_, dx_}, true);
 }
 

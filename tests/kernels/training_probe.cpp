@@ -107,8 +107,8 @@ struct Probe {
                device, cache, header, config, source, model::TablePlace::kGpu,
                config.context_length, [](uint64_t, uint64_t) {}, [] { return false; }));
     kernels::TrialRandom random(request["seed"].get<uint32_t>());
-    const adapter::LoraAdapter adapter = every_module(config, request["rank"].get<uint32_t>(),
-                                                      request["head"].get<bool>(), random);
+    const adapter::LoraAdapter adapter =
+        every_module(config, request["rank"].get<uint32_t>(), request["head"].get<bool>(), random);
     CO_TRY_VOID(adapter::check(adapter, config));
     const std::vector<TrainingSequence> sequences =
         sequences_of(config, request["lengths"], random);
@@ -127,8 +127,8 @@ struct Probe {
            co_await training::Trainer::create(device, cache, config, weights, adapter, options));
     const auto batches = request["batches"].get<size_t>();
     for (size_t first = 0; first < sequences.size();) {
-      const size_t end = std::min(sequences.size(),
-                                  first + (sequences.size() + batches - 1) / batches);
+      const size_t end =
+          std::min(sequences.size(), first + (sequences.size() + batches - 1) / batches);
       std::vector<uint32_t> tokens, targets, lengths;
       for (; first < end; ++first) {
         const TrainingSequence& s = sequences[first];
@@ -136,8 +136,8 @@ struct Probe {
         targets.insert(targets.end(), s.targets.begin(), s.targets.end());
         lengths.push_back(static_cast<uint32_t>(s.tokens.size()));
       }
-      CO_TRY_VOID(co_await trainer->accumulate(
-          {tokens, targets, lengths}, 1 / static_cast<float>(supervised), true));
+      CO_TRY_VOID(co_await trainer->accumulate({tokens, targets, lengths},
+                                               1 / static_cast<float>(supervised), true));
     }
     CO_TRY(const std::vector<float> stored,
            co_await trainer->parameters().read(device, training::Parameters::Part::kGradients));
