@@ -8,6 +8,8 @@
 #include <set>
 #include <vector>
 
+#include "engine/adapter/gguf_lora.h"
+#include "engine/adapter/peft.h"
 #include "engine/base/bytes.h"
 #include "engine/base/json.h"
 #include "engine/base/text.h"
@@ -26,9 +28,22 @@ std::string& result() {
   static std::string bytes;
   return bytes;
 }
+// Of a checkpoint: the wasm heap must hold it.
+constexpr uint64_t kMaxCheckpointBytes = 512 << 20;
+
 // Loaded models by handle - 1.
 std::vector<std::shared_ptr<TextModel>>& models() {
   static std::vector<std::shared_ptr<TextModel>> table;
+  return table;
+}
+// A fine-tuning run and the model that it trains on, which must outlive it.
+struct FinetuneRun {
+  std::shared_ptr<TextModel> model;
+  std::unique_ptr<training::Finetune> run;
+};
+// By handle - 1.
+std::vector<std::shared_ptr<FinetuneRun>>& finetunes() {
+  static std::vector<std::shared_ptr<FinetuneRun>> table;
   return table;
 }
 // Calls that were asked to stop.
@@ -51,6 +66,24 @@ Result<std::shared_ptr<TextModel>> find_model(uint32_t handle) {
     return fail(ErrorCode::kInvalidArgument, "this model has been closed");
   }
   return models()[handle - 1];
+}
+
+Result<std::shared_ptr<FinetuneRun>> find_finetune(uint32_t handle) {
+  if (handle == 0 || handle > finetunes().size() || finetunes()[handle - 1] == nullptr)
+    return fail(ErrorCode::kInvalidArgument, "this fine-tuning run has been closed");
+  return finetunes()[handle - 1];
+}
+
+// A source of bytes, whole, of at most `most` bytes.
+Task<Result<std::vector<std::byte>>> read_all(uint32_t source, uint64_t most) {
+  const auto size = static_cast<uint64_t>(gpu::host_source_size(source));
+  if (size > most)
+    co_return fail(ErrorCode::kUnsupported, cat("a file of ", size, " bytes; at most ", most));
+  std::vector<std::byte> bytes(size);
+  CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
+    gpu::host_source_read(source, 0, bytes.data(), static_cast<uint32_t>(size), ticket);
+  }));
+  co_return bytes;
 }
 
 void complete(uint32_t call, const Result<std::string>& outcome) {
@@ -246,6 +279,82 @@ void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, 
            co_await target->logits(std::move(tokens), (flags & 1) != 0));
     co_return bytes_of(logits);
   });
+}
+
+// The answer: {run}. options: training::FinetuneOptions.
+LAPIDARY_EXPORT(lap_finetune_open)
+uint32_t lap_finetune_open(uint32_t model, const char* options, uint32_t length) {
+  const auto target = find_model(model);
+  if (!target) return answer(target.error());
+  const auto json = parse_json({options, length}, "fine-tuning options");
+  if (!json) return answer(json.error());
+  auto run = training::Finetune::open((*target)->training_base(), *json);
+  if (!run) return answer(run.error());
+  finetunes().push_back(std::make_shared<FinetuneRun>(*target, std::move(*run)));
+  return answer(dump_json({{"run", finetunes().size()}}));
+}
+
+// Bytes of the dataset.
+LAPIDARY_EXPORT(lap_finetune_push)
+uint32_t lap_finetune_push(uint32_t run, const std::byte* bytes, uint32_t length) {
+  const auto target = find_finetune(run);
+  if (!target) return answer(target.error());
+  const Status status = (*target)->run->push({bytes, length});
+  return status ? answer(std::string()) : answer(status.error());
+}
+
+// checkpoint: a source, or 0 to begin anew.
+LAPIDARY_EXPORT(lap_finetune_prepare)
+void lap_finetune_prepare(uint32_t call, uint32_t run, uint32_t checkpoint) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    std::vector<std::byte> bytes;
+    if (checkpoint != 0) {
+      CO_TRY(bytes, co_await read_all(checkpoint, kMaxCheckpointBytes));
+    }
+    CO_TRY(const Json done, co_await target->run->prepare(bytes));
+    co_return dump_json(done);
+  });
+}
+
+LAPIDARY_EXPORT(lap_finetune_run)
+void lap_finetune_run(uint32_t call, uint32_t run, uint32_t steps) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const Json done, co_await target->run->run(steps, emitter(call), cancel_check(call)));
+    co_return dump_json(done);
+  });
+}
+
+// Completes with the file.
+LAPIDARY_EXPORT(lap_finetune_checkpoint)
+void lap_finetune_checkpoint(uint32_t call, uint32_t run) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const std::vector<std::byte> file, co_await target->run->checkpoint());
+    co_return bytes_of(file);
+  });
+}
+
+// Completes with a file. what: 0 adapter_model.safetensors, 1 adapter_config.json, 2 a GGUF LoRA; +
+// 4: as it was at the lowest evaluation loss.
+LAPIDARY_EXPORT(lap_finetune_adapter)
+void lap_finetune_adapter(uint32_t call, uint32_t run, uint32_t what) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const adapter::LoraAdapter trained, co_await target->run->adapter((what & 4) != 0));
+    if ((what & 3) == 2) {
+      CO_TRY(const std::vector<std::byte> file, adapter::write_gguf_lora(trained));
+      co_return bytes_of(file);
+    }
+    CO_TRY(adapter::PeftFiles files, adapter::write_peft(trained));
+    co_return (what & 3) == 0 ? bytes_of(files.model) : std::move(files.config);
+  });
+}
+
+LAPIDARY_EXPORT(lap_finetune_close) void lap_finetune_close(uint32_t run) {
+  // A call that still runs keeps its own reference.
+  if (find_finetune(run)) finetunes()[run - 1] = nullptr;
 }
 
 LAPIDARY_EXPORT(lap_truncate) uint32_t lap_truncate(uint32_t model, uint32_t length) {

@@ -259,6 +259,18 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   co_return self;
 }
 
+training::Base TextModel::training_base() {
+  return {.device = &device_,
+          .config = &config_,
+          .weights = &session_->decoder().weights(),
+          .tokenizer = &tokenizer_,
+          .name = load_options_.name.empty() ? title_ : load_options_.name,
+          .digest = load_options_.digest,
+          .context = load_options_.context,
+          .large_template = large_template_,
+          .variant = variant_};
+}
+
 Json TextModel::info() const {
   const model::Decoder& decoder = session_->decoder();
   Json cuts = Json::object();

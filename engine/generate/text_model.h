@@ -13,6 +13,7 @@
 #include "engine/generate/session.h"
 #include "engine/gguf/header.h"
 #include "engine/kernels/selftest.h"
+#include "engine/training/finetune.h"
 
 namespace lapidary::generate {
 
@@ -71,6 +72,8 @@ class TextModel {
     return session_->logits(std::move(tokens), all);
   }
   void truncate(uint32_t length) { session_->truncate(length); }
+  // For training::Finetune, which must not outlive the model.
+  training::Base training_base();
 
  private:
   TextModel(model::Config config, tokenizer::Tokenizer tokenizer)

@@ -347,6 +347,13 @@ Task<Result<StepReport>> Trainer::step(const kernels::AdamParams& adam) {
   co_return StepReport{.loss = result[0], .gradient_norm = std::sqrt(double{result[1]})};
 }
 
+void Trainer::forget() {
+  list_.reset();
+  parameters_.append_clear(list_);
+  list_.clear(result_, 0, result_.size());
+  device_.submit(list_);
+}
+
 Task<Result<double>> Trainer::take_loss() {
   float loss = 0;
   CO_TRY_VOID(co_await device_.read(result_, 0, std::as_writable_bytes(std::span(&loss, 1))));

@@ -68,6 +68,8 @@ class Trainer {
   Task<Status> accumulate(MicroBatch batch, float factor, bool gradients, uint32_t seed = 0);
   // One step of AdamW on what has gathered; gradients and loss start anew.
   Task<Result<StepReport>> step(const kernels::AdamParams& adam);
+  // Gradients and loss start anew.
+  void forget();
   // The loss that has gathered, which starts anew.
   Task<Result<double>> take_loss();
 
