@@ -40,6 +40,7 @@ struct Message {
   std::string name;         // tool: the function's name, where the id does not tell
   Json result;              // tool: content that is JSON rather than text
   bool has_result = false;  // tool: `result` counts, not `content`
+  bool learn = false;       // assistant: its words are what training teaches (Piece::learn)
 };
 
 struct ToolDeclaration {

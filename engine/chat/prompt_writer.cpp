@@ -71,7 +71,9 @@ std::string format_float(double value) {
 
 void PromptWriter::append(std::string_view text, bool special) {
   if (text.empty()) return;
-  if (pieces_.empty() || pieces_.back().special != special) pieces_.push_back({{}, special});
+  if (pieces_.empty() || pieces_.back().special != special || pieces_.back().learn != learn_) {
+    pieces_.push_back({{}, special, learn_});
+  }
   pieces_.back().text.append(text);
 }
 

@@ -18,6 +18,8 @@ class PromptWriter {
   void tag(std::string_view text) { append(text, true); }
   // Anybody else's text, which stays plain.
   void text(std::string_view text) { append(text, false); }
+  // Whether what follows is Piece::learn.
+  void learn(bool on) { learn_ = on; }
   void quoted(std::string_view text);
   // quote_keys: as inside declarations; arguments and responses have bare keys.
   void value(const Json& value, bool quote_keys);
@@ -35,6 +37,7 @@ class PromptWriter {
   void items(const Json& items);
 
   std::vector<Piece> pieces_;
+  bool learn_ = false;
 };
 
 // Python's str(float), which the template's printing follows: 1.5, 2.0, 1e-05, 1e+16.

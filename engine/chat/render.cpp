@@ -153,7 +153,10 @@ class Renderer {
   }
 
   void open_response(std::string_view name) {
-    writer_.tag(cat(kResponseOpen, "response:"));
+    // The model ends its calls with the first of these tags; the rest is the host's.
+    writer_.tag(kResponseOpen);
+    writer_.learn(false);
+    writer_.tag("response:");
     writer_.text(name);
     writer_.text("{");
   }
@@ -207,7 +210,9 @@ class Renderer {
     const Message& message = messages_[index];
     const bool assistant = message.role == Role::kAssistant;
     const size_t previous = previous_turn(index, first_);
-    if (!assistant || previous == kNone || messages_[previous].role != Role::kAssistant) {
+    const bool opens =
+        !assistant || previous == kNone || messages_[previous].role != Role::kAssistant;
+    if (opens) {
       const std::string_view role = assistant                          ? "model"
                                     : message.role == Role::kUser      ? "user"
                                     : message.role == Role::kDeveloper ? "developer"
@@ -216,6 +221,12 @@ class Renderer {
     }
     const bool fresh = last_user_ == kNone || index > last_user_;
     const bool kept = options_.preserve_thinking && !message.tool_calls.empty();
+    if (options_.empty_thought_in_last_turn && options_.large_template && !options_.thinking &&
+        assistant && opens && fresh && message.reasoning.empty()) {
+      writer_.tag(cat(kThoughtOpen, kChannelClose));
+    }
+    const bool learn = assistant && message.learn;
+    writer_.learn(learn);
     if (!message.reasoning.empty() && (fresh || kept)) {
       writer_.tag(kThoughtOpen);
       writer_.text(message.reasoning);
@@ -233,10 +244,14 @@ class Renderer {
     }
     const bool responded = render_responses(index);
     if (responded) last_block_ = Block::kResponse;
+    writer_.learn(learn);
     const bool has_content = render_content(message);
 
     closed_ = false;
-    if (options_.continue_final_message && index + 1 == messages_.size()) return;
+    if (options_.continue_final_message && index + 1 == messages_.size()) {
+      writer_.learn(false);
+      return;
+    }
     const size_t next = next_turn(index);
     if (last_block_ == Block::kCall) {
       writer_.tag(kResponseOpen);
@@ -245,9 +260,14 @@ class Renderer {
     } else if (responded && !has_content && next == kNone) {
       // The model answers the results in the same turn.
     } else {
-      writer_.tag(cat(kTurnClose, "\n"));
+      // Results and then the end: the template's doing, not the model's.
+      if (responded && !has_content) writer_.learn(false);
+      writer_.tag(kTurnClose);
+      writer_.learn(false);
+      writer_.tag("\n");
       closed_ = true;
     }
+    writer_.learn(false);
   }
 
   void open_reply() {

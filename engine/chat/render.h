@@ -18,6 +18,9 @@ namespace lapidary::chat {
 struct Piece {
   std::string text;
   bool special = false;
+  // What the model itself writes in a turn whose Message::learn is set: its thinking, calls and
+  // text, and the tag that ends each (<turn|>, or <|tool_response> after calls).
+  bool learn = false;
 
   bool operator==(const Piece&) const = default;
 };
@@ -28,6 +31,9 @@ struct RenderOptions {
   // The template of 12B, 26B and 31B: without thinking, the model's turn opens with an empty
   // thought. E2B and E4B: false.
   bool large_template = false;
+  // For training: the last model turn, if it has no reasoning, begins with that empty thought, too,
+  // as it would have when generated. Not in the template, where only the prompt has it.
+  bool empty_thought_in_last_turn = false;
   // Keeps the reasoning of earlier turns that called tools.
   bool preserve_thinking = false;
   // The last message is an assistant's text that the model goes on writing: its turn stays open,

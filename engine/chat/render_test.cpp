@@ -65,6 +65,71 @@ TEST(Render, MatchesGemmaVectors) {
     check_case(c, c["small"], c.contains("large") ? c["large"] : c["small"]);
 }
 
+// What a turn teaches: the words of the assistant's messages with `learn`, between marks.
+std::string marked(const Json& messages, const RenderOptions& options = {}) {
+  auto conversation = parse_messages(messages);
+  if (!conversation) return "parse: " + conversation.error().message;
+  for (Message& message : conversation->messages) message.learn = true;
+  const auto pieces = render(*conversation, options);
+  if (!pieces) return "render: " + pieces.error().message;
+  std::string text;
+  bool learn = false;
+  for (const Piece& piece : *pieces) {
+    if (piece.learn != learn) text.append(piece.learn ? "«" : "»");
+    learn = piece.learn;
+    text.append(piece.text);
+  }
+  return text + (learn ? "»" : "");
+}
+
+TEST(Render, MarksWhatTheModelWrites) {
+  const RenderOptions options{.add_generation_prompt = false};
+  EXPECT_EQ(
+      marked(json(R"([{"role": "system", "content": "S"}, {"role": "user", "content": "a"},
+    {"role": "assistant", "content": " One. "}, {"role": "user", "content": "b"},
+    {"role": "assistant", "thinking": "Hm.", "content": "Two."}])"),
+             options),
+      "<bos><|turn>system\nS<turn|>\n<|turn>user\na<turn|>\n<|turn>model\n«One.<turn|>»\n"
+      "<|turn>user\nb<turn|>\n<|turn>model\n«<|channel>thought\nHm.\n<channel|>Two.<turn|>»\n");
+  // Calls end with the first <|tool_response>; results are not the model's.
+  EXPECT_EQ(marked(json(R"([{"role": "user", "content": "a"},
+    {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"k": 1}}},
+      {"id": "2", "function": {"name": "g"}}]},
+    {"role": "tool", "tool_call_id": "1", "content": "r"}, {"role": "tool", "tool_call_id": "2", "content": "s"},
+    {"role": "assistant", "content": "Done."}])"),
+                   options),
+            "<bos><|turn>user\na<turn|>\n<|turn>model\n«<|tool_call>call:f{k:1}<tool_call|>"
+            "<|tool_call>call:g{}<tool_call|><|tool_response>»response:f{value:<|\"|>r<|\"|>}"
+            "<tool_response|><|tool_response>response:g{value:<|\"|>s<|\"|>}<tool_response|>"
+            "«Done.<turn|>»\n");
+  EXPECT_EQ(marked(json(R"([{"role": "user", "content": "a"},
+    {"role": "assistant", "tool_calls": [{"name": "f"}]}])"),
+                   options),
+            "<bos><|turn>user\na<turn|>\n<|turn>model\n«<|tool_call>call:f{}<tool_call|><|tool_"
+            "response>»");
+  // The end that the template puts after results that nobody answered teaches nothing.
+  EXPECT_EQ(
+      marked(json(R"([{"role": "user", "content": "a"},
+    {"role": "assistant", "tool_calls": [{"name": "f"}]}, {"role": "tool", "content": "r"},
+    {"role": "user", "content": "b"}])"),
+             options),
+      "<bos><|turn>user\na<turn|>\n<|turn>model\n«<|tool_call>call:f{}<tool_call|><|tool_response>»"
+      "response:unknown{value:<|\"|>r<|\"|>}<tool_response|><turn|>\n<|turn>user\nb<turn|>\n");
+}
+
+TEST(Render, GivesTheLastTurnAnEmptyThoughtForTraining) {
+  const Json messages =
+      json(R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": "One."},
+    {"role": "user", "content": "b"}, {"role": "assistant", "content": "Two."}])");
+  RenderOptions options{
+      .add_generation_prompt = false, .large_template = true, .empty_thought_in_last_turn = true};
+  EXPECT_EQ(marked(messages, options),
+            "<bos><|turn>user\na<turn|>\n<|turn>model\n«One.<turn|>»\n<|turn>user\nb<turn|>\n"
+            "<|turn>model\n<|channel>thought\n<channel|>«Two.<turn|>»\n");
+  options.large_template = false;
+  EXPECT_EQ(marked(messages, options).find("thought"), std::string::npos);
+}
+
 // Nothing that a user, a tool or a schema says is in a special piece.
 TEST(Render, ForeignTextIsPlain) {
   const Json messages = json(R"([

@@ -1,6 +1,7 @@
 // What every entry point exports.
 
 export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
+export { plainBytes, type DataInput, type DataOptions } from './data.js';
 export { Engine, type LogLevel } from './engine.js';
 export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js';
 export type { GpuCounters } from './gpu/host.js';
