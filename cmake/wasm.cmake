@@ -12,7 +12,7 @@ function(lapidary_reactor name)
   set_target_properties(${name} PROPERTIES SUFFIX .wasm)
   target_compile_options(${name} PRIVATE -Os)
   target_link_options(${name} PRIVATE -O2 -Wl,--gc-sections -Wl,--strip-debug -Wl,-z,stack-size=262144
-                      -Wl,--max-memory=268435456)
+                      -Wl,--max-memory=1073741824)
 endfunction()
 
 if(EXISTS ${CMAKE_SOURCE_DIR}/engine/exports.cpp)

@@ -67,6 +67,9 @@ constexpr char kEpilogue[] = {
 constexpr char kGather[] = {
 #embed "wgsl/gather.wgsl"
 };
+constexpr char kHandOver[] = {
+#embed "wgsl/hand_over.wgsl"
+};
 constexpr char kHeadRow[] = {
 #embed "wgsl/head_row.wgsl"
 };
@@ -78,6 +81,15 @@ constexpr char kKvCache[] = {
 };
 constexpr char kLogitKey[] = {
 #embed "wgsl/logit_key.wgsl"
+};
+constexpr char kLowRankAdd[] = {
+#embed "wgsl/low_rank_add.wgsl"
+};
+constexpr char kLowRankChange[] = {
+#embed "wgsl/low_rank_change.wgsl"
+};
+constexpr char kLowRankRows[] = {
+#embed "wgsl/low_rank_rows.wgsl"
 };
 constexpr char kMatmul[] = {
 #embed "wgsl/matmul.wgsl"
@@ -163,10 +175,14 @@ constexpr Module kModules[] = {
     {"draw.wgsl", kDraw},
     {"epilogue.wgsl", kEpilogue},
     {"gather.wgsl", kGather},
+    {"hand_over.wgsl", kHandOver},
     {"head_row.wgsl", kHeadRow},
     {"k_scales.wgsl", kKScales},
     {"kv_cache.wgsl", kKvCache},
     {"logit_key.wgsl", kLogitKey},
+    {"low_rank_add.wgsl", kLowRankAdd},
+    {"low_rank_change.wgsl", kLowRankChange},
+    {"low_rank_rows.wgsl", kLowRankRows},
     {"matmul.wgsl", kMatmul},
     {"matmul_float.wgsl", kMatmulFloat},
     {"matmul_integer.wgsl", kMatmulInteger},

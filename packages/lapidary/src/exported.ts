@@ -1,5 +1,6 @@
 // What every entry point exports.
 
+export type { AdapterFile, AdapterLocation } from './adapters.js';
 export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { Engine, type LogLevel } from './engine.js';
 export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js';
