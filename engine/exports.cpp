@@ -357,6 +357,45 @@ LAPIDARY_EXPORT(lap_finetune_close) void lap_finetune_close(uint32_t run) {
   if (find_finetune(run)) finetunes()[run - 1] = nullptr;
 }
 
+// Completes with the adapter's description. options: {name, scale, config}; config: the text of a PEFT
+// adapter's adapter_config.json.
+LAPIDARY_EXPORT(lap_adapter_load)
+void lap_adapter_load(uint32_t call, uint32_t model, uint32_t source, const char* options,
+                      uint32_t length) {
+  start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
+    CO_TRY(const Json json, parse_json(text, "adapter options"));
+    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const Json loaded,
+           co_await target->adapters().load(source, json, cancel_check(call)));
+    co_return dump_json(loaded);
+  });
+}
+
+// request: [{id, scale}], the adapters that are on from now on. Completes with nothing.
+LAPIDARY_EXPORT(lap_adapters_set)
+void lap_adapters_set(uint32_t call, uint32_t model, const char* request, uint32_t length) {
+  start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {
+    CO_TRY(const Json json, parse_json(text, "adapters"));
+    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY_VOID(co_await target->adapters().set(json));
+    co_return std::string();
+  });
+}
+
+LAPIDARY_EXPORT(lap_adapter_remove)
+void lap_adapter_remove(uint32_t call, uint32_t model, uint32_t id) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY_VOID(co_await target->adapters().remove(id));
+    co_return std::string();
+  });
+}
+
+LAPIDARY_EXPORT(lap_adapters) uint32_t lap_adapters(uint32_t model) {
+  const auto target = find_model(model);
+  return target ? answer(dump_json((*target)->adapters().describe())) : answer(target.error());
+}
+
 LAPIDARY_EXPORT(lap_truncate) uint32_t lap_truncate(uint32_t model, uint32_t length) {
   const auto target = find_model(model);
   if (!target) return answer(target.error());

@@ -105,16 +105,23 @@ void Session::truncate(uint32_t length) {
     if (length < sequence.cached.size()) sequence.cached.resize(length);
 }
 
-namespace {
+Task<Status> Session::set_adapters(std::span<const model::ActiveAdapter> active, std::string key) {
+  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  busy_ = true;
+  Status status = co_await decoder_->set_adapters(active);
+  busy_ = false;
+  if (status) adapters_ = std::move(key);
+  co_return status;
+}
 
-// Leading tokens of `prompt`, less than all, that `cached` begins with too.
-uint32_t common_prefix(const std::vector<uint32_t>& cached, const std::vector<uint32_t>& prompt) {
+uint32_t Session::common_prefix(const Sequence& sequence,
+                                const std::vector<uint32_t>& prompt) const {
+  if (sequence.adapters != adapters_) return 0;
+  const std::vector<uint32_t>& cached = sequence.cached;
   const auto limit = static_cast<std::ptrdiff_t>(std::min(cached.size(), prompt.size() - 1));
   const auto end = std::mismatch(cached.begin(), cached.begin() + limit, prompt.begin()).first;
   return static_cast<uint32_t>(end - cached.begin());
 }
-
-}  // namespace
 
 // A prompt goes on from the sequence with which it has most in common; unless it would take another
 // turn there and more would be lost than kept (a conversation that shares but its system prompt
@@ -128,7 +135,7 @@ void Session::choose_sequence(const std::vector<uint32_t>& prompt,
   for (uint32_t s = 0; s < sequences_.size(); ++s) {
     if (std::ranges::contains(taken, s)) continue;
     const std::vector<uint32_t>& cached = sequences_[s].cached;
-    const uint32_t common = common_prefix(cached, prompt);
+    const uint32_t common = common_prefix(sequences_[s], prompt);
     const bool rewound = common + 1 == prompt.size();
     if (common > most && (rewound || 2 * common >= cached.size())) {
       best = s;
@@ -142,8 +149,9 @@ void Session::choose_sequence(const std::vector<uint32_t>& prompt,
 }
 
 uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
-  auto& [cached, high_water, used] = current();
-  uint32_t common = common_prefix(cached, prompt);
+  uint32_t common = common_prefix(current(), prompt);
+  auto& [cached, adapters, high_water, used] = current();
+  adapters = adapters_;
   // Sliding layers keep a ring: the oldest position still there is high_water - slots. The window
   // before the first new token must be whole, or the prompt runs anew.
   const uint32_t slots = decoder_->ring_slots();
@@ -504,7 +512,7 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
   choose_sequence(tokens);
   Status status;
   if (all) {
-    current() = {.used = clock_};
+    current() = {.adapters = adapters_, .used = clock_};
     status = co_await decoder_->prepare_all_positions();
     const uint32_t rows = decoder_->logits_rows();
     for (uint32_t at = 0; status && at < total; at += decoder_->max_batch()) {

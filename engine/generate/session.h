@@ -78,6 +78,10 @@ class Session {
   // cache is run anew from position 0 in batches through every layer.
   Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all);
 
+  // Decoder::set_adapters, between runs (kBusy). What the cache holds serves prompts under these very
+  // adapters and scales only: `key` names them.
+  Task<Status> set_adapters(std::span<const model::ActiveAdapter> active, std::string key);
+
   // Forgets what each sequence holds past `length` tokens.
   void truncate(uint32_t length);
   const model::Decoder& decoder() const { return *decoder_; }
@@ -86,6 +90,7 @@ class Session {
   struct Run;
   struct Sequence {
     std::vector<uint32_t> cached;  // tokens whose K and V are in the cache, by position
+    std::string adapters;          // that made them
     uint32_t high_water = 0;       // one past the last position ever written since it was empty
     uint64_t used = 0;             // when it was last chosen
 
@@ -93,6 +98,8 @@ class Session {
   };
   Status check_prompt(const std::vector<uint32_t>& prompt) const;
   Status check_room(const std::vector<uint32_t>& prompt) const;
+  // Leading tokens of `prompt`, less than all, whose K and V `sequence` holds.
+  uint32_t common_prefix(const Sequence& sequence, const std::vector<uint32_t>& prompt) const;
   // Makes the sequence that is best for `prompt`, none of `taken`, the current one.
   void choose_sequence(const std::vector<uint32_t>& prompt, std::span<const uint32_t> taken = {});
   Sequence& current() { return sequences_[current_]; }
@@ -122,7 +129,8 @@ class Session {
   uint32_t vocab_;
   std::vector<Sequence> sequences_;
   uint32_t current_ = 0;
-  uint64_t clock_ = 0;  // of Sequence::used
+  uint64_t clock_ = 0;    // of Sequence::used
+  std::string adapters_;  // in use
   bool busy_ = false;
 };
 

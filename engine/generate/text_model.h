@@ -10,6 +10,7 @@
 #include "engine/base/json.h"
 #include "engine/chat/message.h"
 #include "engine/chat/render.h"
+#include "engine/generate/adapters.h"
 #include "engine/generate/session.h"
 #include "engine/gguf/header.h"
 #include "engine/kernels/selftest.h"
@@ -22,6 +23,7 @@ struct LoadOptions {
   uint32_t batch = 512;  // tokens of one prefill submission
   bool kv_f32 = false;
   uint32_t sessions = 1;    // sequences that the KV cache holds
+  std::string digest;       // "sha256:…" of the file; empty: unknown
   std::string name;         // as Ollama calls it: "gemma4:e2b" says which template the model speaks
   std::string system;       // used when a conversation brings none
   GenerateOptions options;  // defaults of the model's maker
@@ -47,8 +49,8 @@ Json describe(const gguf::Header& header);
 
 class TextModel {
  public:
-  // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, variant, cuts,
-  // tune, perLayerEmbeddings}. With the per-layer embedding in the source, `source` must stay open.
+  // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, digest, variant,
+  // cuts, tune, perLayerEmbeddings}. With the per-layer embedding in the source, `source` must stay open.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 
@@ -74,6 +76,8 @@ class TextModel {
   void truncate(uint32_t length) { session_->truncate(length); }
   // For training::Finetune, which must not outlive the model.
   training::Base training_base();
+  // LoRA adapters: load and leave them, switch them on and off.
+  Adapters& adapters() { return *adapters_; }
 
  private:
   TextModel(model::Config config, tokenizer::Tokenizer tokenizer)
@@ -89,6 +93,7 @@ class TextModel {
   gpu::Device device_;
   kernels::KernelCache cache_;
   std::unique_ptr<Session> session_;
+  std::unique_ptr<Adapters> adapters_;
   LoadOptions load_options_;
   kernels::Variant variant_;
   std::string architecture_;

@@ -49,6 +49,12 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
       .include("bound.wgsl");
 }
 
+// projected(i): entry i of the token's q, k, v.
+void add_projected(Composer& composer, bool changed) {
+  composer.text(cat("fn projected(i: u32) -> f32 { return qkv[i]", changed ? " + change(i)" : "",
+                    "; }\n"));
+}
+
 void bind_cache(Composer& composer, const AttentionSpec& spec, char access) {
   const std::string_view type = spec.kv_f32 ? "array<vec4<f32>>" : "array<vec4<u32>>";
   composer.bind(access, "k_cache", type).bind(access, "v_cache", type);
@@ -103,7 +109,8 @@ uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_split
       std::clamp<uint64_t>((keys + kKeysPerSplit - 1) / kKeysPerSplit, 1, max_splits));
 }
 
-KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant) {
+KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
+                                     const LowRank* change) {
   Composer composer;
   add_shape(composer, spec, variant, kDecodeThreads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
@@ -113,9 +120,16 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
       .bind('r', "qk_norms", "array<f32>")
       .bind('r', "rope", "array<vec2<f32>>");
   bind_cache(composer, spec, spec.shares_kv ? 'r' : 'w');
-  composer.bind('w', "partial", "array<f32>")
-      .bind('w', "stats", "array<f32>")
-      .bind('u', "step", "Step")
+  composer.bind('w', "partial", "array<f32>").bind('w', "stats", "array<f32>");
+  if (change != nullptr) composer.bind('r', "adapter", "array<f32>");
+  composer.bind('u', "step", "Step");
+  if (change != nullptr) {
+    composer.text(cat("fn low_part(token: u32, i: u32) -> f32 { return qkv[", spec.qkv_rows(),
+                      "u + i]; }\n"));
+    add_low_rank_change(composer, *change, change->chunks());
+  }
+  add_projected(composer, change != nullptr);
+  composer.flag("CHANGED", change != nullptr)
       .include("splits.wgsl")
       .include("workgroup_reduce.wgsl")
       .include("kv_cache.wgsl")
@@ -140,6 +154,7 @@ KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant) 
       .include("token_spans.wgsl")
       .include("workgroup_reduce.wgsl");
   if (!spec.shares_kv) composer.include("kv_cache.wgsl");
+  add_projected(composer, false);
   composer.include("head_row.wgsl").include("qkv_post.wgsl");
   return std::move(composer).finish(label("qkv post", spec));
 }

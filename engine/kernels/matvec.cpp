@@ -7,6 +7,7 @@
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
 #include "engine/kernels/attention.h"
+#include "engine/kernels/low_rank.h"
 
 namespace lapidary::kernels {
 namespace {
@@ -38,6 +39,15 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
   for (const Segment& segment : spec.segments)
     groups += div_ceil(segment.rows, rows_per_group(tiling));
   return groups;
+}
+
+// Of the low-rank change: a row of A in pieces, and as many rows for either stream.
+uint32_t low_rows(const MatvecSpec& spec) {
+  const uint32_t rows = spec.low_rank * div_ceil(div_ceil(spec.cols, 32), kLowRankChunk);
+  return div_ceil(rows, streams(spec));
+}
+uint32_t low_groups(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  return div_ceil(low_rows(spec), rows_per_group(tiling));
 }
 
 }  // namespace
@@ -118,6 +128,14 @@ void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& 
   std::string text =
       "var<private> planes: Planes;  // of the segment\n"
       "fn locate(group: u32) {\n  var at = group;\n";
+  if (spec.low_rank > 0) {
+    // First, for their rows are long.
+    const uint32_t groups = low_groups(spec, tiling);
+    text += cat("  if (at < ", groups, "u) {\n    segment = ", spec.segments.size(),
+                "u;\n    segment_rows = ", low_rows(spec), "u;\n    first_row = at * ", rows,
+                "u;\n    y_base = ", spec.low_offset, "u;\n    return;\n  }\n  at -= ", groups,
+                "u;\n");
+  }
   uint32_t y_base = spec.row_offset;
   const size_t count = streams(spec) == 2 ? 1 : spec.segments.size();
   for (size_t i = 0; i < count; ++i) {
@@ -166,7 +184,9 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
     }
     return text;
   };
+  const bool low = spec.low_rank > 0;
   std::string text = "fn fetch(u: u32) {\n";
+  if (low) text += cat("  if (segment == ", spec.segments.size(), "u) { return; }\n");
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  ahead_", i, " = ", codec, "_fetch(", planes, ", row_", i % tiling.rows,
                ", u);\n");
@@ -175,6 +195,14 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
   for (uint32_t i = 0; i < outputs(spec, tiling); ++i)
     text += cat("  let now_", i, " = ahead_", i, ";\n");
   if (ahead) text += "  fetch(next);\n";
+  if (low) {
+    text += cat("  if (segment == ", spec.segments.size(), "u) {\n");
+    for (uint32_t i = 0; i < outputs(spec, tiling); ++i) {
+      text += cat("    sum_", i, " += low_dot(row_", i % tiling.rows,
+                  i < tiling.rows ? "" : " + segment_rows", ", u, a);\n");
+    }
+    text += "    return;\n  }\n";
+  }
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  sum_", i, " += ", codec, "_dot(now_", i, ", ", planes, ", row_", i % tiling.rows,
                ", u, a);\n");
@@ -186,9 +214,10 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
 // out where they meet.
 void add_epilogue(Composer& composer, const MatvecSpec& spec) {
   std::string value = "total";
-  if (spec.epilogue == Epilogue::kGeluMul)
+  const bool left = spec.low_rank > 0;  // to the kernel that adds the change
+  if (!left && spec.epilogue == Epilogue::kGeluMul)
     value = cat("gelu_tanh(total) * mul[", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
-  if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
+  if (!left && spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
   composer.text(cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
 }
 
@@ -239,14 +268,16 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       composer.bind('r', "x", "array<vec4<u32>>");
       break;
   }
-  if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
+  const bool low = spec.low_rank > 0;
+  if (spec.epilogue == Epilogue::kGeluMul && !low) composer.bind('r', "mul", kFloats);
+  if (low) composer.bind('r', "adapter", kVectors);
   if (merge) composer.bind('u', "step", "Step");
 
   composer.constant("COLS", spec.cols)
       .constant("THREADS", tiling.threads)
       .constant("LANES", tiling.lanes)
       .constant("ROWS", tiling.rows)
-      .constant("GROUPS", group_count(spec, tiling))
+      .constant("GROUPS", group_count(spec, tiling) + low_groups(spec, tiling))
       .constant("ROW_OFFSET", spec.row_offset)
       .constant("TILE_UNITS", tile)
       .constant("TILE_STRIDE", tile | 1)
@@ -286,6 +317,11 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
         .constant("MAX_SPLITS", spec.max_splits)
         .constant("KEYS_PER_SPLIT", kKeysPerSplit);
   }
+  if (low) {
+    composer.constant("LOW_RANK", spec.low_rank).constant("LOW_CHUNK", kLowRankChunk);
+  } else {
+    composer.flag("LOW_RANK", 0);
+  }
   add_segments(composer, spec.segments, spec.cols, dot);
   composer.include("epilogue.wgsl").include("matvec.wgsl");
   add_locate(composer, spec, tiling);
@@ -316,7 +352,8 @@ bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Vari
 }
 
 Groups matvec_groups(const MatvecSpec& spec) {
-  return fold_groups(group_count(spec, tiling_of(spec)));
+  const MatvecTiling tiling = tiling_of(spec);
+  return fold_groups(group_count(spec, tiling) + low_groups(spec, tiling));
 }
 
 }  // namespace lapidary::kernels

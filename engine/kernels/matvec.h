@@ -78,12 +78,17 @@ struct MatvecSpec {
   uint32_t head_dim = 0;
   uint32_t window = 0;
   uint32_t max_splits = 16;
+  // Rows of A of a low-rank change (low_rank.h), whose products with h go to y as well, in pieces,
+  // from low_offset on. Then y[row] is what the matrix gives (kGeglu: gate's rows, then up's), and
+  // the epilogue, for which there is no binding, is left to low_rank_add_source().
+  uint32_t low_rank = 0;
+  uint32_t low_offset = 0;
   // Chosen from the shape when absent.
   std::optional<MatvecTiling> tiling;
 };
 
 // Bindings: 0 r weights, 1 w y, then the prologue's and the epilogue's in the order listed above,
-// last u step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
+// r A (low_rank only), last u step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
 Groups matvec_groups(const MatvecSpec& spec);
 // Whether `first` can quantise its output for `second`, both as the variant would run them: y's

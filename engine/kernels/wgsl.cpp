@@ -109,6 +109,9 @@ constexpr char kGather[] = {
 constexpr char kGemm[] = {
 #embed "wgsl/gemm.wgsl"
 };
+constexpr char kHandOver[] = {
+#embed "wgsl/hand_over.wgsl"
+};
 constexpr char kHeadRow[] = {
 #embed "wgsl/head_row.wgsl"
 };
@@ -120,6 +123,15 @@ constexpr char kKvCache[] = {
 };
 constexpr char kLogitKey[] = {
 #embed "wgsl/logit_key.wgsl"
+};
+constexpr char kLowRankAdd[] = {
+#embed "wgsl/low_rank_add.wgsl"
+};
+constexpr char kLowRankChange[] = {
+#embed "wgsl/low_rank_change.wgsl"
+};
+constexpr char kLowRankRows[] = {
+#embed "wgsl/low_rank_rows.wgsl"
 };
 constexpr char kMatmul[] = {
 #embed "wgsl/matmul.wgsl"
@@ -237,10 +249,14 @@ constexpr Module kModules[] = {
     {"gate_back.wgsl", kGateBack},
     {"gather.wgsl", kGather},
     {"gemm.wgsl", kGemm},
+    {"hand_over.wgsl", kHandOver},
     {"head_row.wgsl", kHeadRow},
     {"k_scales.wgsl", kKScales},
     {"kv_cache.wgsl", kKvCache},
     {"logit_key.wgsl", kLogitKey},
+    {"low_rank_add.wgsl", kLowRankAdd},
+    {"low_rank_change.wgsl", kLowRankChange},
+    {"low_rank_rows.wgsl", kLowRankRows},
     {"matmul.wgsl", kMatmul},
     {"matmul_back.wgsl", kMatmulBack},
     {"matmul_float.wgsl", kMatmulFloat},

@@ -61,17 +61,21 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
     cache.forget_added();
     decoder->record();
   }
-  CO_TRY_VOID(co_await cache.compile(std::move(progress)));
-  for (Program* program : {&decoder->decode_inputs_, &decoder->decode_head_, &decoder->argmax_,
-                           &decoder->sample_, &decoder->adjust_, &decoder->batch_inputs_}) {
-    CO_TRY_VOID(program->bind(device, cache));
-  }
-  for (Program& program : decoder->decode_layers_) CO_TRY_VOID(program.bind(device, cache));
-  for (size_t l = 0; l < decoder->batch_layers_; ++l) {
-    CO_TRY_VOID(decoder->batch_layers_programs_[l].bind(device, cache));
-  }
-  CO_TRY_VOID(co_await device.sync());
+  CO_TRY_VOID(co_await decoder->compile_and_bind(std::move(progress)));
   co_return std::move(decoder);
+}
+
+Task<Status> Decoder::compile_and_bind(std::function<void(uint32_t, uint32_t)> progress) {
+  CO_TRY_VOID(co_await cache_.compile(std::move(progress)));
+  for (Program* program :
+       {&decode_inputs_, &decode_head_, &argmax_, &sample_, &adjust_, &batch_inputs_}) {
+    CO_TRY_VOID(program->bind(device_, cache_));
+  }
+  for (Program& program : decode_layers_) CO_TRY_VOID(program.bind(device_, cache_));
+  for (size_t l = 0; l < batch_layers_; ++l) {
+    CO_TRY_VOID(batch_layers_programs_[l].bind(device_, cache_));
+  }
+  co_return co_await device_.sync();
 }
 
 void Decoder::record() {

@@ -16,6 +16,7 @@
 #include "engine/kernels/matvec.h"
 #include "engine/kernels/sampling.h"
 #include "engine/kernels/step.h"
+#include "engine/model/adapter_stack.h"
 #include "engine/model/config.h"
 #include "engine/model/program.h"
 #include "engine/model/row_source.h"
@@ -119,6 +120,13 @@ class Decoder {
     co_return co_await device_.read(logits_, 0, std::as_writable_bytes(out));
   }
 
+  // From the next submission on, these adapters change the model, and no others. None may be under
+  // way. What the KV cache holds stays: it is what other adapters made. On an error (as
+  // AdapterStack::create, or of the kernels) everything is as it was.
+  Task<Status> set_adapters(std::span<const ActiveAdapter> active);
+  // GPU memory of the stack of them.
+  uint64_t adapter_bytes() const { return stack_.bytes(); }
+
   // Runs tokens through every layer, for the logits of each position: kernels compile on the first
   // use.
   Task<Status> prepare_all_positions();
@@ -141,7 +149,10 @@ class Decoder {
   Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
           const DecoderOptions& options);
   Status allocate();
+  Status allocate_for_adapters();
   void record();
+  Task<Status> compile_and_bind(std::function<void(uint32_t, uint32_t)> progress);
+  Task<Status> record_anew();
   Task<Status> tune();
   Status allocate_scratch(Scratch& scratch, uint32_t tokens, bool batch);
   Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
@@ -155,8 +166,13 @@ class Decoder {
     return v_cache_[config_.layers[layer].kv_source];
   }
 
-  void record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges);
-  void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges);
+  using Change = AdapterStack::Change;
+  void record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
+                     const Change* change = nullptr, bool adds = true);
+  void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges,
+                     const Change* change = nullptr, bool adds = true);
+  void record_add(Program& program, kernels::LowRankAddSpec spec, const Change& change,
+                  std::vector<gpu::Range> more);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
   void record_all_head(uint32_t current, uint32_t rows);
@@ -192,6 +208,10 @@ class Decoder {
   gpu::Buffer logits_, argmax_partial_, results_, topk_partial_, candidates_, adjust_entries_,
       adjust_params_, sample_params_, draws_;
   gpu::Buffer all_logits_, all_step_;
+  AdapterStack stack_;
+  uint32_t tail_ = 0;  // floats behind the outputs of products in one_, for what adapters add
+  // What the matrices gave before adapters add to it, where that is no output: gate and up. And A h.
+  gpu::Buffer one_raw_, batch_raw_, batch_low_;
   uint32_t logits_rows_ = 0;
 
   Program decode_inputs_, decode_head_, argmax_, sample_, adjust_;

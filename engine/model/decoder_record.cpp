@@ -14,6 +14,7 @@ namespace {
 
 using kernels::Epilogue;
 using kernels::Groups;
+using kernels::LowRankAddSpec;
 using kernels::MatmulSpec;
 using kernels::MatvecSpec;
 using kernels::Prologue;
@@ -45,11 +46,45 @@ void Decoder::record_gather(Program& program, const Table& table, const gpu::Buf
   }
 }
 
-void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges) {
+void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges,
+                            const Change* change, bool adds) {
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
   tuner_.use(spec, ranges);
+  LowRankAddSpec add;
+  std::vector<gpu::Range> add_ranges{ranges[1]};
+  if (change != nullptr) {
+    add = {.change = change->shape,
+           .epilogue = spec.epilogue,
+           .cap = spec.cap,
+           .mul_offset = spec.mul_offset,
+           .low_offset = change->shape.total_rows()};
+    spec.low_rank = change->shape.rank();
+    spec.low_offset = add.low_offset;
+    if (spec.epilogue == Epilogue::kGeglu) {
+      if (spec.quantizes) add.quantizes = options_.variant.dot;
+      spec.quantizes = false;
+      add_ranges.insert(add_ranges.begin(), one_raw_);
+      ranges[1] = one_raw_;
+    } else if (spec.epilogue == Epilogue::kGeluMul) {
+      add_ranges.push_back(ranges.back());
+      ranges.pop_back();
+    }
+    // Before the step.
+    ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), change->a());
+  }
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
+  if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges));
+}
+
+// ranges: y, and what comes after the change.
+void Decoder::record_add(Program& program, LowRankAddSpec spec, const Change& change,
+                         std::vector<gpu::Range> ranges) {
+  spec.light = options_.variant.light;
+  ranges.insert(ranges.begin() + 1, change.b());
+  program.add(cache_, kernels::low_rank_add_source(spec), std::move(ranges), [spec](uint32_t n) {
+    return kernels::low_rank_add_groups(spec, spec.batch ? n : 1);
+  });
 }
 
 namespace {
@@ -93,44 +128,66 @@ void Decoder::record_decode() {
     record_decode_layer(l, current);
   }
   head_entry_ = current;
+  const Change* change = stack_.find(0, Product::kHead);
+  const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
   for (const Table::Part& part : weights_.head().parts) {
+    const bool first = &part == weights_.head().parts.data();
     MatvecSpec spec;
     spec.segments = {{weights_.head().codec, part.rows, 0}};
     spec.cols = config_.hidden;
     spec.row_offset = part.row_begin;
     spec.eps = config_.rms_eps;
     spec.cap = config_.softcap;
-    spec.epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
+    spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
     set_site(spec, weights_.before_head);
     record_matvec(decode_head_, spec,
                   {part.buffer, logits_, one_.x[current], one_.delta, vectors(weights_.before_head),
-                   one_.x[current ^ 1]});
+                   one_.x[current ^ 1]},
+                  first ? change : nullptr, false);
   }
+  if (change == nullptr) return;
+  record_add(decode_head_,
+             {.change = change->shape,
+              .epilogue = epilogue,
+              .cap = config_.softcap,
+              .low_offset = config_.vocab},
+             *change, {logits_});
 }
 
-// Seven dispatches at most. `current`: which of one_.x holds the residual stream; it changes with
+// Seven dispatches at most, and three where adapters change the matrices: their part of q, k and v is
+// added by attention. `current`: which of one_.x holds the residual stream; it changes with
 // every update.
 void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   Program& program = decode_layers_[l];
   const LayerWeights& w = weights_.layers[l];
   const kernels::AttentionSpec attention = attention_spec(l);
+  const auto change = [&](Product product) { return stack_.find(l, product); };
 
   MatvecSpec qkv = group_spec(w.qkv, config_);
+  const Change* const qkv_change = change(Product::kQkv);
+  const bool fused =
+      qkv_change != nullptr && qkv_change->shape.rank() <= kernels::kMaxFusedLowRank;
   if (l == 0) {
     qkv.prologue = Prologue::kNorm;
     record_matvec(program, qkv,
-                  {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)});
+                  {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)},
+                  qkv_change, !fused);
   } else {
     set_site(qkv, w.before_attention);
     record_matvec(program, qkv,
                   {w.qkv.buffer, one_.qkv, one_.x[current], one_.delta, vectors(w.before_attention),
-                   one_.x[current ^ 1]});
+                   one_.x[current ^ 1]},
+                  qkv_change, !fused);
     current ^= 1;
   }
-  program.add(cache_, kernels::attention_decode_source(attention, options_.variant),
-              std::vector<gpu::Range>{one_.qkv, vectors(w.qk_norms), rope(l), k_cache(l),
-                                      v_cache(l), one_.attention, one_.stats, one_.step},
-              [attention](uint32_t position) {
+  std::vector<gpu::Range> ranges{one_.qkv,   vectors(w.qk_norms), rope(l),   k_cache(l),
+                                 v_cache(l), one_.attention,      one_.stats};
+  if (fused) ranges.push_back(qkv_change->b());
+  ranges.push_back(one_.step);
+  program.add(cache_,
+              kernels::attention_decode_source(attention, options_.variant,
+                                               fused ? &qkv_change->shape : nullptr),
+              std::move(ranges), [attention](uint32_t position) {
                 return kernels::attention_decode_groups(attention, position);
               });
 
@@ -141,7 +198,8 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   output.window = attention.window;
   output.max_splits = attention.max_splits;
   record_matvec(program, output,
-                {w.output.buffer, one_.delta, one_.attention, one_.stats, one_.step});
+                {w.output.buffer, one_.delta, one_.attention, one_.stats, one_.step},
+                change(Product::kOutput));
 
   MatvecSpec gate_up = group_spec(w.gate_up, config_);
   MatvecSpec down = group_spec(w.down, config_);
@@ -153,9 +211,10 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   }
   record_matvec(program, gate_up,
                 {w.gate_up.buffer, one_.ffn, one_.x[current], one_.delta, vectors(w.before_ffn),
-                 one_.x[current ^ 1]});
+                 one_.x[current ^ 1]},
+                change(Product::kGateUp));
   current ^= 1;
-  record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn});
+  record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn}, change(Product::kDown));
 
   if (config_.per_layer_dim == 0) return;
   const Aligned ple = align(one_.ple, uint64_t{l} * config_.per_layer_dim * sizeof(float));
@@ -165,10 +224,11 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   set_site(gate, w.before_ple);
   record_matvec(program, gate,
                 {w.ple_gate.buffer, one_.ple_gate, one_.x[current], one_.delta,
-                 vectors(w.before_ple), one_.x[current ^ 1], ple.range});
+                 vectors(w.before_ple), one_.x[current ^ 1], ple.range},
+                change(Product::kPleGate));
   current ^= 1;
   record_matvec(program, group_spec(w.ple_proj, config_),
-                {w.ple_proj.buffer, one_.delta, one_.ple_gate});
+                {w.ple_proj.buffer, one_.delta, one_.ple_gate}, change(Product::kPleProj));
 }
 
 void Decoder::record_sampling() {
@@ -193,8 +253,34 @@ void Decoder::record_sampling() {
 
 // Where the product has an integer form its input is quantised first. No two products of a layer
 // have the same input.
-void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges) {
+void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges,
+                            const Change* change, bool adds) {
   tuner_.use(spec, ranges, batch_.quantized);
+  LowRankAddSpec add;
+  std::vector<gpu::Range> add_ranges{ranges[1]};
+  if (change != nullptr) {
+    const MatmulSpec low{.segments = {{kernels::Codec::kF32, change->shape.rank(), 0}},
+                         .cols = spec.cols,
+                         .light = options_.variant.light};
+    program.add(cache_, kernels::matmul_source(low),
+                {change->a(), batch_low_, ranges[2], ranges.back()},
+                [low](uint32_t tokens) { return kernels::matmul_groups(low, tokens); });
+    add = {.change = change->shape,
+           .epilogue = spec.epilogue,
+           .cap = spec.cap,
+           .mul_stride = spec.mul_stride,
+           .mul_offset = spec.mul_offset,
+           .batch = true};
+    add_ranges.emplace_back(batch_low_);
+    if (spec.epilogue == Epilogue::kGeglu) {
+      add_ranges.push_back(ranges[1]);
+      ranges[1] = add_ranges[0] = batch_raw_;
+    } else if (spec.epilogue == Epilogue::kGeluMul) {
+      add_ranges.push_back(ranges[3]);
+      ranges.erase(ranges.begin() + 3);
+    }
+    spec.epilogue = Epilogue::kStore;
+  }
   if (spec.dot != kernels::Dot::kF32) {
     const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot};
     program.add(cache_, kernels::quantize_source(quantize),
@@ -204,6 +290,7 @@ void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::
   }
   program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
               [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
+  if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges));
 }
 
 // x_new = (x + rms(delta) * post) * scale and h = rms(x_new) * pre; without a pre norm x_new itself
@@ -259,9 +346,11 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   const LayerWeights& w = weights_.layers[l];
   const kernels::AttentionSpec attention = attention_spec(l);
   const kernels::Variant& variant = options_.variant;
+  const auto change = [&](Product product) { return stack_.find(l, product); };
 
   const gpu::Buffer& h = record_residual_norm(program, w.before_attention, l > 0, current);
-  record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step});
+  record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step},
+                change(Product::kQkv));
   std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), rope(l)};
   if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
   post.insert(post.end(), {batch_.spans, batch_.step});
@@ -274,14 +363,16 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
                 return kernels::attention_prefill_groups(attention, tokens, spans_);
               });
   record_matmul(program, batch_spec(w.output),
-                {w.output.buffer, batch_.delta, batch_.attention, batch_.step});
+                {w.output.buffer, batch_.delta, batch_.attention, batch_.step},
+                change(Product::kOutput));
 
   const gpu::Buffer& n = record_residual_norm(program, w.before_ffn, true, current);
   MatmulSpec gate_up = batch_spec(w.gate_up);
   gate_up.epilogue = Epilogue::kGeglu;
-  record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step});
+  record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step},
+                change(Product::kGateUp));
   record_matmul(program, batch_spec(w.down),
-                {w.down.buffer, batch_.delta, batch_.ffn, batch_.step});
+                {w.down.buffer, batch_.delta, batch_.ffn, batch_.step}, change(Product::kDown));
 
   if (config_.per_layer_dim == 0) return;
   const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);
@@ -290,27 +381,40 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_stride = static_cast<uint32_t>(config_.layers.size()) * config_.per_layer_dim;
   gate.mul_offset = ple.rest;
-  record_matmul(program, gate, {w.ple_gate.buffer, batch_.ple_gate, x, ple.range, batch_.step});
+  record_matmul(program, gate, {w.ple_gate.buffer, batch_.ple_gate, x, ple.range, batch_.step},
+                change(Product::kPleGate));
   record_matmul(program, batch_spec(w.ple_proj),
-                {w.ple_proj.buffer, batch_.delta, batch_.ple_gate, batch_.step});
+                {w.ple_proj.buffer, batch_.delta, batch_.ple_gate, batch_.step},
+                change(Product::kPleProj));
 }
 
 // The head over blocks of `rows` tokens, for the logits of all positions.
 void Decoder::record_all_head(uint32_t current, uint32_t rows) {
   const gpu::Buffer& h = record_residual_norm(all_norm_, weights_.before_head, true, current);
   const uint64_t block_bytes = uint64_t{rows} * config_.hidden * sizeof(float);
+  const Change* change = stack_.find(0, Product::kHead);
+  const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
   for (uint64_t at = 0; at < h.size(); at += block_bytes) {
     Program& program = all_head_.emplace_back();
     for (const Table::Part& part : weights_.head().parts) {
+      const bool first = &part == weights_.head().parts.data();
       MatmulSpec spec;
       spec.segments = {{weights_.head().codec, part.rows, 0}};
       spec.cols = config_.hidden;
-      spec.epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
+      spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
       spec.cap = config_.softcap;
       spec.y_stride = config_.vocab;
       spec.row_offset = part.row_begin;
-      record_matmul(program, spec, {part.buffer, all_logits_, {h, at, h.size() - at}, all_step_});
+      record_matmul(program, spec, {part.buffer, all_logits_, {h, at, h.size() - at}, all_step_},
+                    first ? change : nullptr, false);
     }
+    if (change == nullptr) continue;
+    record_add(program,
+               {.change = change->shape,
+                .epilogue = epilogue,
+                .cap = config_.softcap,
+                .batch = true},
+               *change, {all_logits_, batch_low_});
   }
 }
 

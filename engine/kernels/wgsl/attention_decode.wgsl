@@ -44,7 +44,8 @@ fn turned(v: vec2<f32>, turn: vec2<f32>) -> vec2<f32> {
 }
 
 fn head_pair(vector: u32, pair: u32) -> vec2<f32> {
-  return vec2<f32>(qkv[vector * HEAD_DIM + pair], qkv[vector * HEAD_DIM + HALF + pair]);
+  return vec2<f32>(projected(vector * HEAD_DIM + pair),
+                   projected(vector * HEAD_DIM + HALF + pair));
 }
 
 fn norm_pair(vector: u32, pair: u32) -> vec2<f32> {
@@ -75,6 +76,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (split >= splits) {
     return;
   }
+//#if CHANGED
+  load_low(thread, 0u);
+  workgroupBarrier();
+//#endif
   let kv_head = head / (HEADS / KV_HEADS);
   let keys = attention_keys(position);
   let chunk = (keys + splits - 1u) / splits;

@@ -10,6 +10,9 @@
 // (QUANTIZES) 16 rows at a time, and the second (QUANTIZED) multiplies it as it comes, with no tile
 // and no barrier before its first product. Layout: matvec.h.
 //
+// With a low-rank change (LOW_RANK) the first workgroups compute A h instead, and what comes after
+// the product is low_rank_add.wgsl's: all sums are stored as they are.
+//
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
 //#include reduce.wgsl
@@ -50,6 +53,10 @@ var<private> ahead_${i}: Fetched;
 
 //#if INTEGER
 //#include activation_bytes.wgsl
+//#endif
+
+//#if LOW_RANK
+//#include low_rank_rows.wgsl
 //#endif
 
 //#if QUANTIZED
@@ -293,32 +300,8 @@ fn row_vector(n: u32) -> vec4<f32> {
   return vec4<f32>(parts[n * PART_STRIDE], parts[(n + 1u) * PART_STRIDE],
                    parts[(n + 2u) * PART_STRIDE], parts[(n + 3u) * PART_STRIDE]);
 }
-
-// Writes rows n to n + 3 of the workgroup, which are in half `half` of the output.
-fn quantize_rows(n: u32, half: u32) {
-  let begin = n & ~15u;
-  let v0 = row_vector(begin);
-  let v1 = row_vector(begin + 4u);
-  let v2 = row_vector(begin + 8u);
-  let v3 = row_vector(begin + 12u);
-  let most = largest(v0, v1, v2, v3);
-  let inverse = inverse_scale(most);
-  let unit = half >> 1u;
-  let h = half & 1u;
-  let c = (n & 15u) >> 2u;
-  let q = rounded(row_vector(n), inverse);
-  y[4u * (h * Y_UNITS + unit) + c] = high_bytes(q);
-//#if TWO_BYTES
-  y[4u * ((2u + h) * Y_UNITS + unit) + c] = low_bytes(q);
-//#endif
-  if (c == 0u) {
-    let scale = most / LIMIT;
-    let sums = (q + rounded(v1, inverse)) + (rounded(v2, inverse) + rounded(v3, inverse));
-    let at = 4u * (BYTE_VECTORS * Y_UNITS + unit) + 2u * h;
-    y[at] = bitcast<u32>(scale);
-    y[at + 1u] = bitcast<u32>(f32(sums.x + sums.y + sums.z + sums.w) * scale);
-  }
-}
+fn store_word(at: u32, word: u32) { y[at] = word; }
+//#include hand_over.wgsl
 //#endif
 
 @compute @workgroup_size(THREADS)
@@ -458,11 +441,16 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       for (var i = 0u; i < bound(LANES); i += merge) {
         up += parts[(ROWS * SLOTS + n) * PART_STRIDE + i];
       }
+//#if LOW_RANK
+      y[y_base + row] = total;
+      y[y_base + segment_rows + row] = up;
+//#else
 //#if QUANTIZES
       // Only this thread reads the row's parts.
       parts[n * PART_STRIDE] = gelu_tanh(total) * up;
 //#else
       y[y_base + row] = gelu_tanh(total) * up;
+//#endif
 //#endif
 //#else
       y[y_base + row] = finished(total, row);

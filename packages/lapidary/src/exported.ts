@@ -1,5 +1,6 @@
 // What every entry point exports.
 
+export type { AdapterFile, AdapterLocation } from './adapters.js';
 export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { plainBytes, type DataInput, type DataOptions } from './data.js';
 export { Engine, type LogLevel } from './engine.js';

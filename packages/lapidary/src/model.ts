@@ -1,5 +1,6 @@
 // A model, loaded and ready: the package's main class.
 
+import { findAdapter, readConfig, type AdapterLocation } from './adapters.js';
 import { Engine, type LogLevel } from './engine.js';
 import { LapidaryError } from './errors.js';
 import { openDevice, type DeviceInfo } from './gpu/device.js';
@@ -16,6 +17,7 @@ import { Reply } from './reply.js';
 import { throwIfAborted, type ByteSource } from './source/source.js';
 import { keepCuts, knownCuts } from './tuning.js';
 import type {
+  AdapterInfo,
   ChatOptions,
   FileHeader,
   KernelVariant,
@@ -152,6 +154,7 @@ export class Model {
             params: found.params,
             system: found.system,
             name: found.name,
+            digest: found.digest,
             variant: options.variant,
             cuts: known,
             tune,
@@ -268,6 +271,66 @@ export class Model {
       this.checkOpen();
       this.engine.callSync('lap_truncate', this.handle, length);
       return Promise.resolve();
+    });
+  }
+
+  /**
+   * Loads a LoRA adapter and switches it on, beside those that are on already, for the replies that follow; the model
+   * stays loaded. `scale` is multiplied with the adapter's own; 0 loads it switched off.
+   *
+   * Rejects with `invalid_format` where a matrix does not fit this model (its name is in the message), `unsupported`
+   * for what cannot be applied, `integrity_error` where it names another base, and with `not_found`, `truncated`,
+   * `out_of_memory`, `io_error`, `cancelled`; nothing has changed then.
+   */
+  loadAdapter(
+    where: AdapterLocation,
+    { scale, signal }: { scale?: number; signal?: AbortSignal } = {},
+  ): Promise<AdapterInfo> {
+    return this.enqueue(async () => {
+      throwIfAborted(signal);
+      this.checkOpen();
+      const ending = this.endingWith(signal);
+      const found = await findAdapter(where, { signal: ending });
+      const source = this.engine.addSource(found.model, ending);
+      try {
+        const config = await readConfig(found, ending);
+        const request = JSON.stringify({ name: found.model.name, scale, config });
+        return await this.engine.callJson<AdapterInfo>(
+          'lap_adapter_load',
+          [this.handle, source, request],
+          { signal: ending },
+        );
+      } finally {
+        this.engine.removeSource(source);
+        await found.config?.close?.();
+        await found.model.close?.();
+      }
+    });
+  }
+
+  /** The adapters that are loaded, in the order of their loading, with the scales that are in use. */
+  get adapters(): AdapterInfo[] {
+    this.checkOpen();
+    return this.engine.callSyncJson('lap_adapters', this.handle);
+  }
+
+  /**
+   * From the next reply on these adapters change the model, all at once, each at its `scale` (default 1); the others
+   * stay loaded, switched off. None at all: the base model's own answers, bit for bit. What the KV cache holds serves
+   * replies under the very adapters and scales that it was made with.
+   */
+  setAdapters(active: { id: number; scale?: number }[]): Promise<void> {
+    return this.enqueue(async () => {
+      this.checkOpen();
+      await this.engine.call('lap_adapters_set', [this.handle, JSON.stringify(active)]).done;
+    });
+  }
+
+  /** Switches an adapter off and frees its memory. */
+  removeAdapter(id: number): Promise<void> {
+    return this.enqueue(async () => {
+      this.checkOpen();
+      await this.engine.call('lap_adapter_remove', [this.handle, id]).done;
     });
   }
 

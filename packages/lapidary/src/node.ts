@@ -1,9 +1,10 @@
 // The entry point of Node: everything index.ts has, plus files, Ollama's store, and WebGPU by Dawn.
 
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { CONFIG_NAME, ifThere, type FoundAdapter } from './adapters.js';
 import { LapidaryError, messageOf } from './errors.js';
 import { isSoftware } from './gpu/device.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
@@ -79,6 +80,19 @@ async function find(name: string | URL, options: FindOptions): Promise<FoundMode
   return store.find(name);
 }
 
+/** A file, or the folder that PEFT wrote. */
+async function findAdapter(name: string | URL): Promise<FoundAdapter> {
+  const path = name instanceof URL ? fileURLToPath(name) : name;
+  const isFolder = await stat(path).then(
+    (stats) => stats.isDirectory(),
+    () => false, // opening it says what is wrong
+  );
+  const file = isFolder ? join(path, 'adapter_model.safetensors') : path;
+  const model = await FileSource.open(file);
+  if (!/\.safetensors$/i.test(file)) return { model };
+  return { model, config: await ifThere(FileSource.open(join(dirname(file), CONFIG_NAME))) };
+}
+
 const cacheFolder = () =>
   process.env.LAPIDARY_CACHE ||
   join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'lapidary');
@@ -106,4 +120,5 @@ setPlatform({
   gpu: () => (dawn ??= openDawn()),
   wasm: async (url) => WebAssembly.compile(await readFile(url)),
   find,
+  findAdapter,
 });

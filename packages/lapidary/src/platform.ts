@@ -1,5 +1,6 @@
 // What differs between a page, a worker and Node: where WebGPU comes from, where the .wasm lies, and what a name means.
 
+import { adapterAtAddress, type FoundAdapter } from './adapters.js';
 import { LapidaryError } from './errors.js';
 import { BlobSource } from './source/blob.js';
 import { HttpRangeSource } from './source/http.js';
@@ -14,6 +15,8 @@ export interface FoundModel {
   source: ByteSource;
   /** How people call it: "gemma4:e2b", a path, a URL. */
   name: string;
+  /** "sha256:…" of the weights' file, where it is known. */
+  digest?: string | undefined;
   params?: Record<string, unknown> | undefined;
   system?: string | undefined;
   /** Messages that stand before every chat. */
@@ -36,6 +39,8 @@ export interface Platform {
   cache: TextCache;
   /** Opens a name or path that is not a web address. */
   find(name: string | URL, options: FindOptions): Promise<FoundModel>;
+  /** The same for an adapter's files. */
+  findAdapter(name: string | URL, options: FindOptions): Promise<FoundAdapter>;
 }
 
 const cacheUrl = (name: string) => new URL(`/.lapidary/${name}`, globalThis.location.href);
@@ -52,6 +57,14 @@ const pageCache: TextCache = {
   },
 };
 
+/** The address that a page means by a path. */
+function pageUrl(name: string | URL, refusal: string): URL {
+  const base = globalThis.location?.href;
+  const text = String(name);
+  if (!/^\.{0,2}\//.test(text) || !base) throw new LapidaryError('not_found', refusal);
+  return new URL(text, base);
+}
+
 const browser: Platform = {
   cache: pageCache,
   gpu: () => Promise.resolve(globalThis.navigator?.gpu),
@@ -67,16 +80,15 @@ const browser: Platform = {
       : WebAssembly.compile(await response.arrayBuffer());
   },
   async find(name, options) {
-    const base = globalThis.location?.href;
-    const text = String(name);
-    if (!/^\.{0,2}\//.test(text) || !base) {
-      throw new LapidaryError(
-        'not_found',
-        `'${text}' is a name, and a page cannot read an Ollama store: give a URL, a File or a Blob`,
-      );
-    }
-    const url = new URL(text, base);
+    const url = pageUrl(
+      name,
+      `'${String(name)}' is a name, and a page cannot read an Ollama store: give a URL, a File or a Blob`,
+    );
     return { source: await HttpRangeSource.open(url, options), name: url.href };
+  },
+  async findAdapter(name, options) {
+    const refusal = `a page cannot read '${String(name)}': give a URL, a File or a Blob`;
+    return adapterAtAddress(pageUrl(name, refusal), options);
   },
 };
 

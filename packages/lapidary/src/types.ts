@@ -186,6 +186,27 @@ export interface ModelInfo {
   cuts: Cuts;
 }
 
+/** A LoRA adapter of a model. */
+export interface AdapterInfo {
+  /** What {@link Model.setAdapters} and {@link Model.removeAdapter} call it. */
+  id: number;
+  name: string;
+  /** What its changes are multiplied by, beside its own alpha / rank; 0: it is off. */
+  scale: number;
+  rank: number;
+  alpha: number;
+  /** Its own scale is alpha / √rank. */
+  rsLora: boolean;
+  /** The base's name, as the adapter's maker wrote it; may be empty. */
+  baseModel: string;
+  /** "sha256:…" of the base's file; may be empty. */
+  baseDigest: string;
+  /** Of the model, that it changes. */
+  matrices: number;
+  parameters: number;
+  gpuBytes: number;
+}
+
 /** A value in a GGUF file's header; long arrays are only counted. */
 export type MetadataValue =
   string | number | boolean | MetadataValue[] | { type: string; count: number };

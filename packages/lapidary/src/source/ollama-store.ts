@@ -153,6 +153,7 @@ export class OllamaStore {
     // The weights are opened last: nothing after that can fail and leave the file open.
     const found = {
       name: files.name,
+      digest: files.layers.find(({ kind }) => kind === 'model')?.digest,
       params:
         params === undefined ? undefined : parseObject(params, `${files.name}: the params layer`),
       system,

@@ -1,0 +1,109 @@
+#include "engine/kernels/low_rank.h"
+
+#include "engine/base/bytes.h"
+#include "engine/base/text.h"
+
+namespace lapidary::kernels {
+namespace {
+
+constexpr uint32_t kThreads = 64;  // whole blocks of 16 rows
+
+uint32_t outputs(const LowRankAddSpec& spec) {
+  return spec.epilogue == Epilogue::kGeglu ? spec.change.parts[0].rows : spec.change.total_rows();
+}
+
+}  // namespace
+
+uint32_t LowRank::rank() const {
+  uint32_t sum = 0;
+  for (const Part& part : parts) sum += part.rank;
+  return sum;
+}
+
+uint32_t LowRank::total_rows() const {
+  uint32_t sum = 0;
+  for (const Part& part : parts) sum += part.rows;
+  return sum;
+}
+
+uint32_t LowRank::chunks() const { return div_ceil(div_ceil(cols, 32), kLowRankChunk); }
+
+uint64_t LowRank::row_bytes() const { return uint64_t{div_ceil(cols, 32)} * 32 * sizeof(float); }
+
+uint64_t LowRank::a_offset(size_t part) const {
+  uint64_t rows = 0;
+  for (size_t i = 0; i < part; ++i) rows += parts[i].rank;
+  return rows * row_bytes();
+}
+
+uint64_t LowRank::factors() const { return round_up(a_offset(parts.size()), 256); }
+
+uint64_t LowRank::b_offset(size_t part) const {
+  uint64_t floats = rank();
+  for (size_t i = 0; i < part; ++i) floats += uint64_t{parts[i].rank} * parts[i].rows;
+  return factors() + floats * sizeof(float);
+}
+
+void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks) {
+  composer.constant("LOW_RANK", change.rank())
+      .constant("LOW_CHUNKS", chunks)
+      .include("low_rank_change.wgsl");
+  std::string text = "fn change(row: u32) -> f32 {\n  var i = row;\n";
+  uint32_t first = 0;
+  for (size_t i = 0; i < change.parts.size(); ++i) {
+    const auto [rank, rows] = change.parts[i];
+    const uint64_t base = (change.b_offset(i) - change.factors()) / sizeof(float);
+    const std::string value = rank == 0 ? std::string("0.0")
+                                        : cat("low_product(", first, "u, ", rank, "u, ", base,
+                                              "u, ", rows, "u, i)");
+    text += cat("  if (i < ", rows, "u) { return ", value, "; }\n  i -= ", rows, "u;\n");
+    first += rank;
+  }
+  composer.text(text + "  return 0.0;\n}\n");
+}
+
+KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
+  const bool geglu = spec.epilogue == Epilogue::kGeglu;
+  const bool quantizes = spec.quantizes != Dot::kF32;
+  Composer composer;
+  composer.bind('w', "y", "array<f32>").bind('r', "adapter", "array<f32>");
+  if (spec.batch) composer.bind('r', "low_sums", "array<f32>");
+  if (geglu) composer.bind('w', "out", quantizes ? "array<u32>" : "array<f32>");
+  if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", "array<f32>");
+  composer.constant("THREADS", kThreads)
+      .constant("OUTPUTS", outputs(spec))
+      .constant("Y_STRIDE", spec.change.total_rows())
+      .constant("Y_UNITS", outputs(spec) / 32)
+      .constant("CAP", spec.cap)
+      .flag("LIGHT", spec.light)
+      .flag("GEGLU", geglu)
+      .flag("QUANTIZES", quantizes)
+      .flag("TWO_BYTES", spec.quantizes == Dot::kInt16)
+      .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap)
+      .include("bound.wgsl")
+      .include("epilogue.wgsl")
+      .text(cat("fn low_part(token: u32, i: u32) -> f32 { return ",
+                spec.batch ? cat("low_sums[token * ", spec.change.rank(), "u + i]")
+                           : cat("y[", spec.low_offset, "u + i]"),
+                "; }\n"));
+  add_low_rank_change(composer, spec.change, spec.batch ? 1 : spec.change.chunks());
+  std::string value = "total";
+  if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
+  if (spec.epilogue == Epilogue::kGeluMul) {
+    value = cat("gelu_tanh(total) * mul[token * ", spec.mul_stride, "u + ", spec.mul_offset,
+                "u + row]");
+  }
+  if (!geglu) {
+    composer.text(cat("fn finished(total: f32, token: u32, row: u32) -> f32 {\n  return ", value,
+                      ";\n}\n"));
+  }
+  composer.include("low_rank_add.wgsl");
+  return std::move(composer).finish(
+      cat("low rank ", spec.change.rank(), " x ", spec.change.total_rows()));
+}
+
+Groups low_rank_add_groups(const LowRankAddSpec& spec, uint32_t tokens) {
+  return {div_ceil(outputs(spec), kThreads), tokens, 1};
+}
+
+}  // namespace lapidary::kernels
