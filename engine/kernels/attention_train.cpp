@@ -31,7 +31,7 @@ void add_reduction(Composer& composer, const Variant& variant) {
       .include("workgroup_reduce.wgsl");
 }
 
-// What the kernels of single head vectors share; head_row.wgsl reads qkv, qk_norms and rope.
+// What the kernels of single head vectors share. head_row.wgsl reads the projection by projected().
 Composer head_composer(const AttentionSpec& spec, const Variant& variant) {
   Composer composer;
   add_shape(composer, spec, variant);
@@ -45,7 +45,8 @@ Composer head_composer(const AttentionSpec& spec, const Variant& variant) {
       .bind('r', "qkv", "array<f32>")
       .bind('r', "qk_norms", "array<f32>")
       .bind('r', "rope", "array<vec2<f32>>")
-      .bind('r', "spans", "array<vec2<u32>>");
+      .bind('r', "spans", "array<vec2<u32>>")
+      .text("fn projected(i: u32) -> f32 { return qkv[i]; }\n");
   return composer;
 }
 

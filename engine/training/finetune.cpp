@@ -241,7 +241,6 @@ Task<Result<std::optional<double>>> Finetune::evaluate(const Cancelled& cancelle
 Task<Result<Json>> Finetune::run(uint32_t steps, Emit emit, Cancelled cancelled) {
   if (!trainer_) co_return fail(ErrorCode::kInvalidArgument, "prepare the fine-tuning run first");
   bool stopped = false;
-  double seconds_a_step = 0;
   const uint32_t end = static_cast<uint32_t>(std::min<uint64_t>(steps_, uint64_t{step_} + steps));
   while (step_ < end && !stopped) {
     const double start = gpu::host_now();
@@ -258,8 +257,8 @@ Task<Result<Json>> Finetune::run(uint32_t steps, Emit emit, Cancelled cancelled)
               " is no number: go on from the last checkpoint with a lower learningRate"));
     }
     const double seconds = (gpu::host_now() - start) / 1000;
-    seconds_a_step =
-        seconds_a_step == 0 ? seconds : seconds_a_step + kSmoothing * (seconds - seconds_a_step);
+    seconds_a_step_ =
+        seconds_a_step_ == 0 ? seconds : seconds_a_step_ + kSmoothing * (seconds - seconds_a_step_);
     Json event{{"step", step_ + 1},
                {"steps", steps_},
                {"epoch", epoch_of(step_)},
@@ -267,7 +266,7 @@ Task<Result<Json>> Finetune::run(uint32_t steps, Emit emit, Cancelled cancelled)
                {"gradientNorm", report->gradient_norm},
                {"learningRate", learning_rate(options_, step_, steps_)},
                {"tokensPerSecond", seconds > 0 ? static_cast<double>(tokens_) / seconds : 0},
-               {"secondsLeft", seconds_a_step * (steps_ - step_ - 1)},
+               {"secondsLeft", seconds_a_step_ * (steps_ - step_ - 1)},
                {"gpuBytes", trainer_->bytes()}};
     ++step_;
     if (evaluates_after(step_)) {

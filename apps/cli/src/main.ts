@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The command line: run, list, show, tokenize, serve, bench.
+// The command line: run, list, show, tokenize, finetune, bench, serve.
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { list } from './commands/list.js';
@@ -31,6 +31,8 @@ function number(low: number, high: number, whole = false) {
 const wholeFrom = (low: number) => number(low, Number.MAX_SAFE_INTEGER, true);
 /** "128,2048" */
 const wholes = (text: string): number[] => text.split(',').map(wholeFrom(1));
+const wholesFrom0 = (text: string): number[] => text.split(',').map(wholeFrom(0));
+const words = (text: string): string[] => text.split(',');
 const collect = (text: string, before: string[] | undefined) => [...(before ?? []), text];
 
 let exitCode: number = EXIT.ok;
@@ -159,6 +161,80 @@ Examples:
   lapidary tokenize nano --ids --specials "<|turn>user"`,
   )
   .action(guarded(tokenize));
+
+program
+  .command('finetune')
+  .description('Train a LoRA adapter on examples; Ctrl-C stops, the same command goes on')
+  .argument('<model>', MODEL)
+  .argument('<data>', 'examples, as JSON Lines; gzip, too')
+  .requiredOption('--out <folder>', 'where the adapter and the checkpoint go')
+  .option('--restart', 'begin anew, even if the folder holds a checkpoint')
+  .option('--epochs <n>', 'how often to see every example (default 3)', number(0.001, 100000))
+  .option('--steps <n>', 'train for n steps instead', wholeFrom(1))
+  .option('--rank <n>', 'of the adapter (default 16)', number(1, 1024, true))
+  .option('--alpha <n>', 'the adapter counts alpha / rank times (default 2 rank)', number(1e-6, 1e6))
+  .option('--rs-lora', 'it counts alpha / sqrt(rank) times instead')
+  .option('--dropout <p>', "of the adapter's inputs (default 0)", number(0, 0.99))
+  .option('--targets <list>', 'q,k,v,o,gate,up,down,per_layer_gate,per_layer_projection,head', words)
+  .option('--layers <list>', 'numbers of layers, from 0 (default all)', wholesFrom0)
+  .option('--learning-rate <n>', 'the highest (default 2e-4)', number(0, 1))
+  .addOption(
+    new Option('--schedule <name>', 'of the learning rate (default cosine)').choices([
+      'constant',
+      'linear',
+      'cosine',
+      'cosine-restarts',
+    ]),
+  )
+  .option('--warmup <part>', 'part of the steps that the rate rises (default 0.03)', number(0, 0.99))
+  .option('--restarts <n>', 'cycles of cosine-restarts', wholeFrom(1))
+  .option('--weight-decay <n>', 'default 0.01', number(0, 10))
+  .option('--clip <n>', 'largest norm of the gradients; 0 is any (default 1)', number(0, 1e6))
+  .option('--max-length <n>', 'tokens of an example (default 512)', wholeFrom(8))
+  .addOption(
+    new Option('--long-examples <what>', 'for those that are longer (default cut)').choices([
+      'cut',
+      'split',
+      'drop',
+    ]),
+  )
+  .option('--batch <n>', 'rows at once (default 1)', wholeFrom(1))
+  .option('--accumulation <n>', 'batches of a step (default 1)', wholeFrom(1))
+  .option('--no-pack', 'one example a row')
+  .option('--no-checkpointing', 'keep all activations: faster, with more memory')
+  .option('--eval <part>', 'part of the data to evaluate with, not trained on', number(0, 0.99))
+  .option('--eval-every <n>', 'steps between evaluations (default: an epoch)', wholeFrom(1))
+  .addOption(
+    new Option('--supervise <which>', 'which answers of a conversation to learn').choices([
+      'all',
+      'last',
+    ]),
+  )
+  .addOption(
+    new Option('--bad-lines <what>', 'for lines that are no examples (default fail)').choices([
+      'fail',
+      'skip',
+    ]),
+  )
+  .option('--checkpoint-every <n>', 'steps between checkpoints (default 100)', wholeFrom(1))
+  .option('--seed <n>', 'the same seed gives the same adapter on the same GPU', wholeFrom(0))
+  .option('--json', 'events as JSON, one a line; the last has the type "done"')
+  .addOption(context())
+  .addOption(perLayerEmbeddings())
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+A line of the data is {"messages": […]}, {"prompt", "completion"}, {"instruction", "input", "output"},
+{"conversations": […]} or {"text"}. The folder holds the adapter as PEFT reads it; docs/fine-tuning.md says more.
+
+Examples:
+  lapidary finetune nano models/data/pirate.jsonl --out pirate
+  lapidary run nano --adapter pirate "What is the capital of France?"
+  lapidary finetune gemma4:e2b chats.jsonl.gz --out mine --eval 0.05 --max-length 1024 --accumulation 8
+${EXIT_HELP}`,
+  )
+  .action(guardedLater(async () => (await import('./commands/finetune.js')).finetune));
 
 program
   .command('bench')

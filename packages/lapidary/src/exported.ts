@@ -4,6 +4,17 @@ export type { AdapterFile, AdapterLocation } from './adapters.js';
 export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { plainBytes, type DataInput, type DataOptions } from './data.js';
 export { Engine, type LogLevel } from './engine.js';
+export {
+  Finetune,
+  type FinetuneEvent,
+  type FinetuneOptions,
+  type FinetuneReady,
+  type FinetuneReport,
+  type FinetuneSettings,
+  type FinetuneStep,
+  type FinetuneTarget,
+  type TrainedAdapter,
+} from './finetune.js';
 export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js';
 export type { GpuCounters } from './gpu/host.js';
 export type { KernelTime } from './gpu/profiler.js';

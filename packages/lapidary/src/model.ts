@@ -1,8 +1,10 @@
 // A model, loaded and ready: the package's main class.
 
 import { findAdapter, readConfig, type AdapterLocation } from './adapters.js';
+import type { DataInput } from './data.js';
 import { Engine, type LogLevel } from './engine.js';
 import { LapidaryError } from './errors.js';
+import { startFinetune, type Finetune, type FinetuneOptions } from './finetune.js';
 import { openDevice, type DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
@@ -332,6 +334,29 @@ export class Model {
       this.checkOpen();
       await this.engine.call('lap_adapter_remove', [this.handle, id]).done;
     });
+  }
+
+  /**
+   * Trains a LoRA adapter on `data`, JSON Lines in any of the usual shapes (docs/fine-tuning.md), plain or gzipped. The
+   * model itself does not change, and answers between the steps; give the report's adapter to {@link loadAdapter} to
+   * use it at once.
+   *
+   * Fails with `invalid_argument` for settings that cannot be, `invalid_format` for a line that is no example (its
+   * number is in the message), `out_of_memory` with the largest batch that fits.
+   */
+  finetune(data: DataInput, options: FinetuneOptions = {}): Finetune {
+    const enqueue = <T>(work: () => Promise<T>): Promise<T> =>
+      this.enqueue(() => {
+        this.checkOpen();
+        this.endingWith();
+        return work();
+      });
+    const { contextLength } = this.info;
+    const signal = options.signal
+      ? AbortSignal.any([options.signal, this.closing.signal])
+      : this.closing.signal;
+    const host = { engine: this.engine, handle: this.handle, enqueue, contextLength };
+    return startFinetune(host, data, { ...options, signal });
   }
 
   /** How often the GPU was bothered since loading began, and bytes of wasm memory: for tests and benchmarks. */
