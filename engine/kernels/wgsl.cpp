@@ -88,6 +88,12 @@ constexpr char kMatmulFloat[] = {
 constexpr char kMatmulInteger[] = {
 #embed "wgsl/matmul_integer.wgsl"
 };
+constexpr char kMatmulMatrix[] = {
+#embed "wgsl/matmul_matrix.wgsl"
+};
+constexpr char kMatmulPlace[] = {
+#embed "wgsl/matmul_place.wgsl"
+};
 constexpr char kMatvec[] = {
 #embed "wgsl/matvec.wgsl"
 };
@@ -102,6 +108,9 @@ constexpr char kQkvPost[] = {
 };
 constexpr char kQuantize[] = {
 #embed "wgsl/quantize.wgsl"
+};
+constexpr char kQuantizeHalves[] = {
+#embed "wgsl/quantize_halves.wgsl"
 };
 constexpr char kReduce[] = {
 #embed "wgsl/reduce.wgsl"
@@ -170,11 +179,14 @@ constexpr Module kModules[] = {
     {"matmul.wgsl", kMatmul},
     {"matmul_float.wgsl", kMatmulFloat},
     {"matmul_integer.wgsl", kMatmulInteger},
+    {"matmul_matrix.wgsl", kMatmulMatrix},
+    {"matmul_place.wgsl", kMatmulPlace},
     {"matvec.wgsl", kMatvec},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
     {"qkv_post.wgsl", kQkvPost},
     {"quantize.wgsl", kQuantize},
+    {"quantize_halves.wgsl", kQuantizeHalves},
     {"reduce.wgsl", kReduce},
     {"repack.wgsl", kRepack},
     {"residual_norm.wgsl", kResidualNorm},
