@@ -96,9 +96,10 @@ Status parse_count(const Json& json, std::string_view key, uint32_t most, uint32
 // {subgroups, dot: "f32" | "int16" | "int8", prefill: the same or "matrix"}
 Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
-    return fail(ErrorCode::kInvalidArgument,
-                "variant takes subgroups (true, false), dot (f32, int16, int8) and prefill (the same "
-                "or matrix)");
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "variant takes subgroups (true, false), dot (f32, int16, int8) and prefill (the same "
+        "or matrix)");
   };
   if (!json.is_object()) return bad();
   if (const Json* subgroups = json_member(json, "subgroups")) {

@@ -27,8 +27,8 @@ enum class Dot : uint8_t {
   kF32,    // weights are decoded to f32
   kInt16,  // activations in two bytes: an error of at most 2^-15 of the largest of the block
   kInt8,   // activations in one byte: 2^-8
-  // Of matmuls only. Weights and activations become halves (2^-10 of each), and matrices of 16 by 16
-  // are multiplied by subgroups, summed in f32.
+  // Of matmuls only. Weights and activations become halves (2^-10 of each), and matrices of 16 by
+  // 16 are multiplied by subgroups, summed in f32.
   kMatrix,
 };
 inline constexpr Dot kDots[] = {Dot::kF32, Dot::kInt16, Dot::kInt8, Dot::kMatrix};

@@ -2,8 +2,8 @@
 // The integer forms multiply quants by activations that a dispatch of quantize.h made signed bytes
 // of: a quarter of the traffic of tiles, products of four at once, for one dispatch more. Which is
 // faster depends on the GPU and the shape, so the float form is the default and an integer one is
-// taken where the tuner (model/tuner.h) measured a gain, or where Variant::prefill says so. So is the
-// matrix form, on devices that have subgroup matrices: weights and activations become halves.
+// taken where the tuner (model/tuner.h) measured a gain, or where Variant::prefill says so. So is
+// the matrix form, on devices that have subgroup matrices: weights and activations become halves.
 #pragma once
 
 #include <vector>

@@ -191,13 +191,12 @@ void Decoder::record_sampling() {
 
 // --- T tokens ---
 
-// Where the product has an integer form or the matrix form its input is quantised first. No two products of a layer
-// have the same input.
+// Where the product has an integer form or the matrix form its input is quantised first. No two
+// products of a layer have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges) {
   tuner_.use(spec, ranges, batch_.quantized);
   if (spec.dot != kernels::Dot::kF32) {
-    const kernels::QuantizeSpec quantize{
-        .cols = spec.cols, .dot = spec.dot, .light = spec.light};
+    const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot, .light = spec.light};
     program.add(cache_, kernels::quantize_source(quantize),
                 {ranges[2], batch_.quantized, ranges.back()},
                 [quantize](uint32_t tokens) { return kernels::quantize_groups(quantize, tokens); });

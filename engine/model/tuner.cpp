@@ -163,8 +163,7 @@ Tuner::Trial Tuner::trial(const Product& product, const Cut& cut, uint32_t token
     spec.dot = matmul_form(cut);
     trial.form = spec.dot;
     if (spec.dot != Dot::kF32) {
-      const kernels::QuantizeSpec quantize{
-          .cols = spec.cols, .dot = spec.dot, .light = spec.light};
+      const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot, .light = spec.light};
       const gpu::Range quantized(*product.quantized);
       std::vector<std::vector<gpu::Range>> inputs;
       for (std::vector<gpu::Range>& ranges : uses) {

@@ -1,8 +1,8 @@
 // Times a few cuts of each matrix product on the device at hand, and keeps the fastest. Cuts change
 // how work is spread over threads, never what is computed: each is checked against the usual one
 // before it is timed. A matmul's cut has a form, too (kernels::matmul_forms): an integer form or
-// the matrix form, which computes the same within the error of its Dot, takes the place of the forms
-// before it where it is faster than the best cut of those by as much as a cut must be, the
+// the matrix form, which computes the same within the error of its Dot, takes the place of the
+// forms before it where it is faster than the best cut of those by as much as a cut must be, the
 // quantisation of its input included.
 #pragma once
 
@@ -67,9 +67,9 @@ class Tuner {
   struct Trial {
     Cut cut{};
     kernels::Dot form = kernels::Dot::kF32;  // of matmuls
-    std::vector<Dispatch> dispatches;  // one after another: the last is the product
-    std::string wrong;                 // why it is not used
-    double ms = 1e30;                  // the least time of a submission
+    std::vector<Dispatch> dispatches;        // one after another: the last is the product
+    std::string wrong;                       // why it is not used
+    double ms = 1e30;                        // the least time of a submission
   };
 
   const Cut* find(std::string_view key) const;

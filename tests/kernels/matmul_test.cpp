@@ -355,8 +355,8 @@ KERNEL_TEST(quantize_matrix) {
         const double got = half_to_float(static_cast<uint16_t>(word >> (16 * (c % 2)))) * scale;
         const double off = std::fabs(got - values[c]);
         // Numbers below 2^-100 may be lost.
-        const double may = std::max(std::fabs(double{values[c]}) / 1024, most * std::exp2(-37)) +
-                           std::exp2(-137);
+        const double may =
+            std::max(std::fabs(double{values[c]}) / 1024, most * std::exp2(-37)) + std::exp2(-137);
         KERNEL_EXPECT(off <= may, "token ", t, ", column ", c, ": ", got, " instead of ",
                       values[c]);
       }
@@ -375,9 +375,9 @@ Task<Status> expect_matrix_product(gpu::Device& device, const TrialGroup& group,
     co_return co_await expect_product(device, group, std::move(spec), std::move(counts), scale);
   const Result<gpu::Kernel> kernel = co_await trial_kernel(device, matmul_source(spec));
   KERNEL_EXPECT(!kernel, "a device without subgroup matrices compiled them");
-  KERNEL_EXPECT(kernel.error().code == ErrorCode::kGpu &&
-                    kernel.error().message.contains("subgroup_matrix"),
-                kernel.error().message);
+  KERNEL_EXPECT(
+      kernel.error().code == ErrorCode::kGpu && kernel.error().message.contains("subgroup_matrix"),
+      kernel.error().message);
   co_return Status{};
 }
 

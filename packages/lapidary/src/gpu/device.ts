@@ -13,7 +13,13 @@ export interface DeviceInfo {
 export interface OpenedDevice {
   device: GPUDevice;
   info: DeviceInfo;
-  features: { f16: boolean; subgroups: boolean; timestamps: boolean; dot4i8: boolean; matrix: boolean };
+  features: {
+    f16: boolean;
+    subgroups: boolean;
+    timestamps: boolean;
+    dot4i8: boolean;
+    matrix: boolean;
+  };
   subgroupSizes: [number, number];
 }
 
@@ -33,7 +39,8 @@ const SUBGROUP_MATRIX = 'chromium-experimental-subgroup-matrix';
 export function hasMatrices(adapter: Pick<GPUAdapter, 'features' | 'info'>): boolean {
   const { features, info } = adapter;
   const configs =
-    (info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> }).subgroupMatrixConfigs ?? [];
+    (info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> }).subgroupMatrixConfigs ??
+    [];
   return (
     ['shader-f16', 'subgroups', SUBGROUP_MATRIX].every((name) => features.has(name)) &&
     info.subgroupMinSize === 32 &&
