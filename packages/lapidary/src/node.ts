@@ -54,9 +54,7 @@ async function openDawn(): Promise<GPU> {
     };
     const gpu = open();
     const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
-    return adapter && !isSoftware(adapter.info)
-      ? open('disable_robustness')
-      : gpu;
+    return adapter && !isSoftware(adapter.info) ? open('disable_robustness') : gpu;
   } catch (error) {
     const module = process.env.LAPIDARY_WEBGPU ?? "npm package 'webgpu'";
     throw new LapidaryError(
