@@ -195,9 +195,9 @@ KernelSource matmul_source(const MatmulSpec& spec) {
       .flag("GEGLU", geglu(spec))
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
   if (matrix) {
-    composer.enable("f16")
+    composer.enable("chromium_experimental_subgroup_matrix")
+        .enable("f16")
         .enable("subgroups")
-        .enable("chromium_experimental_subgroup_matrix")
         .constant("EACH", spec.tiling.rows / 4)
         .constant("GROUP_ROWS", rows_per_group(spec))
         .flag("HALVES", geglu(spec) ? 1 : 2);
