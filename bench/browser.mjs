@@ -1,7 +1,7 @@
 // The benchmark in Chromium: serves the built page, opens it, hands it a model, and collects what it measured.
 //   node bench/browser.mjs [MODEL.gguf] [--contexts 128,2048] [--prefills 128,512] [--repeats 5] [--loads 5]
 //     [--decode-tokens 128] [--first-token 512] [--profile] [--dot f32|int16|int8]
-//     [--prefill-dot f32|int16|int8] [--subgroups on|off] [--kv-type f16|f32] [--batch-size 512] [--sessions 1]
+//     [--prefill-dot f32|int16|int8|matrix] [--subgroups on|off] [--kv-type f16|f32] [--batch-size 512] [--sessions 1]
 //     [--per-layer-embeddings gpu|source|auto] [--tune 0] [--known-answers FILE] [--http] [--peer]
 //     [--peer-seconds 240] [--json] [--out FILE]
 // The model is nano unless a file is named; it goes in as a File, or with --http over HTTP. --peer measures wllama

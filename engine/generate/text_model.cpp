@@ -93,11 +93,13 @@ Status parse_count(const Json& json, std::string_view key, uint32_t most, uint32
   return {};
 }
 
-// {subgroups, dot: "f32" | "int16" | "int8", prefill: the same}
+// {subgroups, dot: "f32" | "int16" | "int8", prefill: the same or "matrix"}
 Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
-    return fail(ErrorCode::kInvalidArgument,
-                "variant takes subgroups (true, false), dot and prefill (f32, int16, int8)");
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "variant takes subgroups (true, false), dot (f32, int16, int8) and prefill (the same "
+        "or matrix)");
   };
   if (!json.is_object()) return bad();
   if (const Json* subgroups = json_member(json, "subgroups")) {
@@ -107,11 +109,12 @@ Status parse_variant(const Json& json, LoadOptions& out) {
   const auto read_form = [&](std::string_view name, std::optional<kernels::Dot>& form) {
     const Json* text = json_member(json, name);
     if (text == nullptr) return true;
-    for (const kernels::Dot value : {kernels::Dot::kF32, kernels::Dot::kInt16, kernels::Dot::kInt8})
+    for (const kernels::Dot value : kernels::kDots)
       if (*text == kernels::dot_name(value)) form = value;
     return form.has_value();
   };
-  if (!read_form("dot", out.variant.dot) || !read_form("prefill", out.variant.prefill))
+  if (!read_form("dot", out.variant.dot) || !read_form("prefill", out.variant.prefill) ||
+      out.variant.dot == kernels::Dot::kMatrix)
     return bad();
   return {};
 }
@@ -280,6 +283,7 @@ Json TextModel::info() const {
   for (const auto& [key, cut] : decoder.cuts()) cuts[key] = cut;
   Json variant = {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}};
   if (variant_.prefill) variant["prefill"] = kernels::dot_name(*variant_.prefill);
+  if (variant_.matrix) variant["matrix"] = true;
   Json info = {{"architecture", architecture_},
                {"family", config_.family},
                {"title", title_},

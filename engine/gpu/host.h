@@ -35,6 +35,8 @@ enum GpuFeature : uint32_t {
   kFeatureSubgroups = 2,
   kFeatureTimestamps = 4,
   kFeatureDot4I8 = 8,
+  // Subgroup matrices of 16 by 16 halves summed in f32, in subgroups that always have 32 threads.
+  kFeatureMatrix = 16,
 };
 
 // One flat array of words describes a submission. Each operation: its code, then its operands.

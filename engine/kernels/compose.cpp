@@ -79,7 +79,17 @@ Groups fold_groups(uint64_t count) {
 }
 
 std::string_view dot_name(Dot dot) {
-  return dot == Dot::kInt16 ? "int16" : dot == Dot::kInt8 ? "int8" : "f32";
+  switch (dot) {
+    case Dot::kF32:
+      return "f32";
+    case Dot::kInt16:
+      return "int16";
+    case Dot::kInt8:
+      return "int8";
+    case Dot::kMatrix:
+      return "matrix";
+  }
+  return "";
 }
 
 const uint32_t* Composer::find(std::string_view name) const {

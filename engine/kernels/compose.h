@@ -27,9 +27,13 @@ enum class Dot : uint8_t {
   kF32,    // weights are decoded to f32
   kInt16,  // activations in two bytes: an error of at most 2^-15 of the largest of the block
   kInt8,   // activations in one byte: 2^-8
+  // Of matmuls only. Weights and activations become halves (2^-10 of each), and matrices of 16 by
+  // 16 are multiplied by subgroups, summed in f32.
+  kMatrix,
 };
+inline constexpr Dot kDots[] = {Dot::kF32, Dot::kInt16, Dot::kInt8, Dot::kMatrix};
 
-// "f32", "int16", "int8".
+// "f32", "int16", "int8", "matrix".
 std::string_view dot_name(Dot dot);
 
 // The forms a kernel can take on a device; chosen at load by the self-test (selftest.h).
@@ -38,9 +42,10 @@ struct Variant {
   bool light =
       false;  // loops stay loops: for software GPUs, whose compilers unroll without measure
   Dot dot = Dot::kF32;  // of matvecs
-  // The form of every matmul that can have it. Where absent: kF32, or the form of `dot` where it
-  // was measured to be faster (matmul_forms).
+  // The form of every matmul that can have it. Where absent: kF32, or the form of `dot` or kMatrix
+  // where that was measured to be faster (matmul_forms).
   std::optional<Dot> prefill;
+  bool matrix = false;  // whether kMatrix is one of the forms to choose from
   bool operator==(const Variant&) const = default;
 };
 

@@ -12,7 +12,9 @@ namespace lapidary::kernels {
 namespace {
 
 uint32_t tile_rows(const MatmulSpec& spec) { return 16 * spec.tiling.rows; }
-uint32_t tile_tokens(const MatmulSpec& spec) { return spec.tiling.threads / 4; }
+uint32_t tile_tokens(const MatmulTiling& tiling, Dot dot) {
+  return tiling.threads / (dot == Dot::kMatrix ? 2 : 4);
+}
 
 bool geglu(const MatmulSpec& spec) { return spec.epilogue == Epilogue::kGeglu; }
 
@@ -75,7 +77,7 @@ void add_by_codec(Composer& composer, const MatmulSpec& spec, std::string_view n
   composer.text(text + "}\n");
 }
 
-// decode(r, u, h): half h of unit u of the tile's row r. The integer forms read a unit first
+// decode(r, u, h): half h of unit u of the tile's row r. The others read a unit first
 // (fetch_weights) and make bytes of its halves later (unpack).
 void add_codecs(Composer& composer, const MatmulSpec& spec) {
   if (spec.dot == Dot::kF32) {
@@ -96,7 +98,8 @@ void add_codecs(Composer& composer, const MatmulSpec& spec) {
 
 // up_a(b): the sum of `up` beside gate's sum a, for the thread's token b.
 void add_up(Composer& composer, const MatmulSpec& spec) {
-  for (uint32_t a = 0; geglu(spec) && a < spec.tiling.rows / 2; ++a) {
+  if (!geglu(spec) || spec.dot == Dot::kMatrix) return;
+  for (uint32_t a = 0; a < spec.tiling.rows / 2; ++a) {
     composer.text(
         cat("fn up_", a, "(b: u32) -> f32 { return sums_", a + spec.tiling.rows / 2, "[b]; }\n"));
   }
@@ -131,20 +134,31 @@ std::string label_of(const MatmulSpec& spec) {
 // Bytes of workgroup memory that the tiles take.
 uint32_t tile_bytes(const MatmulTiling& tiling, Dot dot) {
   const uint32_t rows = 16 * tiling.rows;
-  const uint32_t tokens = tiling.threads / 4;
+  const uint32_t tokens = tile_tokens(tiling, dot);
   if (dot == Dot::kF32) return 8 * (rows + tokens + 1) * 16;
+  // Two tiles of 5 vectors a row or token, and 1 KiB of sums for each 32 threads.
+  if (dot == Dot::kMatrix) return 2 * (rows + tokens) * 5 * 16 + 32 * tiling.threads;
   // Of a row's unit 32 bytes and at most two scales and offsets.
   return rows * (32 + 2 * 8) + tokens * ((quantized_vectors(dot) - 1) * 16 + 8);
 }
 
 }  // namespace
 
+std::vector<Dot> quantized_forms(const Variant& variant) {
+  std::vector<Dot> forms;
+  const Dot form = variant.prefill.value_or(variant.dot);
+  if (form != Dot::kF32) forms.push_back(form);
+  if (!variant.prefill && variant.matrix) forms.push_back(Dot::kMatrix);
+  return forms;
+}
+
 std::vector<Dot> matmul_forms(std::span<const Segment> segments, const Variant& variant) {
   const bool integer = std::ranges::all_of(
       segments, [](const Segment& segment) { return has_integer_quants(segment.codec); });
-  const Dot form = integer ? integer_form(variant) : Dot::kF32;
-  if (form == Dot::kF32 || variant.prefill) return {form};
-  return {Dot::kF32, form};
+  if (!integer) return {Dot::kF32};
+  std::vector<Dot> forms = quantized_forms(variant);
+  if (forms.empty() || !variant.prefill) forms.insert(forms.begin(), Dot::kF32);
+  return forms;
 }
 
 bool fits(const MatmulTiling& tiling, Dot dot, uint32_t workgroup_storage) {
@@ -161,7 +175,8 @@ std::string tuning_key(const MatmulSpec& spec, const Variant& variant) {
 
 KernelSource matmul_source(const MatmulSpec& spec) {
   const bool aligned = spec.cols % 4 == 0;
-  const bool integer = spec.dot != Dot::kF32;
+  const bool matrix = spec.dot == Dot::kMatrix;
+  const bool integer = spec.dot != Dot::kF32;  // or matrix
   const bool two_scales = has_any(spec, {Codec::kQ6_K});
 
   Composer composer;
@@ -185,14 +200,21 @@ KernelSource matmul_source(const MatmulSpec& spec) {
       .flag("LIGHT", spec.light)
       .flag("GEGLU", geglu(spec))
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
-  if (integer) {
+  if (matrix) {
+    composer.enable("chromium_experimental_subgroup_matrix")
+        .enable("f16")
+        .enable("subgroups")
+        .constant("EACH", spec.tiling.rows / 4)
+        .constant("GROUP_ROWS", rows_per_group(spec))
+        .flag("HALVES", geglu(spec) ? 1 : 2);
+  } else if (integer) {
     composer.constant("X_VECTORS", quantized_vectors(spec.dot))
         .constant("W_SCALES", two_scales ? 2u : 1u)
         .flag("TWO_SCALES", two_scales)
         .flag("OFFSETS", has_any(spec, {Codec::kQ4_K, Codec::kQ5_K}));
   }
   add_segments(composer, spec.segments, spec.cols, spec.dot);
-  composer.include("epilogue.wgsl").include("matmul.wgsl");
+  composer.include("epilogue.wgsl").include(matrix ? "matmul_matrix.wgsl" : "matmul.wgsl");
   add_locate(composer, spec);
   add_codecs(composer, spec);
   add_up(composer, spec);
@@ -204,7 +226,7 @@ Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens) {
   uint32_t groups = div_ceil(spec.window, rows_per_group(spec));
   for (size_t i = 0; spec.window == 0 && i < located_segments(spec); ++i)
     groups += div_ceil(spec.segments[i].rows, rows_per_group(spec));
-  return {groups, div_ceil(tokens, tile_tokens(spec)), 1};
+  return {groups, div_ceil(tokens, tile_tokens(spec.tiling, spec.dot)), 1};
 }
 
 }  // namespace lapidary::kernels

@@ -2,7 +2,8 @@
 // The integer forms multiply quants by activations that a dispatch of quantize.h made signed bytes
 // of: a quarter of the traffic of tiles, products of four at once, for one dispatch more. Which is
 // faster depends on the GPU and the shape, so the float form is the default and an integer one is
-// taken where the tuner (model/tuner.h) measured a gain, or where Variant::prefill says so.
+// taken where the tuner (model/tuner.h) measured a gain, or where Variant::prefill says so. So is
+// the matrix form, on devices that have subgroup matrices: weights and activations become halves.
 #pragma once
 
 #include <vector>
@@ -13,7 +14,7 @@
 namespace lapidary::kernels {
 
 // The cut of a matmul: a workgroup has `threads` threads, each of which computes `rows` rows for 4
-// tokens: 16 * rows rows of W for threads / 4 tokens.
+// tokens: 16 * rows rows of W for threads / 4 tokens. In the matrix form, for threads / 2 tokens.
 struct MatmulTiling {
   uint32_t threads = 128;
   uint32_t rows = 4;
@@ -40,12 +41,12 @@ struct MatmulSpec {
   // Not 0: only so many rows of the one segment, from step.position on, at the start of Y's row.
   uint32_t window = 0;
   MatmulTiling tiling;
-  Dot dot = Dot::kF32;  // not kF32: all segments have integer quants
+  Dot dot = Dot::kF32;  // not kF32: all segments have integer quants; kMatrix: kFeatureMatrix, too
   bool light = false;   // as Variant's
 };
 
-// The integer form that matmuls may have; kF32: none.
-constexpr Dot integer_form(const Variant& variant) { return variant.prefill.value_or(variant.dot); }
+// The forms beside kF32 that matmuls may have.
+std::vector<Dot> quantized_forms(const Variant& variant);
 // The forms to choose from for a product of `segments`: the usual one first.
 std::vector<Dot> matmul_forms(std::span<const Segment> segments, const Variant& variant);
 

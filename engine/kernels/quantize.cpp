@@ -7,9 +7,29 @@ namespace lapidary::kernels {
 
 namespace {
 constexpr uint32_t kThreads = 64;
+
+KernelSource halves_source(const QuantizeSpec& spec) {
+  Composer composer;
+  composer.bind('r', "x", "array<vec4<f32>>")
+      .bind('w', "quantized", "array<u32>")
+      .bind('u', "step", "Step")
+      .constant("THREADS", kThreads)
+      .constant("X_ROW", spec.cols / 8)
+      .flag("SUBGROUPS", 0)
+      .flag("TWO_BYTES", 0)
+      .flag("LIGHT", spec.light)
+      .include("step.wgsl")
+      .include("bound.wgsl")
+      .include("workgroup_reduce.wgsl")
+      .include("activation_bytes.wgsl")
+      .include("quantize_halves.wgsl");
+  return std::move(composer).finish(cat("quantize ", dot_name(spec.dot), " x ", spec.cols));
 }
 
+}  // namespace
+
 KernelSource quantize_source(const QuantizeSpec& spec) {
+  if (spec.dot == Dot::kMatrix) return halves_source(spec);
   Composer composer;
   composer.bind('r', "x", "array<vec4<f32>>")
       .bind('w', "quantized", "array<vec4<u32>>")
@@ -24,6 +44,7 @@ KernelSource quantize_source(const QuantizeSpec& spec) {
 }
 
 Groups quantize_groups(const QuantizeSpec& spec, uint32_t tokens) {
+  if (spec.dot == Dot::kMatrix) return fold_groups(tokens);
   return {div_ceil(tokens, kThreads), spec.cols / 32, 1};
 }
 

@@ -1,4 +1,5 @@
-// Activations of many tokens as signed bytes: what the integer form of the matmul multiplies.
+// Activations of many tokens as signed bytes or as halves: what the integer forms of the matmul
+// and its matrix form multiply.
 #pragma once
 
 #include "engine/kernels/compose.h"
@@ -12,15 +13,20 @@ namespace lapidary::kernels {
 // (128 * high + low), off by at most 1/32,638 of the largest of the 32. kInt8: V = 3, without low
 // bytes; value = scale * high, off by at most 1/254 of it. The sums are for formats with a minimum
 // (Q4_K, Q5_K).
+//
+// kMatrix: halves [T, cols], then T scales in f32, powers of two; value = scale * half, off by at
+// most 2^-10 of itself, or 2^-37 of the token's largest where that is more.
 struct QuantizeSpec {
   uint32_t cols = 0;      // a multiple of 32, at most 32 * 65,535
   Dot dot = Dot::kInt16;  // not kF32
+  bool light = false;     // as Variant's
 };
 
-// V of the above.
+// V of the above, of an integer form.
 constexpr uint32_t quantized_vectors(Dot dot) { return dot == Dot::kInt16 ? 5 : 3; }
 // What `tokens` rows of `cols` columns take.
 constexpr uint64_t quantized_bytes(Dot dot, uint64_t cols, uint64_t tokens) {
+  if (dot == Dot::kMatrix) return 2 * cols * tokens + (tokens + 3) / 4 * 16;
   return (cols + 31) / 32 * quantized_vectors(dot) * 16 * tokens;
 }
 

@@ -37,7 +37,10 @@ Task<Result<TrialGroup>> tested_group(gpu::Device& device, std::span<const Codec
 }
 
 // What quantised activations may cost, for products of about 1.
-double tolerance_of(Dot dot) { return dot == Dot::kInt8 ? 3e-2 : 1e-4; }
+double tolerance_of(Dot dot) {
+  if (dot == Dot::kMatrix) return 5e-3;
+  return dot == Dot::kInt8 ? 3e-2 : 1e-4;
+}
 
 Status compare(std::string_view family, const float* got, const std::vector<double>& want,
                double tolerance) {
@@ -136,7 +139,7 @@ Task<Status> check_matmul(gpu::Device& device, const Variant& variant, Dot dot,
   CO_TRY(const gpu::Buffer step_buffer, trial_buffer(device, step));
   CO_TRY(const gpu::Buffer quantized, trial_zeros(device, quantized_bytes(dot, kCols, kTokens)));
   if (dot != Dot::kF32) {
-    const QuantizeSpec quantize{.cols = kCols, .dot = dot};
+    const QuantizeSpec quantize{.cols = kCols, .dot = dot, .light = variant.light};
     CO_TRY_VOID(co_await trial_run(device, quantize_source(quantize),
                                    {x_buffer, quantized, step_buffer},
                                    quantize_groups(quantize, kTokens)));
@@ -183,6 +186,17 @@ std::string describe(const Variant& variant) {
   return cat(variant.subgroups ? "subgroups" : "no subgroups", ", ", dot_name(variant.dot));
 }
 
+void warn(std::string_view kernels, const Error& error) {
+  const std::string warning = cat("kernels (", kernels, ") are not used: ", error.message);
+  gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
+}
+
+// The matrix form alone, which a device may have and compute wrongly while all else is right.
+Task<Status> check_matrix(gpu::Device& device, const Variant& variant) {
+  CO_TRY(const TrialGroup group, co_await tested_group(device, kIntegerCodecs));
+  co_return co_await check_matmul(device, variant, Dot::kMatrix, group);
+}
+
 Task<Status> check_all(gpu::Device& device, Variant variant) {
   CO_TRY_VOID(co_await selftest_weights(device, variant));
   CO_TRY_VOID(co_await selftest_attention(device, variant));
@@ -198,9 +212,10 @@ Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
     CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
     CO_TRY_VOID(co_await check_matvec(device, variant, group));
     CO_TRY_VOID(co_await check_matmul(device, variant, Dot::kF32, group));
-    // The form that the tuner may choose, or that was asked for.
-    const Dot form = matmul_forms(group.segments, variant).back();
-    if (form != Dot::kF32) CO_TRY_VOID(co_await check_matmul(device, variant, form, group));
+    // The forms that the tuner may choose, or that was asked for.
+    for (const Dot form : matmul_forms(group.segments, variant)) {
+      if (form != Dot::kF32) CO_TRY_VOID(co_await check_matmul(device, variant, form, group));
+    }
     CO_TRY_VOID(co_await check_gather(device, group));
   }
   if (variant.dot != Dot::kF32) co_return co_await check_handed_over(device, variant);
@@ -211,10 +226,12 @@ Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wis
   const bool software = device.info().is_software != 0;
   const bool has_subgroups = device.has(gpu::kFeatureSubgroups);
   const bool has_integer = device.has(gpu::kFeatureDot4I8);
+  const bool has_matrix = has_integer && device.has(gpu::kFeatureMatrix);
   if ((wish.subgroups == true && !has_subgroups) ||
       ((wish.dot.value_or(Dot::kF32) != Dot::kF32 ||
         wish.prefill.value_or(Dot::kF32) != Dot::kF32) &&
-       !has_integer)) {
+       !has_integer) ||
+      wish.dot == Dot::kMatrix || (wish.prefill == Dot::kMatrix && !has_matrix)) {
     co_return fail(ErrorCode::kUnsupported,
                    "this GPU does not offer the variant that was asked for");
   }
@@ -233,12 +250,20 @@ Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wis
   }
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Status status = co_await check_all(device, candidates[i]);
-    if (status) co_return candidates[i];
+    if (status) {
+      Variant chosen = candidates[i];
+      if (has_matrix && !wish.prefill) {
+        const Status matrix = co_await check_matrix(device, chosen);
+        if (!matrix && matrix.error().code == ErrorCode::kDeviceLost)
+          co_return std::unexpected<Error>(matrix.error());
+        if (!matrix) warn(dot_name(Dot::kMatrix), matrix.error());
+        chosen.matrix = matrix.has_value();
+      }
+      co_return chosen;
+    }
     if (status.error().code == ErrorCode::kDeviceLost || i + 1 == candidates.size())
       co_return std::unexpected<Error>(status.error());
-    const std::string warning =
-        cat("kernels (", describe(candidates[i]), ") are not used: ", status.error().message);
-    gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
+    warn(describe(candidates[i]), status.error());
   }
   co_return fail(ErrorCode::kInternal, "no variant was a candidate");
 }

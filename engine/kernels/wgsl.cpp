@@ -145,6 +145,12 @@ constexpr char kMatmulFloat[] = {
 constexpr char kMatmulInteger[] = {
 #embed "wgsl/matmul_integer.wgsl"
 };
+constexpr char kMatmulMatrix[] = {
+#embed "wgsl/matmul_matrix.wgsl"
+};
+constexpr char kMatmulPlace[] = {
+#embed "wgsl/matmul_place.wgsl"
+};
 constexpr char kMatvec[] = {
 #embed "wgsl/matvec.wgsl"
 };
@@ -165,6 +171,9 @@ constexpr char kQkvTrain[] = {
 };
 constexpr char kQuantize[] = {
 #embed "wgsl/quantize.wgsl"
+};
+constexpr char kQuantizeHalves[] = {
+#embed "wgsl/quantize_halves.wgsl"
 };
 constexpr char kReduce[] = {
 #embed "wgsl/reduce.wgsl"
@@ -261,6 +270,8 @@ constexpr Module kModules[] = {
     {"matmul_back.wgsl", kMatmulBack},
     {"matmul_float.wgsl", kMatmulFloat},
     {"matmul_integer.wgsl", kMatmulInteger},
+    {"matmul_matrix.wgsl", kMatmulMatrix},
+    {"matmul_place.wgsl", kMatmulPlace},
     {"matvec.wgsl", kMatvec},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
@@ -268,6 +279,7 @@ constexpr Module kModules[] = {
     {"qkv_post.wgsl", kQkvPost},
     {"qkv_train.wgsl", kQkvTrain},
     {"quantize.wgsl", kQuantize},
+    {"quantize_halves.wgsl", kQuantizeHalves},
     {"reduce.wgsl", kReduce},
     {"repack.wgsl", kRepack},
     {"residual_norm.wgsl", kResidualNorm},

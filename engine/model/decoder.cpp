@@ -178,11 +178,13 @@ Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
     TRY(s.spans, buffer(options_.sequences * sizeof(kernels::TokenSpan), gpu::kStorageUsage,
                         "spans of tokens"));
     TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
-    if (const auto form = kernels::integer_form(options_.variant); form != kernels::Dot::kF32) {
-      const uint64_t widest =
-          std::max<uint64_t>({config_.hidden, q_width, ffn, config_.per_layer_dim});
-      TRY(s.quantized, buffer(kernels::quantized_bytes(form, widest, tokens), gpu::kStorageUsage,
-                              "quantised activations"));
+    const uint64_t widest =
+        std::max<uint64_t>({config_.hidden, q_width, ffn, config_.per_layer_dim});
+    uint64_t quantized = 0;
+    for (const kernels::Dot form : kernels::quantized_forms(options_.variant))
+      quantized = std::max(quantized, kernels::quantized_bytes(form, widest, tokens));
+    if (quantized > 0) {
+      TRY(s.quantized, buffer(quantized, gpu::kStorageUsage, "quantised activations"));
     }
   } else {
     TRY(s.stats,

@@ -143,7 +143,7 @@ class Decoder {
   struct Scratch {
     gpu::Buffer tokens, spans, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok, ple_ctx,
         ple, ple_gate;
-    gpu::Buffer quantized;  // input of an integer matmul, where the variant has such a form
+    gpu::Buffer quantized;  // input of a matmul, where the variant has a form that needs it
   };
 
   Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,

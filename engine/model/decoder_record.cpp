@@ -251,8 +251,8 @@ void Decoder::record_sampling() {
 
 // --- T tokens ---
 
-// Where the product has an integer form its input is quantised first. No two products of a layer
-// have the same input.
+// Where the product has an integer form or the matrix form its input is quantised first. No two
+// products of a layer have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges,
                             const Change* change, bool adds) {
   tuner_.use(spec, ranges, batch_.quantized);
@@ -282,7 +282,7 @@ void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::
     spec.epilogue = Epilogue::kStore;
   }
   if (spec.dot != kernels::Dot::kF32) {
-    const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot};
+    const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot, .light = spec.light};
     program.add(cache_, kernels::quantize_source(quantize),
                 {ranges[2], batch_.quantized, ranges.back()},
                 [quantize](uint32_t tokens) { return kernels::quantize_groups(quantize, tokens); });

@@ -37,6 +37,13 @@ constexpr uint32_t kCompared = 4096;
 constexpr float kTolerance = 1e-3f;
 // The same for activations in one byte against f32.
 constexpr float kInt8Tolerance = 3e-2f;
+// The same for activations and weights in halves, each off by 2^-10 of itself at most.
+constexpr float kMatrixTolerance = 2e-3f;
+
+float tolerance_of(Dot form) {
+  if (form == Dot::kInt8) return kInt8Tolerance;
+  return form == Dot::kMatrix ? kMatrixTolerance : kTolerance;
+}
 
 MatvecTiling matvec_tiling(const Cut& cut) {
   return {.threads = cut[0], .lanes = cut[1], .rows = cut[2]};
@@ -154,9 +161,9 @@ Tuner::Trial Tuner::trial(const Product& product, const Cut& cut, uint32_t token
     MatmulSpec spec = *matmul;
     spec.tiling = matmul_tiling(cut);
     spec.dot = matmul_form(cut);
+    trial.form = spec.dot;
     if (spec.dot != Dot::kF32) {
-      trial.integer = true;
-      const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot};
+      const kernels::QuantizeSpec quantize{.cols = spec.cols, .dot = spec.dot, .light = spec.light};
       const gpu::Range quantized(*product.quantized);
       std::vector<std::vector<gpu::Range>> inputs;
       for (std::vector<gpu::Range>& ranges : uses) {
@@ -227,13 +234,13 @@ Status Tuner::bind(Trial& trial, const kernels::KernelCache& cache, const Status
 }
 
 // The cut to take, of trials of which the first is the usual one: one must gain to take another's
-// place, and the integer form must do so against the best cut of the float form.
+// place, and a form must do so against the best cut of the forms before it.
 Cut Tuner::best(const std::vector<Trial>& trials) {
   const Trial* best = trials.data();
-  for (const bool integer : {false, true}) {
+  for (const Dot form : kernels::kDots) {
     const Trial* fastest = best;
     for (const Trial& trial : trials) {
-      if (trial.integer == integer && trial.ms < fastest->ms) fastest = &trial;
+      if (trial.form == form && trial.ms < fastest->ms) fastest = &trial;
     }
     if (fastest->ms < kGain * best->ms) best = fastest;
   }
@@ -253,9 +260,8 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens) {
     if (trial.wrong.empty()) {
       CO_TRY(const std::vector<float> y, co_await output(trial, product));
       if (i == 0) usual = y;
-      const bool one_byte = trial.integer && matmul_form(trial.cut) == Dot::kInt8;
-      const bool other_form = trial.integer != trials[0].integer;
-      trial.wrong = difference(y, usual, one_byte && other_form ? kInt8Tolerance : kTolerance);
+      const bool same_form = trial.form == trials[0].form;
+      trial.wrong = difference(y, usual, same_form ? kTolerance : tolerance_of(trial.form));
     }
     if (trial.wrong.empty()) continue;
     const std::string message = cat(product.key, ": a cut is not used: ", trial.wrong);

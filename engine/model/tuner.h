@@ -1,9 +1,9 @@
 // Times a few cuts of each matrix product on the device at hand, and keeps the fastest. Cuts change
 // how work is spread over threads, never what is computed: each is checked against the usual one
-// before it is timed. A matmul's cut has a form, too (kernels::matmul_forms): the integer form,
-// which computes the same within the error of its Dot, takes the float form's place where it is
-// faster than the best cut of that by as much as a cut must be, the quantisation of its input
-// included.
+// before it is timed. A matmul's cut has a form, too (kernels::matmul_forms): an integer form or
+// the matrix form, which computes the same within the error of its Dot, takes the place of the
+// forms before it where it is faster than the best cut of those by as much as a cut must be, the
+// quantisation of its input included.
 #pragma once
 
 #include <array>
@@ -35,8 +35,8 @@ class Tuner {
   // Sets the spec's cut if one is known that fits; else notes that the product is computed with
   // these ranges: binding 1 is y, as in matvec.h and matmul.h.
   void use(kernels::MatvecSpec& spec, const std::vector<gpu::Range>& ranges);
-  // The matmul's form is set, too; ranges are those of the float form. `quantized`: where an
-  // integer form has its activations; not empty where the variant has such a form.
+  // The matmul's form is set, too; ranges are those of the float form. `quantized`: where other
+  // forms have their activations; not empty where the variant has such a form.
   void use(kernels::MatmulSpec& spec, const std::vector<gpu::Range>& ranges,
            const gpu::Buffer& quantized);
 
@@ -66,10 +66,10 @@ class Tuner {
   };
   struct Trial {
     Cut cut{};
-    bool integer = false;
-    std::vector<Dispatch> dispatches;  // one after another: the last is the product
-    std::string wrong;                 // why it is not used
-    double ms = 1e30;                  // the least time of a submission
+    kernels::Dot form = kernels::Dot::kF32;  // of matmuls
+    std::vector<Dispatch> dispatches;        // one after another: the last is the product
+    std::string wrong;                       // why it is not used
+    double ms = 1e30;                        // the least time of a submission
   };
 
   const Cut* find(std::string_view key) const;

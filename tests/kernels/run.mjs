@@ -3,10 +3,11 @@
 import { readFile, readdir } from 'node:fs/promises';
 import { create, globals } from 'webgpu';
 import { Engine } from '../../packages/lapidary/dist/engine.js';
+import { dawnFlags } from '../../packages/lapidary/dist/gpu/dawn.js';
 import { openDevice } from '../../packages/lapidary/dist/gpu/device.js';
 
 Object.assign(globalThis, globals);
-const gpu = create([]);
+const gpu = create(dawnFlags(process.env));
 globalThis.lapidaryTestGpu = gpu; // Dawn must outlive every object made from it
 
 const wasm =
@@ -18,10 +19,14 @@ const engine = await Engine.create(module, opened, (level, text) =>
 );
 /** Every line of every kernel that was compiled. */
 const compiled = new Set();
+/** Kernels with subgroup matrices, by their text. */
+const matrixKernels = new Set();
 const { device } = opened;
 const createShaderModule = device.createShaderModule.bind(device);
 device.createShaderModule = (descriptor) => {
   for (const line of descriptor.code.split('\n')) compiled.add(line);
+  if (descriptor.code.includes('enable chromium_experimental_subgroup_matrix;'))
+    matrixKernels.add(descriptor.code);
   return createShaderModule(descriptor);
 };
 
@@ -39,6 +44,29 @@ async function modulesNeverCompiled() {
   }
   const seen = new Set([...compiled].map((line) => owners.get(line)));
   return names.filter((name) => !seen.has(name));
+}
+
+/**
+ * What is wrong with the kernels that need subgroup matrices: Dawn's null backend has every feature and checks WGSL as
+ * any other does, so that this holds where no GPU has them.
+ */
+async function mistakesInMatrixKernels() {
+  const nowhere = create(['backend=null', 'enable-dawn-features=allow_unsafe_apis']);
+  globalThis.lapidaryNullGpu = nowhere;
+  const adapter = await nowhere.requestAdapter();
+  const checker = await adapter.requestDevice({
+    requiredFeatures: ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'],
+  });
+  const mistakes = [];
+  for (const code of matrixKernels) {
+    checker.pushErrorScope('validation');
+    const { messages } = await checker.createShaderModule({ code }).getCompilationInfo();
+    const error = await checker.popErrorScope();
+    const line = messages.find(({ type }) => type === 'error');
+    if (line) mistakes.push(`${line.lineNum}: ${line.message}`);
+    else if (error) mistakes.push(error.message);
+  }
+  return mistakes;
 }
 
 console.log(
@@ -61,6 +89,11 @@ for (let i = 0; i < count; i++) {
     failed++;
     console.log(`FAIL ${name}: ${error.message}`);
   }
+}
+const mistakes = await mistakesInMatrixKernels();
+if (mistakes.length > 0 || (filter === '' && matrixKernels.size < 8)) {
+  failed++;
+  console.log(`FAIL ${matrixKernels.size} kernels with subgroup matrices: ${mistakes.join('; ')}`);
 }
 if (filter === '') {
   const missing = await modulesNeverCompiled();

@@ -23,6 +23,8 @@ KERNEL_TEST(tuner_uses_remembered_forms_that_the_variant_has) {
   const Variant int16{.dot = Dot::kInt16};
   const Variant forced_f32{.dot = Dot::kInt16, .prefill = Dot::kF32};
   const Variant forced_int8{.prefill = Dot::kInt8};
+  const Variant matrix{.dot = Dot::kInt16, .matrix = true};
+  const Variant forced_matrix{.prefill = Dot::kMatrix};
   const Case cases[] = {
       {f32, Codec::kQ4_K, {128, 8, 0}, true, Dot::kF32},
       {f32, Codec::kQ4_K, {128, 8, 1}, false, Dot::kF32},
@@ -35,6 +37,12 @@ KERNEL_TEST(tuner_uses_remembered_forms_that_the_variant_has) {
       {forced_f32, Codec::kQ4_K, {128, 8, 1}, false, Dot::kF32},
       {forced_int8, Codec::kQ4_K, {128, 8, 0}, false, Dot::kInt8},
       {forced_int8, Codec::kQ4_K, {128, 8, 2}, true, Dot::kInt8},
+      {int16, Codec::kQ4_K, {128, 4, 3}, false, Dot::kF32},
+      {matrix, Codec::kQ4_K, {128, 4, 3}, true, Dot::kMatrix},
+      {matrix, Codec::kQ4_K, {128, 4, 1}, true, Dot::kInt16},
+      {matrix, Codec::kBF16, {128, 4, 3}, false, Dot::kF32},
+      {forced_matrix, Codec::kQ4_K, {128, 4, 3}, true, Dot::kMatrix},
+      {forced_matrix, Codec::kQ4_K, {128, 4, 0}, false, Dot::kMatrix},
       {forced_int8, Codec::kBF16, {128, 8, 0}, true, Dot::kF32},
   };
   const gpu::Buffer none;

@@ -48,3 +48,9 @@ describe.each<{ variant: KernelVariant; tolerance: number }>([
     }
   }, 900_000);
 });
+
+test('subgroup matrices are refused where the GPU has none, and never a form of decoding', async () => {
+  const load = (variant: object) => Model.load('nano', { stores: [models], variant });
+  await expect(load({ prefill: 'matrix' })).rejects.toMatchObject({ code: 'unsupported' });
+  await expect(load({ dot: 'matrix' })).rejects.toMatchObject({ code: 'invalid_argument' });
+});

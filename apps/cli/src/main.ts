@@ -262,7 +262,7 @@ program
     new Option(
       '--variant-prefill <form>',
       'how prompts are multiplied (default: as is measured to be fastest)',
-    ).choices(['f32', 'int16', 'int8']),
+    ).choices(['f32', 'int16', 'int8', 'matrix']),
   )
   .addOption(
     new Option('--variant-subgroups <use>', 'whether kernels use subgroups').choices(['on', 'off']),

@@ -71,7 +71,10 @@ function options(query: URLSearchParams): BenchOptions {
     asked.variant = { ...asked.variant, dot: oneOf('dot', text, forms) };
   });
   read('prefillDot', (text) => {
-    asked.variant = { ...asked.variant, prefill: oneOf('prefillDot', text, forms) };
+    asked.variant = {
+      ...asked.variant,
+      prefill: oneOf('prefillDot', text, [...forms, 'matrix'] as const),
+    };
   });
   read('subgroups', (text) => {
     const subgroups = oneOf('subgroups', text, ['on', 'off']) === 'on';

@@ -8,14 +8,11 @@
 // codecs and store().
 //#include step.wgsl
 //#include bound.wgsl
+//#include matmul_place.wgsl
 const TILE_ROWS: u32 = 16u * ROWS_EACH;
 const TILE_TOKENS: u32 = THREADS / 4u;
 const TOKEN_STEP: u32 = THREADS / 16u;
 
-var<private> segment: u32;
-var<private> segment_rows: u32;
-var<private> first_row: u32;
-var<private> y_base: u32;  // of the segment's row 0, in a token's row of Y
 //#repeat a ROWS_EACH
 // Sums of row i + 16 * ${a}; component b: token j + TOKEN_STEP * b.
 var<private> sums_${a}: vec4<f32>;

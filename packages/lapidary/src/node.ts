@@ -6,6 +6,7 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { CONFIG_NAME, ifThere, type FoundAdapter } from './adapters.js';
 import { LapidaryError, messageOf } from './errors.js';
+import { dawnFlags } from './gpu/dawn.js';
 import { isSoftware } from './gpu/device.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
 import { FileSource } from './source/file.js';
@@ -45,15 +46,16 @@ async function openDawn(): Promise<GPU> {
     // and on real GPUs no bounds checks inside kernels (an eighth of decoding's time): every kernel is the
     // engine's own, and its shapes are checked before it is made. Software GPUs keep the checks: tests run there.
     const open = (...features: string[]): GPU => {
-      const gpu = create(['disable-dawn-features=timestamp_quantization', ...features]);
+      const gpu = create([
+        'disable-dawn-features=timestamp_quantization',
+        ...dawnFlags(process.env, ...features),
+      ]);
       created.push(gpu);
       return gpu;
     };
     const gpu = open();
     const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
-    return adapter && !isSoftware(adapter.info)
-      ? open('enable-dawn-features=disable_robustness')
-      : gpu;
+    return adapter && !isSoftware(adapter.info) ? open('disable_robustness') : gpu;
   } catch (error) {
     const module = process.env.LAPIDARY_WEBGPU ?? "npm package 'webgpu'";
     throw new LapidaryError(

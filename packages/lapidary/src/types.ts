@@ -147,15 +147,16 @@ export interface KernelVariant {
   /** How decoding multiplies: f32, or integer products of activations in 16 or 8 bits. */
   dot?: 'f32' | 'int16' | 'int8';
   /**
-   * How prompts are multiplied, wherever the weights allow it. Where absent: in f32, or as `dot` says where tuning
-   * found that faster.
+   * How prompts are multiplied, wherever the weights allow it. Where absent: in f32, or as `dot` says or as `matrix`
+   * where tuning found that faster. `matrix`: subgroup matrices of halves, for GPUs that have them and programs that
+   * allowed experimental WebGPU (in Node LAPIDARY_UNSAFE_WEBGPU=1).
    */
-  prefill?: 'f32' | 'int16' | 'int8';
+  prefill?: 'f32' | 'int16' | 'int8' | 'matrix';
 }
 
 /**
  * A cut is how a kernel spreads its work over threads; what it computes does not depend on it. The third number of a
- * `matmul` is its form: 0 for f32, 1 for int16, 2 for int8.
+ * `matmul` is its form: 0 for f32, 1 for int16, 2 for int8, 3 for matrix.
  */
 export type Cuts = Record<string, [number, number, number]>;
 

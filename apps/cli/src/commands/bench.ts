@@ -24,7 +24,7 @@ export interface BenchFlags extends StoreFlags {
   firstToken?: number;
   profile?: boolean;
   variantDot?: 'f32' | 'int16' | 'int8';
-  variantPrefill?: 'f32' | 'int16' | 'int8';
+  variantPrefill?: 'f32' | 'int16' | 'int8' | 'matrix';
   variantSubgroups?: 'on' | 'off';
   kvType?: 'f16' | 'f32';
   batchSize?: number;

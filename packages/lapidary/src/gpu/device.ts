@@ -13,7 +13,13 @@ export interface DeviceInfo {
 export interface OpenedDevice {
   device: GPUDevice;
   info: DeviceInfo;
-  features: { f16: boolean; subgroups: boolean; timestamps: boolean; dot4i8: boolean };
+  features: {
+    f16: boolean;
+    subgroups: boolean;
+    timestamps: boolean;
+    dot4i8: boolean;
+    matrix: boolean;
+  };
   subgroupSizes: [number, number];
 }
 
@@ -25,6 +31,36 @@ const WANTED_LIMITS = [
   'maxComputeInvocationsPerWorkgroup',
   'maxComputeWorkgroupSizeX',
 ] as const;
+
+/** Experimental: Dawn offers it only where `allow_unsafe_apis` is on. */
+const SUBGROUP_MATRIX = 'chromium-experimental-subgroup-matrix';
+
+/** Whether an adapter multiplies 16 by 16 halves, summed in f32, in subgroups that always have 32 threads. */
+export function hasMatrices(adapter: Pick<GPUAdapter, 'features' | 'info'>): boolean {
+  const { features, info } = adapter;
+  const configs =
+    (info as { subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> }).subgroupMatrixConfigs ??
+    [];
+  return (
+    ['shader-f16', 'subgroups', SUBGROUP_MATRIX].every((name) => features.has(name)) &&
+    info.subgroupMinSize === 32 &&
+    info.subgroupMaxSize === 32 &&
+    [...configs].some(
+      ({ componentType, resultComponentType, M, N, K }) =>
+        componentType === 'f16' &&
+        resultComponentType === 'f32' &&
+        [M, N, K].every((size) => size === 16),
+    )
+  );
+}
+
+interface SubgroupMatrixConfig {
+  componentType: string;
+  resultComponentType: string;
+  M: number;
+  N: number;
+  K: number;
+}
 
 const SOFTWARE = /llvmpipe|swiftshader|lavapipe|basic render|software/i;
 
@@ -55,12 +91,16 @@ export async function openDevice(gpu: GPU | undefined): Promise<OpenedDevice> {
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
   const has = (name: string) => adapter.features.has(name);
-  const requiredFeatures = ['shader-f16', 'subgroups', 'timestamp-query'].filter(
-    has,
-  ) as GPUFeatureName[];
+  const matrix = hasMatrices(adapter);
+  const requiredFeatures = ['shader-f16', 'subgroups', 'timestamp-query'].filter(has);
+  if (matrix) requiredFeatures.push(SUBGROUP_MATRIX);
   let device: GPUDevice;
   try {
-    device = await adapter.requestDevice({ requiredLimits, requiredFeatures, label: 'lapidary' });
+    device = await adapter.requestDevice({
+      requiredLimits,
+      requiredFeatures: requiredFeatures as GPUFeatureName[],
+      label: 'lapidary',
+    });
   } catch (error) {
     throw new LapidaryError('no_adapter', `The GPU refused a device: ${messageOf(error)}`);
   }
@@ -78,6 +118,7 @@ export async function openDevice(gpu: GPU | undefined): Promise<OpenedDevice> {
       subgroups: has('subgroups'),
       timestamps: has('timestamp-query'),
       dot4i8: gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product'),
+      matrix,
     },
     subgroupSizes: [info.subgroupMinSize ?? 0, info.subgroupMaxSize ?? 0],
   };

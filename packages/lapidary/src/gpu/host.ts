@@ -216,7 +216,8 @@ export class GpuHost {
       (features.f16 ? 1 : 0) |
       (features.subgroups ? 2 : 0) |
       (features.timestamps ? 4 : 0) |
-      (features.dot4i8 ? 8 : 0);
+      (features.dot4i8 ? 8 : 0) |
+      (features.matrix ? 16 : 0);
     [
       limits.maxStorageBuffersPerShaderStage,
       limits.maxComputeWorkgroupStorageSize,
