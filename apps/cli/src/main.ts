@@ -172,10 +172,18 @@ program
   .option('--epochs <n>', 'how often to see every example (default 3)', number(0.001, 100000))
   .option('--steps <n>', 'train for n steps instead', wholeFrom(1))
   .option('--rank <n>', 'of the adapter (default 16)', number(1, 1024, true))
-  .option('--alpha <n>', 'the adapter counts alpha / rank times (default 2 rank)', number(1e-6, 1e6))
+  .option(
+    '--alpha <n>',
+    'the adapter counts alpha / rank times (default 2 rank)',
+    number(1e-6, 1e6),
+  )
   .option('--rs-lora', 'it counts alpha / sqrt(rank) times instead')
   .option('--dropout <p>', "of the adapter's inputs (default 0)", number(0, 0.99))
-  .option('--targets <list>', 'q,k,v,o,gate,up,down,per_layer_gate,per_layer_projection,head', words)
+  .option(
+    '--targets <list>',
+    'q,k,v,o,gate,up,down,per_layer_gate,per_layer_projection,head',
+    words,
+  )
   .option('--layers <list>', 'numbers of layers, from 0 (default all)', wholesFrom0)
   .option('--learning-rate <n>', 'the highest (default 2e-4)', number(0, 1))
   .addOption(
@@ -186,7 +194,11 @@ program
       'cosine-restarts',
     ]),
   )
-  .option('--warmup <part>', 'part of the steps that the rate rises (default 0.03)', number(0, 0.99))
+  .option(
+    '--warmup <part>',
+    'part of the steps that the rate rises (default 0.03)',
+    number(0, 0.99),
+  )
   .option('--restarts <n>', 'cycles of cosine-restarts', wholeFrom(1))
   .option('--weight-decay <n>', 'default 0.01', number(0, 10))
   .option('--clip <n>', 'largest norm of the gradients; 0 is any (default 1)', number(0, 1e6))

@@ -242,11 +242,7 @@ export function startFinetune(
     settings.maxLength ??= Math.min(USUAL_LENGTH, host.contextLength);
     const { run } = await host.enqueue(() =>
       Promise.resolve(
-        engine.callSyncJson<{ run: number }>(
-          'lap_finetune_open',
-          handle,
-          JSON.stringify(settings),
-        ),
+        engine.callSyncJson<{ run: number }>('lap_finetune_open', handle, JSON.stringify(settings)),
       ),
     );
     try {

@@ -127,11 +127,7 @@ async function follow(run: Finetune, json: boolean): Promise<FinetuneReport> {
   }
 }
 
-export async function finetune(
-  name: string,
-  data: string,
-  flags: FinetuneFlags,
-): Promise<number> {
+export async function finetune(name: string, data: string, flags: FinetuneFlags): Promise<number> {
   const settings: Record<string, unknown> = {};
   for (const key of SETTINGS) if (flags[key] !== undefined) settings[key] = flags[key];
   if (flags.eval !== undefined) settings.evalFraction = flags.eval;
