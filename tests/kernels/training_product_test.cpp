@@ -130,10 +130,10 @@ Task<Status> check_adapter(gpu::Device& device, const GemmKernels& kernels, uint
 
 KERNEL_TEST(training_gemm) {
   CO_TRY(const GemmKernels kernels, co_await gemm_kernels(device, variants(device).front()));
-  for (const uint32_t tokens : {1u, 65u}) {
-    for (const uint32_t rank : {1u, 16u, 17u, 70u})
-      CO_TRY_VOID(co_await check_adapter(device, kernels, rank, tokens));
-  }
+  for (const uint32_t rank : {1u, 17u})
+    CO_TRY_VOID(co_await check_adapter(device, kernels, rank, 1));
+  for (const uint32_t rank : {16u, 70u})
+    CO_TRY_VOID(co_await check_adapter(device, kernels, rank, 65));
   co_return Status{};
 }
 // As real GPUs run it.
