@@ -77,7 +77,15 @@ test('finetune: Ctrl-C leaves a checkpoint that the same command goes on from', 
   const path = await data('two.jsonl', LINES);
   const flags = [...FLAGS, '--steps', '1000', '--json'];
   const run = async (until: RegExp) => {
-    const child = start(process.execPath, [main, 'finetune', 'nano', path, '--out', folder, ...flags]);
+    const child = start(process.execPath, [
+      main,
+      'finetune',
+      'nano',
+      path,
+      '--out',
+      folder,
+      ...flags,
+    ]);
     await child.until(until);
     child.kill('SIGINT');
     const { code, stdout } = await child.ended;
