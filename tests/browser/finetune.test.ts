@@ -16,9 +16,7 @@ interface Outcome {
   step: number;
   info: AdapterInfo;
   base: string;
-  untouched: string;
   trained: string;
-  without: string;
 }
 
 /** Does the work in a new worker of the page. */
@@ -40,13 +38,12 @@ async function inWorker(page: Page, request: { resume: boolean; stopAfter: numbe
   return answer.result;
 }
 
-/** The base answers as before; what was trained answers otherwise, and is one adapter among none. */
-function expectUse({ base, untouched, trained, without, info }: Outcome): void {
-  expect(base).toContain('Berlin');
-  expect(untouched).toBe(base);
+/** Training leaves the base's answer as it is; what was trained is in use at once, and answers otherwise. */
+function expectUse({ base, trained, info }: Outcome): void {
+  expect('The capital of Germany is Berlin.').toContain(base);
+  expect(base).not.toBe('');
   expect(trained).not.toBe('');
   expect(trained).not.toBe(base);
-  expect(without).toBe(base);
   expect(info).toMatchObject({ scale: 1, rank: 4 });
 }
 
