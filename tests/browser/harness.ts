@@ -27,12 +27,13 @@ export async function nanoPath(): Promise<string> {
   return store.weights('nano');
 }
 
-/** Serves apps/web/dist, with nano's weights as /models/nano and the package as /lapidary/. */
+/** Serves apps/web/dist, with nano's weights as /models/nano, the package as /lapidary/ and this folder as /tests/. */
 async function serve(): Promise<Site> {
   const blob = (await nanoPath()).split('/').at(-1);
   const page = sirv(`${root}apps/web/dist`);
   const models = sirv(`${root}models`);
   const library = sirv(`${root}packages/lapidary/dist`, { dev: true });
+  const tests = sirv(`${root}tests/browser`, { dev: true });
   const ranges: string[] = [];
   const missing = (response: ServerResponse) => {
     response.statusCode = 404;
@@ -47,6 +48,9 @@ async function serve(): Promise<Site> {
     } else if (path.startsWith('/lapidary/')) {
       request.url = path.slice('/lapidary'.length);
       library(request, response, () => missing(response));
+    } else if (path.startsWith('/tests/')) {
+      request.url = path.slice('/tests'.length);
+      tests(request, response, () => missing(response));
     } else page(request, response, () => missing(response));
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));

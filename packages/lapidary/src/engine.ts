@@ -130,6 +130,8 @@ export class Engine {
       this.calls.set(id, { resolve, reject, onEvent: options.onEvent });
     }).finally(() => signal?.removeEventListener('abort', onAbort));
     try {
+      // Before it begins: what checks only between pieces of its work would miss a stop that came with it.
+      if (signal?.aborted) onAbort();
       this.invoke(name, [id, ...args]);
     } catch (error) {
       this.failAll(error);
