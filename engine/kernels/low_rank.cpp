@@ -26,7 +26,7 @@ uint32_t LowRank::total_rows() const {
   return sum;
 }
 
-uint32_t LowRank::chunks() const { return div_ceil(div_ceil(cols, 32), kLowRankChunk); }
+uint32_t LowRank::tail() const { return rank() * div_ceil(cols, 32); }
 
 uint64_t LowRank::row_bytes() const { return uint64_t{div_ceil(cols, 32)} * 32 * sizeof(float); }
 
@@ -44,22 +44,23 @@ uint64_t LowRank::b_offset(size_t part) const {
   return factors() + floats * sizeof(float);
 }
 
-void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks) {
+void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks, bool light) {
   composer.constant("LOW_RANK", change.rank())
       .constant("LOW_CHUNKS", chunks)
+      .flag("AHEAD", !light)
+      .flag("FOUR", 4)
       .include("low_rank_change.wgsl");
-  std::string text = "fn change(row: u32) -> f32 {\n  var i = row;\n";
+  std::string text = "fn low_row(row: u32) -> LowRow {\n  var found: LowRow;\n  var i = row;\n";
   uint32_t first = 0;
   for (size_t i = 0; i < change.parts.size(); ++i) {
     const auto [rank, rows] = change.parts[i];
     const uint64_t base = (change.b_offset(i) - change.factors()) / sizeof(float);
-    const std::string value = rank == 0 ? std::string("0.0")
-                                        : cat("low_product(", first, "u, ", rank, "u, ", base,
-                                              "u, ", rows, "u, i)");
-    text += cat("  if (i < ", rows, "u) { return ", value, "; }\n  i -= ", rows, "u;\n");
+    text += cat("  if (i < ", rows, "u) {\n    found.first = ", first, "u;\n    found.rank = ", rank,
+                "u;\n    found.at = ", base, "u + i;\n    found.step = ", rows,
+                "u;\n    return found;\n  }\n  i -= ", rows, "u;\n");
     first += rank;
   }
-  composer.text(text + "  return 0.0;\n}\n");
+  composer.text(text + "  return found;\n}\n");
 }
 
 KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
@@ -86,7 +87,7 @@ KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
                 spec.batch ? cat("low_sums[token * ", spec.change.rank(), "u + i]")
                            : cat("y[", spec.low_offset, "u + i]"),
                 "; }\n"));
-  add_low_rank_change(composer, spec.change, spec.batch ? 1 : spec.change.chunks());
+  add_low_rank_change(composer, spec.change, spec.batch ? 1 : spec.chunks, spec.light);
   std::string value = "total";
   if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
   if (spec.epilogue == Epilogue::kGeluMul) {

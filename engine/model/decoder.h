@@ -167,8 +167,9 @@ class Decoder {
   }
 
   using Change = AdapterStack::Change;
-  void record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
-                     const Change* change = nullptr, bool adds = true);
+  // With a change: the pieces of A h (kernels::low_rank_chunks). adds: B follows at once.
+  uint32_t record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
+                         const Change* change = nullptr, bool adds = true);
   void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges,
                      const Change* change = nullptr, bool adds = true);
   void record_add(Program& program, kernels::LowRankAddSpec spec, const Change& change,
