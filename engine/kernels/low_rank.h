@@ -1,10 +1,11 @@
 // Low-rank changes of matrix products (LoRA adapters): y = W h + B (f * (A h)), A [rank, cols], B
-// [rows, rank], f a factor for each row of A. Several adapters of one matrix are one change: their A
-// and B side by side. The change of a product (q, k, v; gate, up; ...) is made in two steps:
+// [rows, rank], f a factor for each row of A. Several adapters of one matrix are one change: their
+// A and B side by side. The change of a product (q, k, v; gate, up; ...) is made in two steps:
 //
 //   A h  for one token by the matvec itself, whose first workgroups compute it (MatvecSpec::
 //        low_rank); for many by a matmul of A's own
-//   B    by the kernel here, which also does what comes after the product (GeGLU, softcap, ...); for
+//   B    by the kernel here, which also does what comes after the product (GeGLU, softcap, ...);
+//   for
 //        q, k, v of one token by attention, as it reads them
 #pragma once
 
@@ -35,9 +36,10 @@ struct LowRank {
   // Floats behind the outputs of a matvec, at most, for A h in pieces (low_rank_chunks()).
   uint32_t tail() const;
 
-  // Where things lie in a buffer, in bytes. A: rank rows of f32, padded with zeros to whole units of
-  // 32, those of part 0 first; this is how a matmul has a segment of kF32. Then, from `factors` on, a
-  // multiple of 256: a factor a row of A; and B, transposed: of each part [rank][rows], in order.
+  // Where things lie in a buffer, in bytes. A: rank rows of f32, padded with zeros to whole units
+  // of 32, those of part 0 first; this is how a matmul has a segment of kF32. Then, from `factors`
+  // on, a multiple of 256: a factor a row of A; and B, transposed: of each part [rank][rows], in
+  // order.
   uint64_t row_bytes() const;
   uint64_t a_offset(size_t part) const;
   uint64_t factors() const;

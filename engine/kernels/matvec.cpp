@@ -130,11 +130,11 @@ void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& 
   if (spec.low_rank > 0) {
     const uint32_t groups = low_groups(spec, tiling);
     const uint32_t slots = tiling.threads / tiling.lanes;
-    text += cat("  if (at < ", groups, "u) {\n    segment = ", spec.segments.size(),
-                "u;\n    segment_rows = min(", spec.low_rank * low_chunks(spec, tiling),
-                "u, (at + 1u) * ", slots, "u);\n    first_row = at * ", slots,
-                "u;\n    y_base = ", spec.low_offset, "u;\n    return;\n  }\n  at -= ", groups,
-                "u;\n");
+    text +=
+        cat("  if (at < ", groups, "u) {\n    segment = ", spec.segments.size(),
+            "u;\n    segment_rows = min(", spec.low_rank * low_chunks(spec, tiling),
+            "u, (at + 1u) * ", slots, "u);\n    first_row = at * ", slots,
+            "u;\n    y_base = ", spec.low_offset, "u;\n    return;\n  }\n  at -= ", groups, "u;\n");
   }
   uint32_t y_base = spec.row_offset;
   const size_t count = streams(spec) == 2 ? 1 : spec.segments.size();
@@ -314,7 +314,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
         .constant("KEYS_PER_SPLIT", kKeysPerSplit);
   }
   if (low) {
-    composer.constant("LOW_RANK", spec.low_rank).constant("LOW_SEGMENT", static_cast<uint32_t>(spec.segments.size()));
+    composer.constant("LOW_RANK", spec.low_rank)
+        .constant("LOW_SEGMENT", static_cast<uint32_t>(spec.segments.size()));
   } else {
     composer.flag("LOW_RANK", 0);
   }

@@ -211,7 +211,8 @@ class Decoder {
   gpu::Buffer all_logits_, all_step_;
   AdapterStack stack_;
   uint32_t tail_ = 0;  // floats behind the outputs of products in one_, for what adapters add
-  // What the matrices gave before adapters add to it, where that is no output: gate and up. And A h.
+  // What the matrices gave before adapters add to it, where that is no output: gate and up. And A
+  // h.
   gpu::Buffer one_raw_, batch_raw_, batch_low_;
   uint32_t logits_rows_ = 0;
 

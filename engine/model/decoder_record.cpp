@@ -143,11 +143,10 @@ void Decoder::record_decode() {
     spec.cap = config_.softcap;
     spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
     set_site(spec, weights_.before_head);
-    const uint32_t made =
-        record_matvec(decode_head_, spec,
-                      {part.buffer, logits_, one_.x[current], one_.delta,
-                       vectors(weights_.before_head), one_.x[current ^ 1]},
-                      first ? change : nullptr, false);
+    const uint32_t made = record_matvec(decode_head_, spec,
+                                        {part.buffer, logits_, one_.x[current], one_.delta,
+                                         vectors(weights_.before_head), one_.x[current ^ 1]},
+                                        first ? change : nullptr, false);
     if (first) chunks = made;
   }
   if (change == nullptr) return;
@@ -160,8 +159,8 @@ void Decoder::record_decode() {
              *change, {logits_});
 }
 
-// Seven dispatches at most, and three where adapters change the matrices: their part of q, k and v is
-// added by attention. `current`: which of one_.x holds the residual stream; it changes with
+// Seven dispatches at most, and three where adapters change the matrices: their part of q, k and v
+// is added by attention. `current`: which of one_.x holds the residual stream; it changes with
 // every update.
 void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   Program& program = decode_layers_[l];
@@ -171,8 +170,7 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
 
   MatvecSpec qkv = group_spec(w.qkv, config_);
   const Change* const qkv_change = change(Product::kQkv);
-  const bool fused =
-      qkv_change != nullptr && qkv_change->shape.rank() <= kernels::kMaxFusedLowRank;
+  const bool fused = qkv_change != nullptr && qkv_change->shape.rank() <= kernels::kMaxFusedLowRank;
   uint32_t chunks = 1;
   if (l == 0) {
     qkv.prologue = Prologue::kNorm;
@@ -378,8 +376,8 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   gate_up.epilogue = Epilogue::kGeglu;
   record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step},
                 change(Product::kGateUp));
-  record_matmul(program, batch_spec(w.down),
-                {w.down.buffer, batch_.delta, batch_.ffn, batch_.step}, change(Product::kDown));
+  record_matmul(program, batch_spec(w.down), {w.down.buffer, batch_.delta, batch_.ffn, batch_.step},
+                change(Product::kDown));
 
   if (config_.per_layer_dim == 0) return;
   const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);
@@ -416,12 +414,10 @@ void Decoder::record_all_head(uint32_t current, uint32_t rows) {
                     first ? change : nullptr, false);
     }
     if (change == nullptr) continue;
-    record_add(program,
-               {.change = change->shape,
-                .epilogue = epilogue,
-                .cap = config_.softcap,
-                .batch = true},
-               *change, {all_logits_, batch_low_});
+    record_add(
+        program,
+        {.change = change->shape, .epilogue = epilogue, .cap = config_.softcap, .batch = true},
+        *change, {all_logits_, batch_low_});
   }
 }
 

@@ -3,8 +3,9 @@
 // the token's A h, [LOW_CHUNKS][LOW_RANK]. `adapter`: a factor a row of A, then B, transposed, part
 // by part. low_rank.cpp adds low_row(row): where that row's part is.
 //
-// In its order: fetch_change(row) for the thread's rows, load_low(), a barrier, change_of(). What is
-// fetched of B is then on its way while A h is summed up: of most adapters that is all of a row.
+// In its order: fetch_change(row) for the thread's rows, load_low(), a barrier, change_of(). Where all
+// parts have one rank (AHEAD vectors of 4 of it), what is fetched of B is on its way while A h is
+// summed up.
 var<workgroup> low: array<f32, LOW_RANK>;
 
 struct LowRow {
@@ -12,11 +13,9 @@ struct LowRow {
   rank: u32,   // how many it has
   at: u32,     // in `adapter`: B of the first rank
   step: u32,   // to the next rank's
-//#if AHEAD
-//#repeat k FOUR
+//#repeat k AHEAD
   b_${k}: vec4<f32>,
 //#end
-//#endif
 }
 
 fn load_low(tid: u32, token: u32) {
@@ -30,41 +29,27 @@ fn load_low(tid: u32, token: u32) {
   }
 }
 
-//#if AHEAD
-fn low_b(row: LowRow, r: u32) -> f32 { return adapter[row.at + min(r, row.rank - 1u) * row.step]; }
-// 0 past the part's ranks.
-fn low_a(row: LowRow, r: u32) -> f32 {
-  return select(0.0, low[row.first + min(r, row.rank - 1u)], r < row.rank);
-}
-//#endif
-
 fn fetch_change(i: u32) -> LowRow {
   var row = low_row(i);
-//#if AHEAD
-  if (row.rank > 0u) {
-//#repeat k FOUR
-    row.b_${k} = vec4<f32>(low_b(row, 4u * ${k}u), low_b(row, 4u * ${k}u + 1u),
-                           low_b(row, 4u * ${k}u + 2u), low_b(row, 4u * ${k}u + 3u));
-//#end
+//#repeat k AHEAD
+  {
+    let at = row.at + 4u * ${k}u * row.step;
+    row.b_${k} = vec4<f32>(adapter[at], adapter[at + row.step], adapter[at + 2u * row.step],
+                           adapter[at + 3u * row.step]);
   }
-//#endif
+//#end
   return row;
 }
 
 fn change_of(row: LowRow) -> f32 {
   var sum = 0.0;
-//#if AHEAD
-  if (row.rank == 0u) {
-    return 0.0;
+//#repeat k AHEAD
+  {
+    let r = row.first + 4u * ${k}u;
+    sum += dot(row.b_${k}, vec4<f32>(low[r], low[r + 1u], low[r + 2u], low[r + 3u]));
   }
-//#repeat k FOUR
-  sum += dot(row.b_${k}, vec4<f32>(low_a(row, 4u * ${k}u), low_a(row, 4u * ${k}u + 1u),
-                                   low_a(row, 4u * ${k}u + 2u), low_a(row, 4u * ${k}u + 3u)));
 //#end
-  for (var r = 16u; r < row.rank; r++) {
-//#else
-  for (var r = 0u; r < row.rank; r++) {
-//#endif
+  for (var r = 4u * AHEAD; r < row.rank; r++) {
     sum += low[row.first + r] * adapter[row.at + r * row.step];
   }
   return sum;
