@@ -359,14 +359,17 @@ LAPIDARY_EXPORT(lap_finetune_close) void lap_finetune_close(uint32_t run) {
 
 // Completes with the adapter's description. options: {name, scale, config}; config: the text of a PEFT
 // adapter's adapter_config.json.
+}
+
+// Completes with the adapter's description. options: {name, scale, config}; config: the text of a
+// PEFT adapter's adapter_config.json.
 LAPIDARY_EXPORT(lap_adapter_load)
 void lap_adapter_load(uint32_t call, uint32_t model, uint32_t source, const char* options,
                       uint32_t length) {
   start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
     CO_TRY(const Json json, parse_json(text, "adapter options"));
     CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
-    CO_TRY(const Json loaded,
-           co_await target->adapters().load(source, json, cancel_check(call)));
+    CO_TRY(const Json loaded, co_await target->adapters().load(source, json, cancel_check(call)));
     co_return dump_json(loaded);
   });
 }

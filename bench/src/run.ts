@@ -27,6 +27,7 @@ import {
   TOGETHER_TOKENS,
 } from './measure.js';
 import { measured } from './stats.js';
+import { syntheticAdapter } from './synthesize/adapter.js';
 import type {
   BenchOptions,
   BenchReport,
@@ -177,6 +178,15 @@ export async function bench(
       gate.logits = await checkLogits(model, known);
     }
 
+    let adapter: BenchReport['adapter'];
+    if (options.loraRank !== undefined) {
+      say(`an adapter of rank ${options.loraRank}`);
+      const file = syntheticAdapter(header, options.loraRank);
+      const started = performance.now();
+      const loaded = await model.loadAdapter(file);
+      adapter = { ...loaded, milliseconds: performance.now() - started };
+    }
+
     say('bandwidth of the GPU’s memory');
     const bandwidth = await readBandwidth(await findGpu(), repeats, model.device.software);
     const weights = weightBytesPerToken(header);
@@ -192,6 +202,7 @@ export async function bench(
         weightBytesPerToken: weights,
         info: model.info,
       },
+      ...(adapter && { adapter }),
       options: asked(options),
       gate,
       bandwidth,

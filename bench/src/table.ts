@@ -74,6 +74,13 @@ export function table(report: BenchReport): string {
         ? `, ${logits.compared} logits off by ${digits(logits.error)} (at most ${logits.tolerance})`
         : ''),
   ]);
+  if (report.adapter) {
+    const { name, matrices, gpuBytes, milliseconds } = report.adapter;
+    rows.push([
+      'LoRA adapter',
+      `${name}: ${matrices} matrices, ${digits(gpuBytes / MIB)} MiB, loaded in ${digits(milliseconds)} ms`,
+    ]);
+  }
   for (const entry of report.decode) {
     const name = `decode at ${entry.context}, tok/s`;
     if ('skipped' in entry) rows.push([name, `not measured: ${entry.skipped}`]);

@@ -1,6 +1,7 @@
 // What a benchmark is asked for and what it reports.
 
 import type {
+  AdapterInfo,
   ByteSource,
   DeviceInfo,
   KernelTime,
@@ -42,6 +43,11 @@ export interface BenchOptions {
   sessions?: number;
   /** Where the table of per-layer embeddings is: as for `Model.load`. */
   perLayerEmbeddings?: NonNullable<LoadOptions['perLayerEmbeddings']>;
+  /**
+   * All but the load and the first token after it with a LoRA adapter of random values, of this rank, on the seven
+   * projections of every layer.
+   */
+  loraRank?: number;
   /** Whether loads look for faster cuts of kernels: as for `Model.load`. */
   tune?: boolean;
   /** Known answers beside those that come with the project; the first that are of the file count. */
@@ -181,6 +187,8 @@ export interface BenchReport {
     weightBytesPerToken: number;
     info: ModelInfo;
   };
+  /** The adapter that was on, and how long it took to load. */
+  adapter?: AdapterInfo & { milliseconds: number };
   options: Omit<BenchOptions, 'signal' | 'onProgress' | 'knownAnswers' | 'nanoAnswers'>;
   gate: GateReport;
   bandwidth: Bandwidth;

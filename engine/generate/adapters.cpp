@@ -29,9 +29,8 @@ Result<float> parse_scale(const Json& json, float absent) {
   if (scale == nullptr || scale->is_null()) return absent;
   const double value = scale->is_number() ? scale->get<double>() : NAN;
   if (!(std::fabs(value) <= kMaxAdapterScale)) {
-    return fail(ErrorCode::kInvalidArgument,
-                cat("an adapter's scale must be a number from -", kMaxAdapterScale, " to ",
-                    kMaxAdapterScale));
+    return fail(ErrorCode::kInvalidArgument, cat("an adapter's scale must be a number from -",
+                                                 kMaxAdapterScale, " to ", kMaxAdapterScale));
   }
   return static_cast<float>(value);
 }
@@ -45,8 +44,8 @@ Task<Result<std::vector<std::byte>>> read_all(uint32_t source,
                                               const std::function<bool()>& cancelled) {
   const double size = gpu::host_source_size(source);
   if (!(size >= 0 && size <= static_cast<double>(kMaxAdapterBytes))) {
-    co_return fail(ErrorCode::kUnsupported, cat("the adapter's file has ", size,
-                                                " bytes; at most ", kMaxAdapterBytes, " are read"));
+    co_return fail(ErrorCode::kUnsupported, cat("the adapter's file has ", size, " bytes; at most ",
+                                                kMaxAdapterBytes, " are read"));
   }
   std::vector<std::byte> file(static_cast<size_t>(size));
   for (size_t at = 0; at < file.size(); at += kReadBytes) {
@@ -138,8 +137,7 @@ Task<Result<uint32_t>> Adapters::add(const adapter::LoraAdapter& adapter, float 
   co_return id;
 }
 
-Task<Result<Json>> Adapters::load(uint32_t source, Json options,
-                                  std::function<bool()> cancelled) {
+Task<Result<Json>> Adapters::load(uint32_t source, Json options, std::function<bool()> cancelled) {
   CO_TRY(const float scale, parse_scale(options, 1));
   const Json* config = json_member(options, "config");
   const Json* name = json_member(options, "name");

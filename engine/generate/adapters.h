@@ -26,26 +26,26 @@ class Adapters {
   Adapters(gpu::Device& device, const model::Config& config, Session& session, std::string digest)
       : device_(device), config_(config), session_(session), digest_(std::move(digest)) {}
 
-  // Puts an adapter on the GPU and on, at `scale` (times its own alpha / rank) beside those that are
-  // on already. The result is its id, from 1. kIntegrity: it names another base than this model;
-  // errors of adapter::check with the model, naming the tensor, of AdapterStack::create and of
-  // Session::set_adapters. On an error nothing has changed. name: what describe() calls it if it has
-  // no name.
+  // Puts an adapter on the GPU and on, at `scale` (times its own alpha / rank) beside those that
+  // are on already. The result is its id, from 1. kIntegrity: it names another base than this
+  // model; errors of adapter::check with the model, naming the tensor, of AdapterStack::create and
+  // of Session::set_adapters. On an error nothing has changed. name: what describe() calls it if it
+  // has no name.
   Task<Result<uint32_t>> add(const adapter::LoraAdapter& adapter, float scale,
                              std::string name = "");
-  // The same from a byte source of the host: a GGUF LoRA, a PEFT adapter's safetensors, or rullama's.
-  // options: {name, scale, config}; config: the text of adapter_config.json, which PEFT needs. The
-  // result is its description. Errors also of the readers; kCancelled.
+  // The same from a byte source of the host: a GGUF LoRA, a PEFT adapter's safetensors, or
+  // rullama's. options: {name, scale, config}; config: the text of adapter_config.json, which PEFT
+  // needs. The result is its description. Errors also of the readers; kCancelled.
   Task<Result<Json>> load(uint32_t source, Json options, std::function<bool()> cancelled);
 
-  // [{id, scale}]: these are on, the others off. kInvalidArgument: an unknown id, one twice, a scale
-  // out of range; a scale of 0 is off.
+  // [{id, scale}]: these are on, the others off. kInvalidArgument: an unknown id, one twice, a
+  // scale out of range; a scale of 0 is off.
   Task<Status> set(Json request);
   // Switches an adapter off and frees its memory.
   Task<Status> remove(uint32_t id);
 
-  // [{id, name, scale, rank, alpha, rsLora, baseModel, baseDigest, matrices, parameters, gpuBytes}];
-  // scale 0: off.
+  // [{id, name, scale, rank, alpha, rsLora, baseModel, baseDigest, matrices, parameters,
+  // gpuBytes}]; scale 0: off.
   Json describe() const;
 
  private:

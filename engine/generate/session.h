@@ -78,8 +78,8 @@ class Session {
   // cache is run anew from position 0 in batches through every layer.
   Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all);
 
-  // Decoder::set_adapters, between runs (kBusy). What the cache holds serves prompts under these very
-  // adapters and scales only: `key` names them.
+  // Decoder::set_adapters, between runs (kBusy). What the cache holds serves prompts under these
+  // very adapters and scales only: `key` names them.
   Task<Status> set_adapters(std::span<const model::ActiveAdapter> active, std::string key);
 
   // Forgets what each sequence holds past `length` tokens.

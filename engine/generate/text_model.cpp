@@ -157,9 +157,8 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
       return fail(ErrorCode::kInvalidArgument, "perLayerEmbeddings must be gpu, source or auto");
     out.per_layer = *place == "gpu" ? model::TablePlace::kGpu : model::TablePlace::kSource;
   }
-  for (const auto& [key, target] :
-       {std::pair{"name", &out.name}, std::pair{"system", &out.system},
-        std::pair{"digest", &out.digest}}) {
+  for (const auto& [key, target] : {std::pair{"name", &out.name}, std::pair{"system", &out.system},
+                                    std::pair{"digest", &out.digest}}) {
     const Json* value = json_member(json, key);
     if (value != nullptr && value->is_string()) *target = value->get<std::string>();
   }
@@ -260,8 +259,8 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   if (!decoder) co_return std::unexpected(std::move(decoder).error());
   self->session_ = std::make_unique<Session>(self->device_, std::move(*decoder), self->tokenizer_,
                                              self->config_.suppress_tokens, self->config_.vocab);
-  self->adapters_ = std::make_unique<Adapters>(self->device_, self->config_, *self->session_,
-                                               options.digest);
+  self->adapters_ =
+      std::make_unique<Adapters>(self->device_, self->config_, *self->session_, options.digest);
   co_return self;
 }
 

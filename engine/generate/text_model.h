@@ -49,8 +49,9 @@ Json describe(const gguf::Header& header);
 
 class TextModel {
  public:
-  // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, digest, variant,
-  // cuts, tune, perLayerEmbeddings}. With the per-layer embedding in the source, `source` must stay open.
+  // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, digest,
+  // variant, cuts, tune, perLayerEmbeddings}. With the per-layer embedding in the source, `source`
+  // must stay open.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 

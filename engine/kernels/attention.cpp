@@ -51,8 +51,8 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
 
 // projected(i): entry i of the token's q, k, v.
 void add_projected(Composer& composer, bool changed) {
-  composer.text(cat("fn projected(i: u32) -> f32 { return qkv[i]", changed ? " + change(i)" : "",
-                    "; }\n"));
+  composer.text(cat("fn projected(i: u32) -> f32 { return qkv[i]",
+                    changed ? " + change_of(fetch_change(i))" : "", "; }\n"));
 }
 
 void bind_cache(Composer& composer, const AttentionSpec& spec, char access) {
@@ -110,7 +110,7 @@ uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_split
 }
 
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
-                                     const LowRank* change) {
+                                     const LowRank* change, uint32_t chunks) {
   Composer composer;
   add_shape(composer, spec, variant, kDecodeThreads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
@@ -126,7 +126,7 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
   if (change != nullptr) {
     composer.text(cat("fn low_part(token: u32, i: u32) -> f32 { return qkv[", spec.qkv_rows(),
                       "u + i]; }\n"));
-    add_low_rank_change(composer, *change, change->chunks());
+    add_low_rank_change(composer, *change, chunks, variant.light);
   }
   add_projected(composer, change != nullptr);
   composer.flag("CHANGED", change != nullptr)

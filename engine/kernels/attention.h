@@ -71,10 +71,10 @@ uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_split
 // Dispatch: x = heads, y >= attention_splits(position, …); surplus workgroups return at once, so a
 // kept command list may use a bound for the positions that it will serve.
 // change: of q, k and v, of rank 1 to kMaxFusedLowRank, whose A h a matvec has left behind qkv's
-// rows; then the last storage binding, before step, is
+// rows in `chunks` pieces; then the last storage binding, before step, is
 //   7 r the change from `factors` on
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
-                                     const LowRank* change = nullptr);
+                                     const LowRank* change = nullptr, uint32_t chunks = 1);
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position);
 
 // Prefill, first half: T = step.tokens tokens in place, of the sequences that the spans say. q

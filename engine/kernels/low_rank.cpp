@@ -1,5 +1,7 @@
 #include "engine/kernels/low_rank.h"
 
+#include <algorithm>
+
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
 
@@ -7,6 +9,15 @@ namespace lapidary::kernels {
 namespace {
 
 constexpr uint32_t kThreads = 64;  // whole blocks of 16 rows
+
+// Vectors of 4 ranks that are fetched of a row of B ahead of their use: of most adapters all, for
+// they have one rank everywhere.
+uint32_t ahead_vectors(const LowRank& change) {
+  constexpr uint32_t kMost = 4;
+  const uint32_t rank = change.parts[0].rank;
+  const bool one = std::ranges::all_of(change.parts, [&](auto& part) { return part.rank == rank; });
+  return one ? std::min(rank / 4, kMost) : 0;
+}
 
 uint32_t outputs(const LowRankAddSpec& spec) {
   return spec.epilogue == Epilogue::kGeglu ? spec.change.parts[0].rows : spec.change.total_rows();
@@ -26,7 +37,7 @@ uint32_t LowRank::total_rows() const {
   return sum;
 }
 
-uint32_t LowRank::chunks() const { return div_ceil(div_ceil(cols, 32), kLowRankChunk); }
+uint32_t LowRank::tail() const { return rank() * div_ceil(cols, 32); }
 
 uint64_t LowRank::row_bytes() const { return uint64_t{div_ceil(cols, 32)} * 32 * sizeof(float); }
 
@@ -44,22 +55,23 @@ uint64_t LowRank::b_offset(size_t part) const {
   return factors() + floats * sizeof(float);
 }
 
-void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks) {
+void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks, bool light) {
   composer.constant("LOW_RANK", change.rank())
       .constant("LOW_CHUNKS", chunks)
+      .constant("AHEAD", light ? 0 : ahead_vectors(change))
       .include("low_rank_change.wgsl");
-  std::string text = "fn change(row: u32) -> f32 {\n  var i = row;\n";
+  std::string text = "fn low_row(row: u32) -> LowRow {\n  var found: LowRow;\n  var i = row;\n";
   uint32_t first = 0;
   for (size_t i = 0; i < change.parts.size(); ++i) {
     const auto [rank, rows] = change.parts[i];
     const uint64_t base = (change.b_offset(i) - change.factors()) / sizeof(float);
-    const std::string value = rank == 0 ? std::string("0.0")
-                                        : cat("low_product(", first, "u, ", rank, "u, ", base,
-                                              "u, ", rows, "u, i)");
-    text += cat("  if (i < ", rows, "u) { return ", value, "; }\n  i -= ", rows, "u;\n");
+    text +=
+        cat("  if (i < ", rows, "u) {\n    found.first = ", first, "u;\n    found.rank = ", rank,
+            "u;\n    found.at = ", base, "u + i;\n    found.step = ", rows,
+            "u;\n    return found;\n  }\n  i -= ", rows, "u;\n");
     first += rank;
   }
-  composer.text(text + "  return 0.0;\n}\n");
+  composer.text(text + "  return found;\n}\n");
 }
 
 KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
@@ -86,7 +98,7 @@ KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
                 spec.batch ? cat("low_sums[token * ", spec.change.rank(), "u + i]")
                            : cat("y[", spec.low_offset, "u + i]"),
                 "; }\n"));
-  add_low_rank_change(composer, spec.change, spec.batch ? 1 : spec.change.chunks());
+  add_low_rank_change(composer, spec.change, spec.batch ? 1 : spec.chunks, spec.light);
   std::string value = "total";
   if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
   if (spec.epilogue == Epilogue::kGeluMul) {
@@ -94,8 +106,8 @@ KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
                 "u + row]");
   }
   if (!geglu) {
-    composer.text(cat("fn finished(total: f32, token: u32, row: u32) -> f32 {\n  return ", value,
-                      ";\n}\n"));
+    composer.text(
+        cat("fn finished(total: f32, token: u32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
   }
   composer.include("low_rank_add.wgsl");
   return std::move(composer).finish(

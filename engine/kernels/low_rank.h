@@ -1,10 +1,11 @@
 // Low-rank changes of matrix products (LoRA adapters): y = W h + B (f * (A h)), A [rank, cols], B
-// [rows, rank], f a factor for each row of A. Several adapters of one matrix are one change: their A
-// and B side by side. The change of a product (q, k, v; gate, up; ...) is made in two steps:
+// [rows, rank], f a factor for each row of A. Several adapters of one matrix are one change: their
+// A and B side by side. The change of a product (q, k, v; gate, up; ...) is made in two steps:
 //
 //   A h  for one token by the matvec itself, whose first workgroups compute it (MatvecSpec::
 //        low_rank); for many by a matmul of A's own
-//   B    by the kernel here, which also does what comes after the product (GeGLU, softcap, ...); for
+//   B    by the kernel here, which also does what comes after the product (GeGLU, softcap, ...);
+//   for
 //        q, k, v of one token by attention, as it reads them
 #pragma once
 
@@ -16,8 +17,6 @@
 
 namespace lapidary::kernels {
 
-// Units of a row of A that a matvec sums up in one piece.
-inline constexpr uint32_t kLowRankChunk = 32;
 // Of one matrix, all adapters together.
 inline constexpr uint32_t kMaxLowRank = 1024;
 // Up to this rank, of q, k and v together, attention itself adds their change.
@@ -34,14 +33,13 @@ struct LowRank {
 
   uint32_t rank() const;        // of all parts
   uint32_t total_rows() const;  // of all matrices
-  // Pieces in which a matvec leaves A h.
-  uint32_t chunks() const;
-  // Floats that a matvec leaves behind its outputs: A h in pieces, [chunks][rank], and one more.
-  uint32_t tail() const { return chunks() * rank() + 1; }
+  // Floats behind the outputs of a matvec, at most, for A h in pieces (low_rank_chunks()).
+  uint32_t tail() const;
 
-  // Where things lie in a buffer, in bytes. A: rank rows of f32, padded with zeros to whole units of
-  // 32, those of part 0 first; this is how a matmul has a segment of kF32. Then, from `factors` on, a
-  // multiple of 256: a factor a row of A; and B, transposed: of each part [rank][rows], in order.
+  // Where things lie in a buffer, in bytes. A: rank rows of f32, padded with zeros to whole units
+  // of 32, those of part 0 first; this is how a matmul has a segment of kF32. Then, from `factors`
+  // on, a multiple of 256: a factor a row of A; and B, transposed: of each part [rank][rows], in
+  // order.
   uint64_t row_bytes() const;
   uint64_t a_offset(size_t part) const;
   uint64_t factors() const;
@@ -59,7 +57,9 @@ struct LowRankAddSpec {
   uint32_t mul_offset = 0;
   // A h comes from a buffer [T][rank]; else it follows y's rows, as a matvec leaves it.
   bool batch = false;
-  uint32_t low_offset = 0;  // not batch: where in y that is
+  // Not batch: where in y that is, and in how many pieces.
+  uint32_t low_offset = 0;
+  uint32_t chunks = 1;
   // kGeglu, not batch: the output is handed over as MatvecSpec::quantizes does.
   Dot quantizes = Dot::kF32;
   bool light = false;  // as Variant's
@@ -72,9 +72,9 @@ struct LowRankAddSpec {
 KernelSource low_rank_add_source(const LowRankAddSpec& spec);
 Groups low_rank_add_groups(const LowRankAddSpec& spec, uint32_t tokens);
 
-// For kernels that add a change themselves: low_rank_change.wgsl and change(row). The composer has
-// THREADS, bound.wgsl, a binding `adapter: array<f32>` of the change from `factors` on, and
+// For kernels that add a change themselves: low_rank_change.wgsl. The composer has THREADS,
+// bound.wgsl, a binding `adapter: array<f32>` of the change from `factors` on, and
 // low_part(token, i).
-void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks);
+void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks, bool light);
 
 }  // namespace lapidary::kernels

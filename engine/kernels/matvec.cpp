@@ -7,7 +7,6 @@
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
 #include "engine/kernels/attention.h"
-#include "engine/kernels/low_rank.h"
 
 namespace lapidary::kernels {
 namespace {
@@ -41,13 +40,13 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
   return groups;
 }
 
-// Of the low-rank change: a row of A in pieces, and as many rows for either stream.
-uint32_t low_rows(const MatvecSpec& spec) {
-  const uint32_t rows = spec.low_rank * div_ceil(div_ceil(spec.cols, 32), kLowRankChunk);
-  return div_ceil(rows, streams(spec));
+// Of a low-rank change a thread has one unit of one row of A: rows are few and long, and all other
+// workgroups are waited for anyway.
+uint32_t low_chunks(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  return div_ceil(div_ceil(spec.cols, 32), tiling.lanes);
 }
 uint32_t low_groups(const MatvecSpec& spec, const MatvecTiling& tiling) {
-  return div_ceil(low_rows(spec), rows_per_group(tiling));
+  return div_ceil(spec.low_rank * low_chunks(spec, tiling), tiling.threads / tiling.lanes);
 }
 
 }  // namespace
@@ -129,12 +128,13 @@ void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& 
       "var<private> planes: Planes;  // of the segment\n"
       "fn locate(group: u32) {\n  var at = group;\n";
   if (spec.low_rank > 0) {
-    // First, for their rows are long.
     const uint32_t groups = low_groups(spec, tiling);
-    text += cat("  if (at < ", groups, "u) {\n    segment = ", spec.segments.size(),
-                "u;\n    segment_rows = ", low_rows(spec), "u;\n    first_row = at * ", rows,
-                "u;\n    y_base = ", spec.low_offset, "u;\n    return;\n  }\n  at -= ", groups,
-                "u;\n");
+    const uint32_t slots = tiling.threads / tiling.lanes;
+    text +=
+        cat("  if (at < ", groups, "u) {\n    segment = ", spec.segments.size(),
+            "u;\n    segment_rows = min(", spec.low_rank * low_chunks(spec, tiling),
+            "u, (at + 1u) * ", slots, "u);\n    first_row = at * ", slots,
+            "u;\n    y_base = ", spec.low_offset, "u;\n    return;\n  }\n  at -= ", groups, "u;\n");
   }
   uint32_t y_base = spec.row_offset;
   const size_t count = streams(spec) == 2 ? 1 : spec.segments.size();
@@ -196,12 +196,8 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
     text += cat("  let now_", i, " = ahead_", i, ";\n");
   if (ahead) text += "  fetch(next);\n";
   if (low) {
-    text += cat("  if (segment == ", spec.segments.size(), "u) {\n");
-    for (uint32_t i = 0; i < outputs(spec, tiling); ++i) {
-      text += cat("    sum_", i, " += low_dot(row_", i % tiling.rows,
-                  i < tiling.rows ? "" : " + segment_rows", ", u, a);\n");
-    }
-    text += "    return;\n  }\n";
+    text += cat("  if (segment == ", spec.segments.size(),
+                "u) {\n    sum_0 += low_dot(row_0, u, a);\n    return;\n  }\n");
   }
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  sum_", i, " += ", codec, "_dot(now_", i, ", ", planes, ", row_", i % tiling.rows,
@@ -318,7 +314,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
         .constant("KEYS_PER_SPLIT", kKeysPerSplit);
   }
   if (low) {
-    composer.constant("LOW_RANK", spec.low_rank).constant("LOW_CHUNK", kLowRankChunk);
+    composer.constant("LOW_RANK", spec.low_rank)
+        .constant("LOW_SEGMENT", static_cast<uint32_t>(spec.segments.size()));
   } else {
     composer.flag("LOW_RANK", 0);
   }
@@ -342,6 +339,8 @@ std::string tuning_key(const MatvecSpec& spec, const Variant& variant) {
              static_cast<uint32_t>(spec.epilogue), " ", dot_name(dot_of(spec, variant)),
              variant.subgroups ? " subgroups" : "");
 }
+
+uint32_t low_rank_chunks(const MatvecSpec& spec) { return low_chunks(spec, tiling_of(spec)); }
 
 bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Variant& variant) {
   const MatvecTiling tiling = variant.light ? light_tiling(first) : tiling_of(first);

@@ -88,9 +88,13 @@ struct MatvecSpec {
 };
 
 // Bindings: 0 r weights, 1 w y, then the prologue's and the epilogue's in the order listed above,
-// r A (low_rank only), last u step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
+// r A (low_rank only), last u step where the prologue has it. y[row]: the rows of segment 0, then
+// of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
 Groups matvec_groups(const MatvecSpec& spec);
+// With a low-rank change: the pieces of A h, [chunks][low_rank] from low_offset on; their sum is A
+// h.
+uint32_t low_rank_chunks(const MatvecSpec& spec);
 // Whether `first` can quantise its output for `second`, both as the variant would run them: y's
 // blocks of 16 rows must lie in one workgroup each, and both must multiply integers.
 bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Variant& variant);

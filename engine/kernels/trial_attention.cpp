@@ -157,11 +157,14 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
 
 Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,
                                               const gpu::Kernel& kernel, std::span<const float> qkv,
-                                              uint32_t position, uint32_t sequence) {
+                                              uint32_t position, uint32_t sequence,
+                                              std::vector<gpu::Range> more) {
   const AttentionSpec& spec = layer.spec;
-  CO_TRY(const gpu::Bindings bound,
-         device.create_bindings(kernel, {layer.qkv, layer.norms, layer.rope, layer.k, layer.v,
-                                         layer.partial, layer.stats, layer.step}));
+  std::vector<gpu::Range> ranges = {layer.qkv, layer.norms,   layer.rope, layer.k,
+                                    layer.v,   layer.partial, layer.stats};
+  ranges.insert(ranges.end(), more.begin(), more.end());
+  ranges.emplace_back(layer.step);
+  CO_TRY(const gpu::Bindings bound, device.create_bindings(kernel, ranges));
   device.write(layer.qkv, 0, std::as_bytes(qkv));
   write_step(device, layer, {.position = position, .sequence = sequence});
   gpu::CommandList list;

@@ -63,10 +63,11 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
                                                const TrialKernels& kernels,
                                                std::span<const float> qkv, uint32_t position);
 // Decode of one token, its splits merged on the CPU: [heads][head_dim]. Surplus workgroups are
-// dispatched on purpose.
+// dispatched on purpose. more: what such a kernel binds before the step, too.
 Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,
                                               const gpu::Kernel& kernel, std::span<const float> qkv,
-                                              uint32_t position, uint32_t sequence = 0);
+                                              uint32_t position, uint32_t sequence = 0,
+                                              std::vector<gpu::Range> more = {});
 
 // The largest difference; infinite when there is a NaN.
 double largest_difference(std::span<const float> got, std::span<const double> wanted);

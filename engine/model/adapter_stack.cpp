@@ -66,9 +66,8 @@ const AdapterStack::Change* AdapterStack::find(size_t layer, Product product) co
 
 bool AdapterStack::changes(Product product) const {
   if (product == Product::kHead) return head_ != nullptr;
-  return std::ranges::any_of(layers_, [&](const auto& layer) {
-    return layer[static_cast<size_t>(product)] != nullptr;
-  });
+  return std::ranges::any_of(
+      layers_, [&](const auto& layer) { return layer[static_cast<size_t>(product)] != nullptr; });
 }
 
 // roles: one a segment. What the active adapters have of them is copied side by side.
@@ -91,17 +90,17 @@ Status AdapterStack::add(gpu::Device& device, gpu::CommandList& list,
       pieces[i].push_back({matrix, adapter.scale});
     }
     if (part.rank > kernels::kMaxLowRank) {
-      return fail(ErrorCode::kInvalidArgument,
-                  cat("the adapters of ", tensor_name(roles[i], static_cast<int>(layer)),
-                      " have rank ", part.rank, " together; at most ", kernels::kMaxLowRank,
-                      " are possible"));
+      return fail(
+          ErrorCode::kInvalidArgument,
+          cat("the adapters of ", tensor_name(roles[i], static_cast<int>(layer)), " have rank ",
+              part.rank, " together; at most ", kernels::kMaxLowRank, " are possible"));
     }
     shape.parts.push_back(part);
   }
   if (shape.rank() == 0) return {};
   auto change = std::make_unique<Change>(Change{.shape = std::move(shape)});
-  TRY(change->buffer, create_buffer(device, change->shape.bytes(),
-                                    tensor_name(roles[0], static_cast<int>(layer))));
+  TRY(change->buffer,
+      create_buffer(device, change->shape.bytes(), tensor_name(roles[0], static_cast<int>(layer))));
   std::vector<float> factors;
   for (size_t i = 0; i < roles.size(); ++i) {
     uint64_t a = change->shape.a_offset(i);

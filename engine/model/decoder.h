@@ -167,8 +167,9 @@ class Decoder {
   }
 
   using Change = AdapterStack::Change;
-  void record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
-                     const Change* change = nullptr, bool adds = true);
+  // With a change: the pieces of A h (kernels::low_rank_chunks). adds: B follows at once.
+  uint32_t record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
+                         const Change* change = nullptr, bool adds = true);
   void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges,
                      const Change* change = nullptr, bool adds = true);
   void record_add(Program& program, kernels::LowRankAddSpec spec, const Change& change,
@@ -210,7 +211,8 @@ class Decoder {
   gpu::Buffer all_logits_, all_step_;
   AdapterStack stack_;
   uint32_t tail_ = 0;  // floats behind the outputs of products in one_, for what adapters add
-  // What the matrices gave before adapters add to it, where that is no output: gate and up. And A h.
+  // What the matrices gave before adapters add to it, where that is no output: gate and up. And A
+  // h.
   gpu::Buffer one_raw_, batch_raw_, batch_low_;
   uint32_t logits_rows_ = 0;
 

@@ -1,5 +1,5 @@
-// The part of the decoder that puts adapters to use: memory for what they add, and the programs with
-// their kernels (decoder_record.cpp) in place of those without.
+// The part of the decoder that puts adapters to use: memory for what they add, and the programs
+// with their kernels (decoder_record.cpp) in place of those without.
 #include <algorithm>
 
 #include "engine/base/bytes.h"

@@ -46,8 +46,8 @@ void Decoder::record_gather(Program& program, const Table& table, const gpu::Buf
   }
 }
 
-void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges,
-                            const Change* change, bool adds) {
+uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges,
+                                const Change* change, bool adds) {
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
   tuner_.use(spec, ranges);
   LowRankAddSpec add;
@@ -69,12 +69,14 @@ void Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::
       add_ranges.push_back(ranges.back());
       ranges.pop_back();
     }
+    add.chunks = kernels::low_rank_chunks(spec);
     // Before the step.
     ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), change->a());
   }
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
   if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges));
+  return add.chunks;
 }
 
 // ranges: y, and what comes after the change.
@@ -130,6 +132,7 @@ void Decoder::record_decode() {
   head_entry_ = current;
   const Change* change = stack_.find(0, Product::kHead);
   const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
+  uint32_t chunks = 1;
   for (const Table::Part& part : weights_.head().parts) {
     const bool first = &part == weights_.head().parts.data();
     MatvecSpec spec;
@@ -140,22 +143,24 @@ void Decoder::record_decode() {
     spec.cap = config_.softcap;
     spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
     set_site(spec, weights_.before_head);
-    record_matvec(decode_head_, spec,
-                  {part.buffer, logits_, one_.x[current], one_.delta, vectors(weights_.before_head),
-                   one_.x[current ^ 1]},
-                  first ? change : nullptr, false);
+    const uint32_t made = record_matvec(decode_head_, spec,
+                                        {part.buffer, logits_, one_.x[current], one_.delta,
+                                         vectors(weights_.before_head), one_.x[current ^ 1]},
+                                        first ? change : nullptr, false);
+    if (first) chunks = made;
   }
   if (change == nullptr) return;
   record_add(decode_head_,
              {.change = change->shape,
               .epilogue = epilogue,
               .cap = config_.softcap,
-              .low_offset = config_.vocab},
+              .low_offset = config_.vocab,
+              .chunks = chunks},
              *change, {logits_});
 }
 
-// Seven dispatches at most, and three where adapters change the matrices: their part of q, k and v is
-// added by attention. `current`: which of one_.x holds the residual stream; it changes with
+// Seven dispatches at most, and three where adapters change the matrices: their part of q, k and v
+// is added by attention. `current`: which of one_.x holds the residual stream; it changes with
 // every update.
 void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   Program& program = decode_layers_[l];
@@ -165,19 +170,19 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
 
   MatvecSpec qkv = group_spec(w.qkv, config_);
   const Change* const qkv_change = change(Product::kQkv);
-  const bool fused =
-      qkv_change != nullptr && qkv_change->shape.rank() <= kernels::kMaxFusedLowRank;
+  const bool fused = qkv_change != nullptr && qkv_change->shape.rank() <= kernels::kMaxFusedLowRank;
+  uint32_t chunks = 1;
   if (l == 0) {
     qkv.prologue = Prologue::kNorm;
-    record_matvec(program, qkv,
-                  {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)},
-                  qkv_change, !fused);
+    chunks = record_matvec(program, qkv,
+                           {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)},
+                           qkv_change, !fused);
   } else {
     set_site(qkv, w.before_attention);
-    record_matvec(program, qkv,
-                  {w.qkv.buffer, one_.qkv, one_.x[current], one_.delta, vectors(w.before_attention),
-                   one_.x[current ^ 1]},
-                  qkv_change, !fused);
+    chunks = record_matvec(program, qkv,
+                           {w.qkv.buffer, one_.qkv, one_.x[current], one_.delta,
+                            vectors(w.before_attention), one_.x[current ^ 1]},
+                           qkv_change, !fused);
     current ^= 1;
   }
   std::vector<gpu::Range> ranges{one_.qkv,   vectors(w.qk_norms), rope(l),   k_cache(l),
@@ -186,7 +191,7 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   ranges.push_back(one_.step);
   program.add(cache_,
               kernels::attention_decode_source(attention, options_.variant,
-                                               fused ? &qkv_change->shape : nullptr),
+                                               fused ? &qkv_change->shape : nullptr, chunks),
               std::move(ranges), [attention](uint32_t position) {
                 return kernels::attention_decode_groups(attention, position);
               });
@@ -371,8 +376,8 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   gate_up.epilogue = Epilogue::kGeglu;
   record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step},
                 change(Product::kGateUp));
-  record_matmul(program, batch_spec(w.down),
-                {w.down.buffer, batch_.delta, batch_.ffn, batch_.step}, change(Product::kDown));
+  record_matmul(program, batch_spec(w.down), {w.down.buffer, batch_.delta, batch_.ffn, batch_.step},
+                change(Product::kDown));
 
   if (config_.per_layer_dim == 0) return;
   const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);
@@ -409,12 +414,10 @@ void Decoder::record_all_head(uint32_t current, uint32_t rows) {
                     first ? change : nullptr, false);
     }
     if (change == nullptr) continue;
-    record_add(program,
-               {.change = change->shape,
-                .epilogue = epilogue,
-                .cap = config_.softcap,
-                .batch = true},
-               *change, {all_logits_, batch_low_});
+    record_add(
+        program,
+        {.change = change->shape, .epilogue = epilogue, .cap = config_.softcap, .batch = true},
+        *change, {all_logits_, batch_low_});
   }
 }
 

@@ -123,7 +123,9 @@ test('nano: every number, with what did not fit named', async () => {
 });
 
 test('a model with known answers is checked by them', async () => {
-  const report = await bench(tiny, nano, { ...SMALL, contexts: [8], prefills: [8] });
+  const report = await bench(tiny, nano, { ...SMALL, contexts: [8], prefills: [8], loraRank: 4 });
+  expect(report.adapter).toMatchObject({ name: 'synthetic, rank 4', rank: 4, scale: 1 });
+  expect(table(report)).toMatch(/LoRA adapter +synthetic, rank 4: \d+ matrices/);
   expect(report.gate.checked).toBe('nano and logits');
   const { logits } = report.gate;
   expect(logits?.compared).toBe(4 * 64);

@@ -3,6 +3,7 @@
 import { cp, readFile, readdir, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { adapterGguf, randomAdapter } from '../support/adapters.ts';
 import { readFixture } from '../support/fixtures.ts';
 import { GgmlType, parseGguf, writeGguf, type Tensor } from '../support/gguf.ts';
 import { EXIT } from '../../apps/cli/src/exit.ts';
@@ -434,4 +435,32 @@ test('with --json an error is JSON', async () => {
   expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'not_found' } });
   expect(stderr).toBe('');
   expect(code).toBe(3);
+});
+
+test('run --adapter: the answer of the changed model, its scale, and what is wrong with it', async () => {
+  const file = parseGguf(readFixture('nano/nano-f16.gguf.gz'));
+  const sharing = (name: string) => /^blk\.[345]\.attn_[kv]\./.test(name);
+  const adapter = randomAdapter(file, { seed: 7, rank: 4, skip: sharing, targets: ['ffn_down'] });
+  const path = join(home, 'style.gguf');
+  await writeFile(path, adapterGguf(adapter, 'style'));
+  const ask = (...adapters: string[]) =>
+    lapidary([
+      'run',
+      'nano',
+      QUESTION,
+      ...adapters.flatMap((each) => ['--adapter', each]),
+      ...'--temperature 0 --max-tokens 8 --verbose'.split(' '),
+    ]);
+  const changed = await ask(path);
+  expect(changed.code, changed.stderr).toBe(0);
+  expect(changed.stderr).toMatch(/adapter: style at 1, /);
+  expect(changed.stdout).not.toContain('Paris');
+  // Twice, and all of it taken back.
+  const none = await ask(`${path}:0.5`, `${path}:-0.5`);
+  expect(none.stdout).toBe('The capital of France is Paris.\n');
+  const missing = await ask(join(home, 'none.gguf'));
+  expect(errorLine(missing)).toMatch(/none\.gguf.*\(not_found\)/);
+  expect(missing.code).toBe(EXIT.notFound);
+  const wrong = await ask(`${path}:much`);
+  expect(wrong.code).toBe(EXIT.usage);
 });

@@ -46,11 +46,12 @@ export class Wllama {
     readonly close: () => Promise<void>,
   ) {}
 
-  /** Loads a GGUF file, on the CPU, with K and V in f32. */
-  static async open(gguf: Uint8Array): Promise<Wllama> {
+  /** Loads a GGUF file, on the CPU, with K and V in f32; and a LoRA adapter that changes it. */
+  static async open(gguf: Uint8Array, adapter?: Uint8Array): Promise<Wllama> {
     const files: Record<string, [type: string, bytes: () => Promise<Uint8Array> | Uint8Array]> = {
       '/': ['text/html', () => new TextEncoder().encode(HTML)],
       '/model.gguf': ['application/octet-stream', () => gguf],
+      ...(adapter && { '/adapter.gguf': ['application/octet-stream', () => adapter] }),
     };
     for (const [name, path, type] of [
       ['/wllama.js', 'index.js', 'text/javascript'],
@@ -82,11 +83,18 @@ export class Wllama {
     try {
       const page = await browser.newPage();
       await page.goto(`http://localhost:${(server.address() as AddressInfo).port}/`);
-      await page.evaluate(async () => {
+      await page.evaluate(async (adapted) => {
         const host = globalThis as unknown as OraclePage;
-        const blob = await (await fetch('/model.gguf')).blob();
+        const names = ['/model.gguf', ...(adapted ? ['/adapter.gguf'] : [])];
+        const files = names.map(
+          async (name) => new File([await (await fetch(name)).blob()], name.slice(1)),
+        );
         const oracle = new host.Wllama({ default: '/wllama.wasm' });
-        await oracle.loadModel([new File([blob], 'model.gguf')], {
+        await oracle.loadModel(await Promise.all(files), {
+          // Files are known inside by their numbers, as the parts of a model are.
+          ...(adapted && {
+            lora_adapters: [{ path: 'models/model-00002-of-00002.gguf', scale: 1 }],
+          }),
           n_gpu_layers: 0,
           n_ctx: 1024,
           n_threads: 1,
@@ -97,7 +105,7 @@ export class Wllama {
           warmup: false,
         });
         host.oracle = oracle;
-      });
+      }, adapter !== undefined);
       return new Wllama(page, close);
     } catch (error) {
       await close();

@@ -93,6 +93,11 @@ program
   .addOption(context())
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
+  .option(
+    '--adapter <path[:scale]>',
+    "a LoRA adapter: a .gguf or .safetensors file, PEFT's folder, or an http(s) address (may be given several times)",
+    collect,
+  )
   .option('--raw', 'give the prompt to the model as it is, without the chat template')
   .option('--json', 'events as JSON, one a line; the last has the type "done"')
   .option('--verbose', 'all timings and counts at the end')
@@ -107,6 +112,7 @@ Examples:
   lapidary run gemma4:e2b
   git diff | lapidary run gemma4:e2b "Review this change."
   lapidary run ./model.gguf --temperature 0 --json "Hello"
+  lapidary run gemma4:e2b --adapter ./my-lora --adapter ./style.gguf:0.5 "Hello"
 ${EXIT_HELP}`,
   )
   .action(guarded(run));
@@ -287,6 +293,11 @@ program
     '--sessions <n>',
     'conversations in the KV cache; time their prompts together, too (default 1)',
     wholeFrom(1),
+  )
+  .option(
+    '--lora-rank <n>',
+    'measure with a LoRA adapter of random values on the seven projections of every layer',
+    number(1, 1024, true),
   )
   .option('--known-answers <file>', 'logits of this model, as reference_logits writes them')
   .option('--json', 'as JSON')

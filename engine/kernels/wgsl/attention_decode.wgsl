@@ -44,9 +44,20 @@ fn turned(v: vec2<f32>, turn: vec2<f32>) -> vec2<f32> {
 }
 
 fn head_pair(vector: u32, pair: u32) -> vec2<f32> {
-  return vec2<f32>(projected(vector * HEAD_DIM + pair),
-                   projected(vector * HEAD_DIM + HALF + pair));
+  return vec2<f32>(qkv[vector * HEAD_DIM + pair], qkv[vector * HEAD_DIM + HALF + pair]);
 }
+
+//#if CHANGED
+// What adapters add to that.
+struct PairChange { x: LowRow, y: LowRow }
+fn fetch_pair(vector: u32, pair: u32) -> PairChange {
+  return PairChange(fetch_change(vector * HEAD_DIM + pair),
+                    fetch_change(vector * HEAD_DIM + HALF + pair));
+}
+fn pair_change(change: PairChange) -> vec2<f32> {
+  return vec2<f32>(change_of(change.x), change_of(change.y));
+}
+//#endif
 
 fn norm_pair(vector: u32, pair: u32) -> vec2<f32> {
   return vec2<f32>(qk_norms[vector * HEAD_DIM + pair], qk_norms[vector * HEAD_DIM + HALF + pair]);
@@ -77,8 +88,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     return;
   }
 //#if CHANGED
+//#if LIGHT
   load_low(thread, 0u);
   workgroupBarrier();
+//#endif
 //#endif
   let kv_head = head / (HEADS / KV_HEADS);
   let keys = attention_keys(position);
@@ -180,6 +193,37 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 //#endif
   }
+//#if CHANGED
+  var q_change: PairChange;
+  if (works) {
+    q_change = fetch_pair(head, thread);
+  }
+//#if KV_WRITE
+  var k_change: PairChange;
+  var v_change: PairChange;
+  if (works && owns) {
+    k_change = fetch_pair(HEADS + kv_head, thread);
+//#if !V_FROM_K
+    v_change = fetch_pair(HEADS + KV_HEADS + kv_head, thread);
+//#endif
+  }
+//#endif
+  load_low(thread, 0u);
+  workgroupBarrier();
+  if (works) {
+    q += pair_change(q_change);
+//#if KV_WRITE
+    if (owns) {
+      k += pair_change(k_change);
+//#if V_FROM_K
+      v = k;
+//#else
+      v += pair_change(v_change);
+//#endif
+    }
+//#endif
+  }
+//#endif
   let squares = workgroup_sums(thread, vec3<f32>(dot(q, q), dot(k, k), dot(v, v)));
   let factors = 1.0 / sqrt(squares / f32(HEAD_DIM) + EPS);
   if (works) {

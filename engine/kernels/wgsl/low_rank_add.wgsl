@@ -18,13 +18,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endif
   let token = group.y;
   let row = group.x * THREADS + tid;
+  let inside = row < OUTPUTS;
+  let at = token * Y_STRIDE + row;
+  var total = 0.0;
+  var change: LowRow;
+//#if GEGLU
+  var up = 0.0;
+  var up_change: LowRow;
+//#endif
+  if (inside) {
+    total = y[at];
+    change = fetch_change(row);
+//#if GEGLU
+    up = y[at + OUTPUTS];
+    up_change = fetch_change(row + OUTPUTS);
+//#endif
+  }
   load_low(tid, token);
   workgroupBarrier();
-  if (row < OUTPUTS) {
-    let at = token * Y_STRIDE + row;
-    let total = y[at] + change(row);
+  if (inside) {
+    total += change_of(change);
 //#if GEGLU
-    let value = gelu_tanh(total) * (y[at + OUTPUTS] + change(row + OUTPUTS));
+    let value = gelu_tanh(total) * (up + change_of(up_change));
 //#if QUANTIZES
     values[tid] = value;
 //#else

@@ -1,6 +1,5 @@
-// The products A h of a low-rank change beside those of a matvec. Output v of a workgroup that has
-// them is row v % LOW_RANK of A times one run of LOW_CHUNK units: rows are few and long, so each is
-// spread over several threads' rows. `adapter`: A, rows of whole units of f32.
+// The products A h of a low-rank change beside those of a matvec. Row v of a workgroup that has them
+// is row v % LOW_RANK of A times one run of LANES units. `adapter`: A, rows of whole units of f32.
 //#if INTEGER
 //#if TWO_BYTES
 fn low_half(at: u32, high: vec4<u32>, low: vec4<u32>) -> f32 {
@@ -18,7 +17,7 @@ fn low_half(at: u32, high: vec4<u32>) -> f32 {
 //#endif
 
 fn low_dot(v: u32, u: u32, a: Activations) -> f32 {
-  if (u / LOW_CHUNK != v / LOW_RANK) {
+  if (u / LANES != v / LOW_RANK) {
     return 0.0;
   }
   let at = 8u * ((v % LOW_RANK) * UNITS + u);

@@ -443,7 +443,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       }
 //#if LOW_RANK
       y[y_base + row] = total;
-      y[y_base + segment_rows + row] = up;
+      if (segment != LOW_SEGMENT) {
+        y[y_base + segment_rows + row] = up;
+      }
 //#else
 //#if QUANTIZES
       // Only this thread reads the row's parts.

@@ -29,6 +29,7 @@ export interface BenchFlags extends StoreFlags {
   kvType?: 'f16' | 'f32';
   batchSize?: number;
   sessions?: number;
+  loraRank?: number;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   tune?: boolean;
   knownAnswers?: string;
@@ -103,6 +104,7 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
         ...(flags.tune === false && { tune: false }),
         ...(flags.batchSize !== undefined && { batchSize: flags.batchSize }),
         ...(flags.sessions !== undefined && { sessions: flags.sessions }),
+        ...(flags.loraRank !== undefined && { loraRank: flags.loraRank }),
         ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
         ...(flags.knownAnswers && { knownAnswers: [await readAnswers(flags.knownAnswers)] }),
         profile: flags.profile ?? false,

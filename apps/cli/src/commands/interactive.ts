@@ -2,6 +2,7 @@
 
 import { createInterface, type Interface } from 'node:readline';
 import { LapidaryError, type Message, type Model } from 'lapidary/node';
+import { applyAdapter } from '../adapters.js';
 import { EXIT, report as showError } from '../exit.js';
 import { chatOptions, show, summary, type RunFlags } from './run.js';
 
@@ -10,6 +11,11 @@ const HELP = `  /clear                 begin a new conversation
   /set temperature N     0 is greedy
   /set seed N            the same seed gives the same answers
   /set system TEXT       what the model is told before everything else
+  /adapter               list the LoRA adapters
+  /adapter PATH[:SCALE]  load one and switch it on
+  /adapter scale ID N    change its scale; 0 switches it off
+  /adapter off           switch all of them off
+  /adapter remove ID     free its memory
   /bye                   leave (Ctrl-D does, too)
 Ctrl-C stops an answer; at the prompt it clears the line, and leaves when that is empty.
 `;
@@ -83,7 +89,13 @@ export async function converse(model: Model, flags: RunFlags): Promise<number> {
       say('a new conversation');
     } else if (input === '/set' || input.startsWith('/set '))
       say(applySetting(input.slice(4).trim(), flags));
-    else if (input.startsWith('/'))
+    else if (input === '/adapter' || input.startsWith('/adapter ')) {
+      try {
+        say(await applyAdapter(model, input.slice(8).trim()));
+      } catch (error) {
+        showError(error, false);
+      }
+    } else if (input.startsWith('/'))
       say(`there is no command ${input.split(' ')[0]}; /? lists them`);
     else {
       const turn: Message[] = [...conversation, { role: 'user', content: input }];

@@ -5,6 +5,7 @@ import type { ChatOptions, Message, Model, Reply, ReplyReport } from 'lapidary/n
 import { EXIT, UsageError } from '../exit.js';
 import { bytes, duration } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
+import { parseAdapter } from '../adapters.js';
 import { converse } from './interactive.js';
 
 export interface RunFlags extends LoadFlags {
@@ -18,6 +19,7 @@ export interface RunFlags extends LoadFlags {
   repeatPenalty?: number;
   maxTokens?: number;
   stop?: string[];
+  adapter?: string[];
   raw?: boolean;
   json?: boolean;
   verbose?: boolean;
@@ -101,6 +103,9 @@ export function summary(model: Model, report: ReplyReport, verbose: boolean): st
     text += `context: ${usage.promptTokens + usage.completionTokens} of ${model.info.contextLength} tokens\n`;
     const { gpuBytes, perLayerEmbeddings } = model.info;
     const inFile = perLayerEmbeddings === 'source' ? ', per-layer embeddings in the file' : '';
+    for (const { name, scale, gpuBytes } of model.adapters) {
+      text += `adapter: ${name} at ${scale}, ${bytes(gpuBytes)} on the GPU\n`;
+    }
     text += `weights: ${bytes(gpuBytes.weights)} on the GPU${inFile}\n`;
   }
   return text;
@@ -150,8 +155,10 @@ export async function run(name: string, words: string[], flags: RunFlags): Promi
   if (interactive && (flags.raw || flags.json)) {
     throw new UsageError('--raw and --json need a prompt');
   }
+  const adapters = (flags.adapter ?? []).map(parseAdapter);
   const model = await load(name, flags);
   try {
+    for (const { path, scale } of adapters) await model.loadAdapter(path, { scale });
     if (interactive) return await converse(model, flags);
     const messages: Message[] = [
       ...(flags.system ? [{ role: 'system', content: flags.system } as const] : []),

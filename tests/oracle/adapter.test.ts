@@ -1,0 +1,48 @@
+// llama.cpp with the same GGUF LoRA on the same base: the same greedy text.
+
+import { expect, test } from 'vitest';
+import { adapterGguf, randomAdapter } from '../support/adapters.ts';
+import { loadBytes, memorySource, nanoF16, promptNamed } from '../support/fixtures.ts';
+import { parseGguf } from '../support/gguf.ts';
+import { Wllama } from './wllama.ts';
+
+const MAX_TOKENS = 24;
+// As in llama.test.ts: what llama.cpp's own rounding may turn.
+const CLOSE = 0.1;
+
+test('the same greedy text with an adapter of every projection', async () => {
+  const file = nanoF16();
+  const sharing = (name: string) => /^blk\.[345]\.attn_[kv]\./.test(name);
+  const adapter = adapterGguf(
+    randomAdapter(parseGguf(file), { seed: 7, rank: 8, skip: sharing, most: 0.08 }),
+  );
+  const oracle = await Wllama.open(file, adapter);
+  try {
+    const model = await loadBytes('nano-f16.gguf', file, { kvType: 'f32' });
+    try {
+      const texts = ['capital', 'story'].map((name) => promptNamed(name));
+      const answer = async (ids: number[]) =>
+        (await model.generate(ids, { temperature: 0, maxTokens: MAX_TOKENS }).report()).tokens;
+      const plain: number[][] = [];
+      for (const { ids } of texts) plain.push(await answer(ids));
+      await model.loadAdapter(memorySource('adapter.gguf', adapter));
+      for (const [i, { text, ids }] of texts.entries()) {
+        const theirs = await oracle.greedy(text.replace(/^<bos>/, ''), MAX_TOKENS);
+        const ours = await answer(ids);
+        expect(theirs.promptTokens).toBe(ids.length);
+        expect(ours).not.toEqual(plain[i]);
+        const split = ours.findIndex((id, at) => id !== theirs.tokens[at]);
+        if (split < 0) {
+          expect(model.detokenize(ours)).toBe(theirs.text);
+          continue;
+        }
+        console.log(`split at ${split}, margin ${theirs.margins[split]}`);
+        expect(theirs.margins[split] ?? Infinity).toBeLessThan(CLOSE);
+      }
+    } finally {
+      await model.close();
+    }
+  } finally {
+    await oracle.close();
+  }
+}, 300_000);
