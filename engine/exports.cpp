@@ -357,10 +357,6 @@ LAPIDARY_EXPORT(lap_finetune_close) void lap_finetune_close(uint32_t run) {
   if (find_finetune(run)) finetunes()[run - 1] = nullptr;
 }
 
-// Completes with the adapter's description. options: {name, scale, config}; config: the text of a PEFT
-// adapter's adapter_config.json.
-}
-
 // Completes with the adapter's description. options: {name, scale, config}; config: the text of a
 // PEFT adapter's adapter_config.json.
 LAPIDARY_EXPORT(lap_adapter_load)

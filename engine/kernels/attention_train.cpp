@@ -64,17 +64,14 @@ Composer pair_composer(const AttentionSpec& spec, const Variant& variant) {
 
 KernelSource back_source(const AttentionSpec& spec, const Variant& variant, bool by_key) {
   Composer composer = pair_composer(spec, variant);
-  composer.flag("BY_KEY", by_key)
-      .bind('r', "dout", "array<f32>")
-      .bind('r', "stats", "array<f32>");
+  composer.flag("BY_KEY", by_key).bind('r', "dout", "array<f32>").bind('r', "stats", "array<f32>");
   if (by_key) {
     composer.bind('w', "dk_part", "array<f32>").bind('w', "dv_part", "array<f32>");
   } else {
     composer.bind('w', "dq", "array<f32>");
   }
   composer.bind('u', "step", "Step").include("attention_back.wgsl");
-  return std::move(composer).finish(
-      label(by_key ? "attention back kv" : "attention back q", spec));
+  return std::move(composer).finish(label(by_key ? "attention back kv" : "attention back q", spec));
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Cross-entropy of softcapped logits, over chunks of the vocabulary, so that no matrix of all words
 // ever exists. A pass over the chunks sums (cross_entropy_sum), the loss follows, and a second pass
 // makes gradients of the chunks' logits, made anew. In every kernel R = step.tokens rows, and the
-// chunk's first word is step.position, of step.spans words. A target outside the vocabulary adds no loss and has no
-// gradient.
+// chunk's first word is step.position, of step.spans words. A target outside the vocabulary adds no
+// loss and has no gradient.
 #pragma once
 
 #include "engine/kernels/compose.h"

@@ -28,9 +28,10 @@ size_t located_segments(const MatmulSpec& spec) { return geglu(spec) ? 1 : spec.
 void add_locate(Composer& composer, const MatmulSpec& spec) {
   std::string text = "fn locate(group: u32) {\n  var at = group;\n";
   if (spec.window != 0) {
-    composer.text(cat("fn locate(group: u32) {\n  segment = 0u;\n  first_row = step.position + group * ",
-                      rows_per_group(spec), "u;\n  segment_rows = min(step.position + ", spec.window,
-                      "u, ROWS_0);\n  y_base = 0u - step.position;\n}\n"));
+    composer.text(
+        cat("fn locate(group: u32) {\n  segment = 0u;\n  first_row = step.position + group * ",
+            rows_per_group(spec), "u;\n  segment_rows = min(step.position + ", spec.window,
+            "u, ROWS_0);\n  y_base = 0u - step.position;\n}\n"));
     return;
   }
   uint32_t y_base = spec.row_offset;

@@ -81,7 +81,7 @@ class Finetune {
   std::unique_ptr<Trainer> trainer_;
   uint32_t step_ = 0, steps_ = 0;
   uint32_t steps_an_epoch_ = 1;
-  uint64_t tokens_ = 0;         // of this step
+  uint64_t tokens_ = 0;        // of this step
   double seconds_a_step_ = 0;  // smoothed
   std::optional<double> best_loss_;
   std::vector<float> best_values_;
