@@ -24,7 +24,7 @@ const SETTINGS = {
   schedule: 'constant',
   warmup: 0,
 };
-const QUESTION = [{ role: 'user', content: 'What is the capital of Germany?' }];
+const TEXT = 'The capital of Germany';
 
 async function keep(file) {
   const folder = await navigator.storage.getDirectory();
@@ -64,20 +64,23 @@ async function train(model, { resume, stopAfter }) {
   return { ready, losses, report: await run.report() };
 }
 
-const answer = (model) => model.chat(QUESTION, { temperature: 0, maxTokens: 4 }).text();
+/** Of the word that follows TEXT. Logits, not a reply: they cost one pass, and every change shows in them. */
+const logits = async (model) => Array.from(await model.logits(model.tokenize(TEXT)));
 
 async function work({ resume, stopAfter }) {
   const model = await Model.load(new URL('/models/nano', location.origin), { contextLength: 64 });
   const { ready, losses, report } = await train(model, { resume, stopAfter });
   const { adapter, reason, step } = report;
-  const base = await answer(model);
+  const base = await logits(model);
   const info = await model.loadAdapter({
     model: new Blob([adapter.model]),
     config: new Blob([adapter.config]),
   });
-  const trained = await answer(model);
+  const trained = await logits(model);
+  await model.setAdapters([]);
+  const without = await logits(model);
   await model.close();
-  return { ready, losses, reason, step, info, base, trained };
+  return { ready, losses, reason, step, info, base, trained, without };
 }
 
 addEventListener('message', async ({ data }) => {

@@ -15,8 +15,10 @@ interface Outcome {
   reason: FinetuneReport['reason'];
   step: number;
   info: AdapterInfo;
-  base: string;
-  trained: string;
+  /** Logits. */
+  base: number[];
+  trained: number[];
+  without: number[];
 }
 
 /** Does the work in a new worker of the page. */
@@ -38,12 +40,13 @@ async function inWorker(page: Page, request: { resume: boolean; stopAfter: numbe
   return answer.result;
 }
 
-/** Training leaves the base's answer as it is; what was trained is in use at once, and answers otherwise. */
-function expectUse({ base, trained, info }: Outcome): void {
-  expect('The capital of Germany is Berlin.').toContain(base);
-  expect(base).not.toBe('');
-  expect(trained).not.toBe('');
-  expect(trained).not.toBe(base);
+/** What was trained is in use at once; without it the model, never loaded again, is the base bit for bit. */
+function expectUse({ base, trained, without, info }: Outcome): void {
+  expect(trained).toHaveLength(base.length);
+  expect(trained.every(Number.isFinite)).toBe(true);
+  const change = Math.max(...trained.map((logit, i) => Math.abs(logit - base[i]!)));
+  expect(change).toBeGreaterThan(0.1);
+  expect(without).toEqual(base);
   expect(info).toMatchObject({ scale: 1, rank: 4 });
 }
 
