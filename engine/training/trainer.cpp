@@ -39,11 +39,7 @@ struct Sizes {
 
 Trainer::Trainer(gpu::Device& device, kernels::KernelCache& cache, const model::Config& config,
                  const model::Weights& weights, TrainerOptions options)
-    : device_(device),
-      cache_(cache),
-      config_(config),
-      weights_(weights),
-      options_(std::move(options)) {
+    : device_(device), cache_(cache), config_(config), weights_(weights), options_(options) {
   options_.max_tokens = rounded(options_.max_tokens);
   options_.head_rows = std::min(rounded(options_.head_rows), options_.max_tokens);
   options_.head_chunk = std::min(rounded(options_.head_chunk), rounded(config.vocab));
@@ -54,7 +50,7 @@ Task<Result<std::unique_ptr<Trainer>>> Trainer::create(
     const model::Weights& weights, const adapter::LoraAdapter& adapter, TrainerOptions options) {
   if (config.experts.count > 0)
     co_return fail(ErrorCode::kUnsupported, "models with experts cannot be trained");
-  std::unique_ptr<Trainer> self(new Trainer(device, cache, config, weights, std::move(options)));
+  std::unique_ptr<Trainer> self(new Trainer(device, cache, config, weights, options));
   CO_TRY(self->parameters_, Parameters::create(device, adapter));
   self->bytes_ = Parameters::bytes_for(adapter);
   CO_TRY_VOID(self->allocate());
