@@ -152,8 +152,11 @@ test('find brings what the params, system and messages layers say', async () => 
     system: 'You are ä terse.\n',
     messages: JSON.stringify(messages),
   });
-  const { source, ...found } = await (await open()).find('full');
+  const { source, digest, ...found } = await (await open()).find('full');
+  const file = await source.read(0, source.size);
   await source.close?.();
+  // Of the file itself, which an adapter may name as its base.
+  expect(digest).toBe(`sha256:${createHash('sha256').update(file).digest('hex')}`);
   expect(found).toEqual({ name: 'full:latest', params, system: 'You are ä terse.\n', messages });
 
   await addModel('bare', {});
