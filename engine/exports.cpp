@@ -14,6 +14,7 @@
 #include "engine/base/json.h"
 #include "engine/base/text.h"
 #include "engine/generate/text_model.h"
+#include "engine/gpu/source.h"
 #include "engine/ollama/manifest.h"
 #include "engine/ollama/model_name.h"
 
@@ -72,18 +73,6 @@ Result<std::shared_ptr<FinetuneRun>> find_finetune(uint32_t handle) {
   if (handle == 0 || handle > finetunes().size() || finetunes()[handle - 1] == nullptr)
     return fail(ErrorCode::kInvalidArgument, "this fine-tuning run has been closed");
   return finetunes()[handle - 1];
-}
-
-// A source of bytes, whole, of at most `most` bytes.
-Task<Result<std::vector<std::byte>>> read_all(uint32_t source, uint64_t most) {
-  const auto size = static_cast<uint64_t>(gpu::host_source_size(source));
-  if (size > most)
-    co_return fail(ErrorCode::kUnsupported, cat("a file of ", size, " bytes; at most ", most));
-  std::vector<std::byte> bytes(size);
-  CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
-    gpu::host_source_read(source, 0, bytes.data(), static_cast<uint32_t>(size), ticket);
-  }));
-  co_return bytes;
 }
 
 void complete(uint32_t call, const Result<std::string>& outcome) {
@@ -310,7 +299,8 @@ void lap_finetune_prepare(uint32_t call, uint32_t run, uint32_t checkpoint) {
     CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
     std::vector<std::byte> bytes;
     if (checkpoint != 0) {
-      CO_TRY(bytes, co_await read_all(checkpoint, kMaxCheckpointBytes));
+      CO_TRY(bytes, co_await gpu::read_source(checkpoint, kMaxCheckpointBytes, "the checkpoint",
+                                              cancel_check(call)));
     }
     CO_TRY(const Json done, co_await target->run->prepare(bytes));
     co_return dump_json(done);

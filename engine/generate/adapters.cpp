@@ -11,12 +11,10 @@
 #include "engine/adapter/safetensors.h"
 #include "engine/base/text.h"
 #include "engine/gguf/header_parser.h"
+#include "engine/gpu/source.h"
 
 namespace lapidary::generate {
 namespace {
-
-// Bytes that one read of a source asks for.
-constexpr uint64_t kReadBytes = 8 << 20;
 
 Status check_values(uint64_t values) {
   if (values <= kMaxAdapterValues) return {};
@@ -38,24 +36,6 @@ Result<float> parse_scale(const Json& json, float absent) {
 // Names the adapters that are on, and how strongly.
 std::string key_of(uint32_t id, float scale) {
   return cat(id, ":", std::bit_cast<uint32_t>(scale), " ");
-}
-
-Task<Result<std::vector<std::byte>>> read_all(uint32_t source,
-                                              const std::function<bool()>& cancelled) {
-  const double size = gpu::host_source_size(source);
-  if (!(size >= 0 && size <= static_cast<double>(kMaxAdapterBytes))) {
-    co_return fail(ErrorCode::kUnsupported, cat("the adapter's file has ", size, " bytes; at most ",
-                                                kMaxAdapterBytes, " are read"));
-  }
-  std::vector<std::byte> file(static_cast<size_t>(size));
-  for (size_t at = 0; at < file.size(); at += kReadBytes) {
-    if (cancelled()) co_return fail(ErrorCode::kCancelled, "cancelled");
-    const auto count = static_cast<uint32_t>(std::min<uint64_t>(kReadBytes, file.size() - at));
-    CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
-      gpu::host_source_read(source, static_cast<double>(at), file.data() + at, count, ticket);
-    }));
-  }
-  co_return file;
 }
 
 }  // namespace
@@ -145,7 +125,8 @@ Task<Result<Json>> Adapters::load(uint32_t source, Json options, std::function<b
       config != nullptr && config->is_string() ? &config->get_ref<const std::string&>() : nullptr;
   adapter::LoraAdapter adapter;
   {
-    CO_TRY(const std::vector<std::byte> file, co_await read_all(source, cancelled));
+    CO_TRY(const std::vector<std::byte> file,
+           co_await gpu::read_source(source, kMaxAdapterBytes, "the adapter's file", cancelled));
     CO_TRY(adapter, read_adapter(file, config_text));
   }
   if (cancelled()) co_return fail(ErrorCode::kCancelled, "cancelled");

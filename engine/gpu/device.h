@@ -85,6 +85,21 @@ struct Range {
         size(static_cast<uint32_t>(bytes)) {}
 };
 
+// The range that starts `bytes` (a multiple of 4) into `whole`, moved down to where a binding may
+// start; `rest` floats remain.
+struct AlignedRange {
+  Range range;
+  uint32_t rest;
+};
+inline AlignedRange align(const Range& whole, uint64_t bytes) {
+  constexpr uint64_t kAlignment = 256;  // WebGPU's largest
+  const uint64_t start = bytes / kAlignment * kAlignment;
+  Range range = whole;
+  range.offset += static_cast<uint32_t>(start);
+  range.size -= static_cast<uint32_t>(start);
+  return {range, static_cast<uint32_t>((bytes - start) / sizeof(float))};
+}
+
 // The words of one submission (host.h, Op). Built once, kept, and submitted again and again where
 // possible.
 class CommandList {

@@ -6,7 +6,7 @@
 
 namespace lapidary::kernels {
 
-KernelSource residual_norm_source(const ResidualNormSpec& spec, const Variant& variant) {
+Composer residual_norm_composer(const ResidualNormSpec& spec, const Variant& variant) {
   Composer composer;
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
@@ -18,15 +18,19 @@ KernelSource residual_norm_source(const ResidualNormSpec& spec, const Variant& v
       .constant("COLS", spec.cols)
       .constant("EPS", spec.eps)
       .include("step.wgsl")
-      .bind('r', "x_old", "array<f32>");
+      .include("bound.wgsl")
+      .include("workgroup_reduce.wgsl");
+  return composer;
+}
+
+KernelSource residual_norm_source(const ResidualNormSpec& spec, const Variant& variant) {
+  Composer composer = residual_norm_composer(spec, variant);
+  composer.bind('r', "x_old", "array<f32>");
   if (spec.has_delta) composer.bind('r', "delta", "array<f32>");
   composer.bind('r', "norms", "array<f32>");
   if (spec.has_delta) composer.bind('w', "x_new", "array<f32>");
   if (spec.has_pre) composer.bind('w', "h", "array<f32>");
-  composer.bind('u', "step", "Step")
-      .include("bound.wgsl")
-      .include("workgroup_reduce.wgsl")
-      .include("residual_norm.wgsl");
+  composer.bind('u', "step", "Step").include("residual_norm.wgsl");
   return std::move(composer).finish(cat("residual norm ", spec.cols));
 }
 

@@ -31,6 +31,8 @@ struct ResidualNormSpec {
 // true. scale is not applied when has_delta is false. Dispatch: fold_groups(T), one workgroup a
 // token.
 KernelSource residual_norm_source(const ResidualNormSpec& spec, const Variant& variant);
+// The start of a kernel of this spec, before its bindings.
+Composer residual_norm_composer(const ResidualNormSpec& spec, const Variant& variant);
 
 // PLE inputs of all layers (gemma4.md §4.2): ple = (rms(ctx / sqrt(hidden)) * norm + tok) /
 // sqrt(2), the norm over each run of `width`.

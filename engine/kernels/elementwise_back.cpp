@@ -27,27 +27,14 @@ void add_gate(Composer& composer, const GateSpec& spec) {
 }  // namespace
 
 KernelSource residual_norm_back_source(const ResidualNormSpec& spec, const Variant& variant) {
-  Composer composer;
-  if (variant.subgroups) composer.enable("subgroups");
-  composer.flag("SUBGROUPS", variant.subgroups)
-      .flag("LIGHT", variant.light)
-      .flag("HAS_DELTA", spec.has_delta)
-      .flag("HAS_POST", spec.has_post)
-      .flag("HAS_PRE", spec.has_pre)
-      .constant("THREADS", kThreads)
-      .constant("COLS", spec.cols)
-      .constant("EPS", spec.eps)
-      .include("step.wgsl")
-      .bind('r', "x", "array<f32>");
+  Composer composer = residual_norm_composer(spec, variant);
+  composer.bind('r', "x", "array<f32>");
   if (spec.has_delta) composer.bind('r', "delta", "array<f32>");
   composer.bind('r', "norms", "array<f32>");
   if (spec.has_pre) composer.bind('r', "dh", "array<f32>");
   composer.bind('w', "dx", "array<f32>");
   if (spec.has_delta) composer.bind('w', "ddelta", "array<f32>");
-  composer.bind('u', "step", "Step")
-      .include("bound.wgsl")
-      .include("workgroup_reduce.wgsl")
-      .include("residual_norm_back.wgsl");
+  composer.bind('u', "step", "Step").include("residual_norm_back.wgsl");
   return std::move(composer).finish(cat("residual norm back ", spec.cols));
 }
 

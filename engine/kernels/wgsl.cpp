@@ -34,8 +34,8 @@ constexpr char kAttentionDecode[] = {
 constexpr char kAttentionDelta[] = {
 #embed "wgsl/attention_delta.wgsl"
 };
-constexpr char kAttentionMask[] = {
-#embed "wgsl/attention_mask.wgsl"
+constexpr char kAttentionPairs[] = {
+#embed "wgsl/attention_pairs.wgsl"
 };
 constexpr char kAttentionPrefill[] = {
 #embed "wgsl/attention_prefill.wgsl"
@@ -233,7 +233,7 @@ constexpr Module kModules[] = {
     {"attention_back.wgsl", kAttentionBack},
     {"attention_decode.wgsl", kAttentionDecode},
     {"attention_delta.wgsl", kAttentionDelta},
-    {"attention_mask.wgsl", kAttentionMask},
+    {"attention_pairs.wgsl", kAttentionPairs},
     {"attention_prefill.wgsl", kAttentionPrefill},
     {"attention_train.wgsl", kAttentionTrain},
     {"bound.wgsl", kBound},

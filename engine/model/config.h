@@ -3,6 +3,7 @@
 // here.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -76,6 +77,13 @@ struct Config {
   // type or out of its bounds.
   static Result<Config> from_gguf(const gguf::Header& header);
 };
+
+// The largest value(layer) of all layers.
+uint32_t max_of(const Config& config, auto value) {
+  uint32_t most = 0;
+  for (const LayerConfig& layer : config.layers) most = std::max<uint32_t>(most, value(layer));
+  return most;
+}
 
 // The published models (gemma4.md §1.1).
 extern const Variant kVariants[5];

@@ -17,12 +17,6 @@ constexpr uint32_t kRingSlack = 512;
 constexpr uint32_t kAllLogitsFloats = 4 << 20;
 constexpr uint32_t kTopk = kernels::kMaxTopK;
 
-uint32_t max_of(const Config& config, uint32_t (*value)(const LayerConfig&)) {
-  uint32_t best = 0;
-  for (const LayerConfig& layer : config.layers) best = std::max(best, value(layer));
-  return best;
-}
-
 }  // namespace
 
 Decoder::Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config,
@@ -133,29 +127,16 @@ Result<gpu::Buffer> Decoder::buffer(uint64_t bytes, uint32_t usage, std::string_
 }
 
 kernels::AttentionSpec Decoder::attention_spec(size_t l) const {
-  const LayerConfig& layer = config_.layers[l];
-  kernels::AttentionSpec spec;
-  spec.heads = config_.heads;
-  spec.kv_heads = layer.kv_heads;
-  spec.head_dim = layer.head_dim;
-  spec.window = layer.sliding ? config_.window : 0;
-  spec.slots = layer.sliding ? ring_slots_ : options_.context;
-  spec.rotated_pairs = layer.sliding ? weights_.rotated_sliding : weights_.rotated_global;
+  kernels::AttentionSpec spec = attention_shape(config_, weights_, l);
+  spec.slots = config_.layers[l].sliding ? ring_slots_ : options_.context;
   spec.kv_f32 = options_.kv_f32;
   spec.sequences = options_.sequences;
-  spec.shares_kv = layer.shares_kv;
-  spec.v_from_k = layer.v_from_k;
-  spec.eps = config_.rms_eps;
   return spec;
 }
 
 uint32_t Decoder::window() const {
   const bool slides = std::ranges::any_of(config_.layers, &LayerConfig::sliding);
   return slides ? config_.window : 0;
-}
-
-const gpu::Buffer& Decoder::rope(size_t l) const {
-  return config_.layers[l].sliding ? weights_.rope_sliding : weights_.rope_global;
 }
 
 Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {

@@ -158,7 +158,6 @@ class Decoder {
   Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
   kernels::AttentionSpec attention_spec(size_t layer) const;
   gpu::Range vectors(const Site& site) const { return {weights_.vectors, site.offset, site.bytes}; }
-  const gpu::Buffer& rope(size_t layer) const;
   const gpu::Buffer& k_cache(size_t layer) const {
     return k_cache_[config_.layers[layer].kv_source];
   }

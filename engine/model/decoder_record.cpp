@@ -19,18 +19,6 @@ using kernels::MatmulSpec;
 using kernels::MatvecSpec;
 using kernels::Prologue;
 
-// A range that starts `offset` bytes into a buffer, moved down to a legal binding offset; `rest`
-// floats remain.
-struct Aligned {
-  gpu::Range range;
-  uint32_t rest;
-};
-Aligned align(const gpu::Buffer& buffer, uint64_t offset) {
-  const uint64_t start = offset / 256 * 256;
-  return {{buffer, start, buffer.size() - start},
-          static_cast<uint32_t>((offset - start) / sizeof(float))};
-}
-
 }  // namespace
 
 // --- One token ---
@@ -185,8 +173,9 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
                            qkv_change, !fused);
     current ^= 1;
   }
-  std::vector<gpu::Range> ranges{one_.qkv,   vectors(w.qk_norms), rope(l),   k_cache(l),
-                                 v_cache(l), one_.attention,      one_.stats};
+  std::vector<gpu::Range> ranges{one_.qkv,   vectors(w.qk_norms), weights_.rope(config_.layers[l]),
+                                 k_cache(l), v_cache(l),          one_.attention,
+                                 one_.stats};
   if (fused) ranges.push_back(qkv_change->b());
   ranges.push_back(one_.step);
   program.add(cache_,
@@ -222,7 +211,8 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn}, change(Product::kDown));
 
   if (config_.per_layer_dim == 0) return;
-  const Aligned ple = align(one_.ple, uint64_t{l} * config_.per_layer_dim * sizeof(float));
+  const gpu::AlignedRange ple = gpu::align({one_.ple, 0, one_.ple.size()},
+                                           uint64_t{l} * config_.per_layer_dim * sizeof(float));
   MatvecSpec gate = group_spec(w.ple_gate, config_);
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_offset = ple.rest;
@@ -356,7 +346,7 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   const gpu::Buffer& h = record_residual_norm(program, w.before_attention, l > 0, current);
   record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step},
                 change(Product::kQkv));
-  std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), rope(l)};
+  std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l])};
   if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
   post.insert(post.end(), {batch_.spans, batch_.step});
   program.add(cache_, kernels::qkv_post_source(attention, variant), std::move(post),
@@ -381,7 +371,8 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
 
   if (config_.per_layer_dim == 0) return;
   const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);
-  const Aligned ple = align(batch_.ple, uint64_t{l} * config_.per_layer_dim * sizeof(float));
+  const gpu::AlignedRange ple = gpu::align({batch_.ple, 0, batch_.ple.size()},
+                                           uint64_t{l} * config_.per_layer_dim * sizeof(float));
   MatmulSpec gate = batch_spec(w.ple_gate);
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_stride = static_cast<uint32_t>(config_.layers.size()) * config_.per_layer_dim;

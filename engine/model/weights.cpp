@@ -432,6 +432,18 @@ Task<Status> Loader::load_matrices(const LoadProgress& progress,
 
 }  // namespace
 
+kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t l) {
+  const LayerConfig& layer = config.layers[l];
+  return {.heads = config.heads,
+          .kv_heads = layer.kv_heads,
+          .head_dim = layer.head_dim,
+          .window = layer.sliding ? config.window : 0,
+          .rotated_pairs = layer.sliding ? weights.rotated_sliding : weights.rotated_global,
+          .shares_kv = layer.shares_kv,
+          .v_from_k = layer.v_from_k,
+          .eps = config.rms_eps};
+}
+
 Task<Result<Weights>> load_weights(gpu::Device& device, kernels::KernelCache& cache,
                                    const gguf::Header& header, const Config& config,
                                    uint32_t source, TablePlace per_layer, uint32_t context,

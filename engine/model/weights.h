@@ -9,6 +9,7 @@
 
 #include "engine/gguf/header.h"
 #include "engine/gpu/device.h"
+#include "engine/kernels/attention.h"
 #include "engine/kernels/cache.h"
 #include "engine/kernels/layout.h"
 #include "engine/model/config.h"
@@ -86,7 +87,13 @@ struct Weights {
   uint64_t bytes = 0;  // GPU memory of all of the above
 
   const Table& head() const { return output.parts.empty() ? token_embd : output; }
+  const gpu::Buffer& rope(const LayerConfig& layer) const {
+    return layer.sliding ? rope_sliding : rope_global;
+  }
 };
+
+// What a layer's attention is; how its cache lies (slots, sequences, kv_f32) is left to the caller.
+kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t layer);
 
 // progress(loaded, total): bytes of the file.
 using LoadProgress = std::function<void(uint64_t, uint64_t)>;

@@ -68,25 +68,23 @@ TrainerOptions Finetune::trainer_options(uint32_t rows, uint32_t length) const {
           .variant = base_.variant};
 }
 
-// Whether a trainer of this size can be allocated.
-Task<bool> Finetune::fits(uint32_t rows, uint32_t length) {
-  const auto trainer =
-      co_await Trainer::create(*base_.device, cache_, *base_.config, *base_.weights, adapter_,
-                               trainer_options(rows, length));
-  co_return trainer.has_value();
-}
-
 Task<Result<std::unique_ptr<Trainer>>> Finetune::make_trainer() {
   const uint32_t length = options_.data.max_length;
   auto trainer = co_await Trainer::create(*base_.device, cache_, *base_.config, *base_.weights,
                                           adapter_, trainer_options(options_.rows, length));
+  if (trainer) {
+    for (adapter::LoraModule& m : adapter_.modules) m.a = m.b = {};
+  }
   if (trainer || trainer.error().code != ErrorCode::kOutOfMemory) co_return trainer;
   // What would fit: fewer rows first, then shorter ones.
   std::vector<std::pair<uint32_t, uint32_t>> smaller;
   for (uint32_t rows = options_.rows / 2; rows > 0; rows /= 2) smaller.emplace_back(rows, length);
   for (uint32_t shorter = length / 2; shorter >= 64; shorter /= 2) smaller.emplace_back(1, shorter);
   for (const auto& [rows, shorter] : smaller) {
-    if (!co_await fits(rows, shorter)) continue;
+    const Status fits =
+        co_await Trainer::try_allocate(*base_.device, cache_, *base_.config, *base_.weights,
+                                       adapter_, trainer_options(rows, shorter));
+    if (!fits) continue;
     co_return fail(ErrorCode::kOutOfMemory,
                    cat("the GPU has no room to train on ", options_.rows, " rows of ", length,
                        " tokens; ", rows, " of ", shorter, " fit (batch, maxLength)"));

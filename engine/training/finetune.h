@@ -62,7 +62,6 @@ class Finetune {
   Finetune(Base base, FinetuneOptions options);
   TrainerOptions trainer_options(uint32_t rows, uint32_t length) const;
   Task<Result<std::unique_ptr<Trainer>>> make_trainer();
-  Task<bool> fits(uint32_t rows, uint32_t length);
   Status restore(Bytes checkpoint);
   Task<Result<StepReport>> one_step(const Cancelled& cancelled);
   Status seek(const dataset::PlanState& state);
@@ -77,7 +76,7 @@ class Finetune {
   std::optional<dataset::Dataset> dataset_;
   std::optional<dataset::BatchPlan> plan_;
   std::vector<uint32_t> train_, eval_;
-  adapter::LoraAdapter adapter_;  // as training began
+  adapter::LoraAdapter adapter_;  // its values are on the GPU, once there is a trainer
   std::unique_ptr<Trainer> trainer_;
   uint32_t step_ = 0, steps_ = 0;
   uint32_t steps_an_epoch_ = 1;

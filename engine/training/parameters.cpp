@@ -79,9 +79,8 @@ uint64_t Parameters::count() const {
   return total;
 }
 
-Status Parameters::record(gpu::Device&, kernels::KernelCache& cache,
-                          const kernels::Variant& variant, const gpu::Buffer& result,
-                          const gpu::Buffer& adam) {
+void Parameters::record(kernels::KernelCache& cache, const kernels::Variant& variant,
+                        const gpu::Buffer& result, const gpu::Buffer& adam) {
   uint32_t parts = 0;
   for (const Pool& pool : pools_) {
     norm_.add(cache, kernels::sum_squares_source(pool.size, parts, variant),
@@ -93,7 +92,6 @@ Status Parameters::record(gpu::Device&, kernels::KernelCache& cache,
   }
   norm_.add(cache, kernels::total_squares_source(parts, variant), {partial_, result},
             kernels::Groups{});
-  return {};
 }
 
 Status Parameters::bind(const gpu::Device& device, const kernels::KernelCache& cache) {

@@ -46,8 +46,8 @@ class Parameters {
   }
 
   // The programs of a step: the global norm into result[1], then AdamW with `adam`.
-  Status record(gpu::Device& device, kernels::KernelCache& cache, const kernels::Variant& variant,
-                const gpu::Buffer& result, const gpu::Buffer& adam);
+  void record(kernels::KernelCache& cache, const kernels::Variant& variant,
+              const gpu::Buffer& result, const gpu::Buffer& adam);
   Status bind(const gpu::Device& device, const kernels::KernelCache& cache);
   void append_step(gpu::CommandList& list, const kernels::KernelCache& cache) const;
   void append_clear(gpu::CommandList& list) const;

@@ -16,23 +16,19 @@ namespace {
 
 constexpr uint32_t kRounding = 64;  // so that every row block starts where a binding may
 
-uint32_t max_of(const model::Config& config, auto member) {
-  uint32_t most = 0;
-  for (const LayerConfig& layer : config.layers) most = std::max<uint32_t>(most, member(layer));
-  return most;
-}
-
 uint32_t rounded(uint32_t count) { return (count + kRounding - 1) / kRounding * kRounding; }
 
-// A buffer of zeros that lasts for a run, counted.
+// The widest rows of some layers.
 struct Sizes {
-  uint32_t q_width, kv_width, ffn, qkv_rows, head_dim;
-  explicit Sizes(const model::Config& c)
-      : q_width(max_of(c, [&](const LayerConfig& l) { return c.q_width(l); })),
-        kv_width(max_of(c, [](const LayerConfig& l) { return l.kv_width(); })),
-        ffn(max_of(c, [](const LayerConfig& l) { return l.ffn; })),
-        qkv_rows(max_of(c, [&](const LayerConfig& l) { return c.q_width(l) + 2 * l.kv_width(); })),
-        head_dim(max_of(c, [](const LayerConfig& l) { return l.head_dim; })) {}
+  uint32_t q_width = 0, kv_width = 0, ffn = 0, qkv_rows = 0;
+  Sizes(const model::Config& config, std::span<const LayerConfig> layers) {
+    for (const LayerConfig& layer : layers) {
+      q_width = std::max(q_width, config.q_width(layer));
+      kv_width = std::max(kv_width, layer.kv_width());
+      ffn = std::max(ffn, layer.ffn);
+      qkv_rows = std::max(qkv_rows, config.q_width(layer) + 2 * layer.kv_width());
+    }
+  }
 };
 
 }  // namespace
@@ -51,13 +47,10 @@ Task<Result<std::unique_ptr<Trainer>>> Trainer::create(
   if (config.experts.count > 0)
     co_return fail(ErrorCode::kUnsupported, "models with experts cannot be trained");
   std::unique_ptr<Trainer> self(new Trainer(device, cache, config, weights, options));
-  CO_TRY(self->parameters_, Parameters::create(device, adapter));
-  self->bytes_ = Parameters::bytes_for(adapter);
-  CO_TRY_VOID(self->allocate());
+  CO_TRY_VOID(co_await self->allocate(adapter));
   self->record();
   device.write(self->gemms_, 0, self->gemm_slots_);
-  CO_TRY_VOID(
-      self->parameters_.record(device, cache, self->options_.variant, self->result_, self->adam_));
+  self->parameters_.record(cache, self->options_.variant, self->result_, self->adam_);
   CO_TRY_VOID(co_await cache.compile());
   CO_TRY_VOID(self->parameters_.bind(device, cache));
   std::vector<model::Program*> programs = {&self->inputs_,       &self->head_begin_,
@@ -74,6 +67,21 @@ Task<Result<std::unique_ptr<Trainer>>> Trainer::create(
   co_return self;
 }
 
+Task<Status> Trainer::try_allocate(gpu::Device& device, kernels::KernelCache& cache,
+                                   const model::Config& config, const model::Weights& weights,
+                                   const adapter::LoraAdapter& adapter, TrainerOptions options) {
+  Trainer trial(device, cache, config, weights, options);
+  co_return co_await trial.allocate(adapter);
+}
+
+// The GPU says at the sync whether it had the memory.
+Task<Status> Trainer::allocate(const adapter::LoraAdapter& adapter) {
+  CO_TRY(parameters_, Parameters::create(device_, adapter));
+  bytes_ = Parameters::bytes_for(adapter);
+  CO_TRY_VOID(make_buffers());
+  co_return co_await device_.sync();
+}
+
 Result<gpu::Buffer> Trainer::floats(uint64_t rows, uint64_t width, std::string_view label) {
   const uint64_t bytes = std::max<uint64_t>(rows * width * sizeof(float), kSlot);
   TRY(gpu::Buffer buffer, device_.create_buffer(bytes, gpu::kStorageUsage, label));
@@ -87,8 +95,9 @@ bool Trainer::is_shared(size_t layer) const {
   });
 }
 
-Status Trainer::allocate_activations(Activations& s) {
-  const Sizes sizes(config_);
+// Of one of `layers`, whichever.
+Status Trainer::allocate_activations(Activations& s, std::span<const LayerConfig> layers) {
+  const Sizes sizes(config_, layers);
   const uint64_t t = options_.max_tokens;
   const uint64_t hidden = config_.hidden;
   const auto named = [&](gpu::Buffer& buffer, uint64_t width) -> Status {
@@ -120,8 +129,8 @@ Status Trainer::allocate_activations(Activations& s) {
   return named(s.p, *std::ranges::max_element(ranks));
 }
 
-Status Trainer::allocate() {
-  const Sizes sizes(config_);
+Status Trainer::make_buffers() {
+  const Sizes sizes(config_, config_.layers);
   const uint64_t t = options_.max_tokens;
   const uint64_t hidden = config_.hidden;
   const size_t layers = config_.layers.size();
@@ -166,7 +175,11 @@ Status Trainer::allocate() {
     inputs = std::max(inputs, m.inputs);
   }
   activations_.resize(options_.checkpointing ? 1 : layers);
-  for (Activations& s : activations_) TRY_VOID(allocate_activations(s));
+  for (size_t l = 0; l < activations_.size(); ++l) {
+    const std::span<const LayerConfig> all(config_.layers);
+    TRY_VOID(
+        allocate_activations(activations_[l], options_.checkpointing ? all : all.subspan(l, 1)));
+  }
 
   TRY(dk_own_, floats(t, sizes.kv_width, "gradient of keys"));
   TRY(dv_own_, floats(t, sizes.kv_width, "gradient of values"));

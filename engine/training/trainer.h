@@ -52,14 +52,15 @@ class Trainer {
  public:
   // Makes buffers, records the programs and compiles their kernels. `weights` must outlive it, and
   // `adapter` has passed check() against `config`. kUnsupported: the model has experts.
-  // kOutOfMemory: a buffer exceeds the adapter's limits.
+  // kOutOfMemory: a buffer exceeds the GPU's limits, or its memory does not suffice.
   static Task<Result<std::unique_ptr<Trainer>>> create(
       gpu::Device& device, kernels::KernelCache& cache, const model::Config& config,
       const model::Weights& weights, const adapter::LoraAdapter& adapter, TrainerOptions options);
 
-  // Bytes on the GPU that create() would allocate beside the weights.
-  static uint64_t bytes_for(const model::Config& config, const adapter::LoraAdapter& adapter,
-                            const TrainerOptions& options);
+  // Whether create() would find room: allocates all of its buffers, and lets go of them.
+  static Task<Status> try_allocate(gpu::Device& device, kernels::KernelCache& cache,
+                                   const model::Config& config, const model::Weights& weights,
+                                   const adapter::LoraAdapter& adapter, TrainerOptions options);
 
   // Adds factor times the sum of the losses of a micro-batch to the loss, and with `gradients` its
   // gradients to theirs. factor: 1 / supervised tokens of the whole batch. seed: of dropout; eval
@@ -99,10 +100,9 @@ class Trainer {
   Trainer(gpu::Device& device, kernels::KernelCache& cache, const model::Config& config,
           const model::Weights& weights, TrainerOptions options);
   Result<gpu::Buffer> floats(uint64_t rows, uint64_t width, std::string_view label);
-  Status allocate();
-  Status allocate_activations(Activations& s);
-  kernels::AttentionSpec attention_spec(size_t layer) const;
-  const gpu::Buffer& rope(size_t layer) const;
+  Task<Status> allocate(const adapter::LoraAdapter& adapter);
+  Status make_buffers();
+  Status allocate_activations(Activations& s, std::span<const model::LayerConfig> layers);
   const gpu::Buffer& key(size_t layer) const;
   const gpu::Buffer& value(size_t layer) const;
   Activations& activations(size_t layer) {

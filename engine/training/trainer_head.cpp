@@ -17,19 +17,6 @@ LossSpec loss_spec(const model::Config& config, const TrainerOptions& options) {
   return {.vocab = config.vocab, .chunk = options.head_chunk, .cap = config.softcap};
 }
 
-// A range that starts `first` floats into another, moved down to a legal binding offset; `rest`
-// floats remain.
-struct Aligned {
-  gpu::Range range;
-  uint32_t rest;
-};
-Aligned align(gpu::Range range, uint64_t first) {
-  const auto bytes = static_cast<uint32_t>(first * sizeof(float) / 256 * 256);
-  range.offset += bytes;
-  range.size -= bytes;
-  return {range, static_cast<uint32_t>(first - bytes / sizeof(float))};
-}
-
 }  // namespace
 
 void Trainer::record_head() {
@@ -103,7 +90,8 @@ void Trainer::record_head_logits(Program& program, size_t c) {
               [spec](uint32_t rows) { return kernels::matmul_groups(spec, rows); });
   const Module* m = parameters_.find(TensorRole::kOutput, 0);
   if (m == nullptr) return;
-  const Aligned b = align(parameters_.b(*m), uint64_t{chunk.first} * m->rank);
+  const uint64_t b_bytes = uint64_t{chunk.first} * m->rank * sizeof(float);
+  const gpu::AlignedRange b = gpu::align(parameters_.b(*m), b_bytes);
   const GemmSpec gemm{.n = chunk.words,
                       .k = m->rank,
                       .a_m = m->rank,
@@ -136,7 +124,8 @@ void Trainer::record_head_back(size_t c) {
               [back](uint32_t rows) { return kernels::matmul_back_groups(back, rows); });
   const Module* m = parameters_.find(TensorRole::kOutput, 0);
   if (m == nullptr) return;
-  const Aligned b = align(parameters_.b(*m), uint64_t{chunk.first} * m->rank);
+  const uint64_t b_bytes = uint64_t{chunk.first} * m->rank * sizeof(float);
+  const gpu::AlignedRange b = gpu::align(parameters_.b(*m), b_bytes);
   record_gemm(program,
               {.n = m->rank,
                .k = chunk.words,
@@ -148,7 +137,7 @@ void Trainer::record_head_back(size_t c) {
                .alpha = m->scale,
                .accumulate = c > 0 ? 1u : 0u},
               {logits_, b.range, dhead_p_}, rows_step_);
-  const Aligned db = align(parameters_.b_gradient(*m), uint64_t{chunk.first} * m->rank);
+  const gpu::AlignedRange db = gpu::align(parameters_.b_gradient(*m), b_bytes);
   record_gemm(program,
               {.m = chunk.words,
                .n = m->rank,

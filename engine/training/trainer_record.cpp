@@ -17,22 +17,6 @@ using model::LayerConfig;
 using model::Program;
 using model::TensorRole;
 
-kernels::AttentionSpec Trainer::attention_spec(size_t l) const {
-  const LayerConfig& layer = config_.layers[l];
-  return {.heads = config_.heads,
-          .kv_heads = layer.kv_heads,
-          .head_dim = layer.head_dim,
-          .window = layer.sliding ? config_.window : 0,
-          .rotated_pairs = layer.sliding ? weights_.rotated_sliding : weights_.rotated_global,
-          .shares_kv = layer.shares_kv,
-          .v_from_k = layer.v_from_k,
-          .eps = config_.rms_eps};
-}
-
-const gpu::Buffer& Trainer::rope(size_t l) const {
-  return config_.layers[l].sliding ? weights_.rope_sliding : weights_.rope_global;
-}
-
 const gpu::Buffer& Trainer::key(size_t l) const {
   const size_t source = config_.layers[l].kv_source;
   if (k_[source]) return k_[source];
@@ -261,12 +245,13 @@ void Trainer::record_forward(size_t l) {
   Activations& s = activations(l);
   const model::LayerWeights& w = weights_.layers[l];
   const auto layer = static_cast<uint32_t>(l);
-  const kernels::AttentionSpec attention = attention_spec(l);
+  const kernels::AttentionSpec attention = model::attention_shape(config_, weights_, l);
   const kernels::Variant& variant = options_.variant;
 
   record_norm(program, w.before_attention, false, true, {x_[l], s.h1}, false);
   record_product(program, {&w.qkv, qkv_roles(config_.layers[l]), layer}, s.h1, s.qkv, s);
-  std::vector<gpu::Range> heads{s.qkv, vectors(w.qk_norms), rope(l), spans_, s.q};
+  std::vector<gpu::Range> heads{s.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l]),
+                                spans_, s.q};
   if (!attention.shares_kv) heads.insert(heads.end(), {key(l), value(l)});
   heads.emplace_back(step_);
   program.add(cache_, kernels::qkv_train_source(attention, variant), std::move(heads),
@@ -330,7 +315,7 @@ void Trainer::record_back(size_t l) {
 }
 
 void Trainer::record_attention_back(size_t l, Program& program, Activations& s) {
-  const kernels::AttentionSpec attention = attention_spec(l);
+  const kernels::AttentionSpec attention = model::attention_shape(config_, weights_, l);
   const kernels::Variant& variant = options_.variant;
   const size_t source = config_.layers[l].kv_source;
   const gpu::Buffer& dk = dk_[source] ? dk_[source] : dk_own_;
@@ -359,7 +344,8 @@ void Trainer::record_attention_back(size_t l, Program& program, Activations& s) 
               [=](uint32_t tokens) { return kernels::sum_heads_groups(attention, tokens); });
 
   const model::LayerWeights& w = weights_.layers[l];
-  std::vector<gpu::Range> heads{s.qkv, vectors(w.qk_norms), rope(l), spans_, dq_};
+  std::vector<gpu::Range> heads{s.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l]),
+                                spans_, dq_};
   if (!attention.shares_kv) heads.insert(heads.end(), {dk, dv});
   heads.insert(heads.end(), {dwide_, step_});
   program.add(cache_, kernels::qkv_back_source(attention, variant), std::move(heads),

@@ -4,14 +4,7 @@
 // A workgroup has 16 queries, or keys, of one head: its rows; it walks over their keys, or queries,
 // 16 at a time: its columns. Thread (i, j) has p and ds of row i and column j, then the results'
 // elements j + 16 c of row i.
-//#include step.wgsl
-//#include bound.wgsl
-//#include attention_mask.wgsl
-const THREADS: u32 = 256u;
-const CHUNK: u32 = 32u;
-const STRIDE: u32 = CHUNK + 1u;
-var<workgroup> q_tile: array<f32, 16u * STRIDE>;
-var<workgroup> k_tile: array<f32, 16u * STRIDE>;
+//#include attention_pairs.wgsl
 var<workgroup> do_tile: array<f32, 16u * STRIDE>;
 var<workgroup> v_tile: array<f32, 16u * STRIDE>;
 var<workgroup> ds_tile: array<f32, 256>;

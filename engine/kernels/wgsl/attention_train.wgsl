@@ -2,14 +2,7 @@
 // query's sum of exponentials is kept for the way back. A workgroup has 16 queries of one head and
 // walks over their keys 16 at a time with a running maximum; thread (i, j) has the score of query i
 // and key j, then the output columns j + 16 c of query i.
-//#include step.wgsl
-//#include bound.wgsl
-//#include attention_mask.wgsl
-const THREADS: u32 = 256u;
-const CHUNK: u32 = 32u;  // of a head, for scores
-const STRIDE: u32 = CHUNK + 1u;
-var<workgroup> q_tile: array<f32, 16u * STRIDE>;
-var<workgroup> k_tile: array<f32, 16u * STRIDE>;
+//#include attention_pairs.wgsl
 var<workgroup> scores: array<f32, 256>;
 var<private> acc: array<f32, COLUMNS_EACH>;
 

@@ -129,15 +129,14 @@ export class Engine {
     const done = new Promise<Uint8Array>((resolve, reject) => {
       this.calls.set(id, { resolve, reject, onEvent: options.onEvent });
     }).finally(() => signal?.removeEventListener('abort', onAbort));
+    // Before it begins: what checks only between pieces of its work would miss a stop that came with it.
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener('abort', onAbort);
     try {
-      // Before it begins: what checks only between pieces of its work would miss a stop that came with it.
-      if (signal?.aborted) onAbort();
       this.invoke(name, [id, ...args]);
     } catch (error) {
       this.failAll(error);
     }
-    if (signal?.aborted) onAbort();
-    else signal?.addEventListener('abort', onAbort);
     return { id, done };
   }
 

@@ -1,3 +1,14 @@
+// What the kernels of queries and keys of a packed batch share: 16 by 16 pairs of a head at a time,
+// a thread each, and tiles of their vectors, CHUNK elements at a time.
+//#include step.wgsl
+//#include bound.wgsl
+const THREADS: u32 = 256u;
+const CHUNK: u32 = 32u;
+// Odd, so that staging writes do not collide in a bank.
+const STRIDE: u32 = CHUNK + 1u;
+var<workgroup> q_tile: array<f32, 16u * STRIDE>;
+var<workgroup> k_tile: array<f32, 16u * STRIDE>;
+
 // Which keys a query of a packed batch sees. spans[t] is where the example of token t begins and
 // ends: (first token, one past the last).
 fn visible(query: u32, key: u32) -> bool {
