@@ -27,10 +27,6 @@ foreach(target gtest gtest_main)
   target_compile_options(${target} PRIVATE -Wno-error -DGTEST_HAS_EXCEPTIONS=0)
 endforeach()
 
-# What most files include, parsed once. The wasm build does without, and so sees where an include is missing.
-target_precompile_headers(engine PRIVATE engine/base/json.h engine/base/text.h <algorithm> <functional> <optional>
-                          <span> <string> <vector>)
-
 file(GLOB rooms RELATIVE ${CMAKE_SOURCE_DIR}/engine ${CMAKE_SOURCE_DIR}/engine/*)
 foreach(room ${rooms})
   file(GLOB_RECURSE tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/${room}/*_test.cpp)

@@ -1,4 +1,5 @@
 // One embedding and one table row a module, both sorted by name.
+// A compiler cache does not see what #embed reads (ccache:disable).
 #include "engine/kernels/wgsl.h"
 
 #include <span>
