@@ -49,12 +49,6 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
       .include("bound.wgsl");
 }
 
-// projected(i): entry i of the token's q, k, v.
-void add_projected(Composer& composer, bool changed) {
-  composer.text(cat("fn projected(i: u32) -> f32 { return qkv[i]",
-                    changed ? " + change_of(fetch_change(i))" : "", "; }\n"));
-}
-
 void bind_cache(Composer& composer, const AttentionSpec& spec, char access) {
   const std::string_view type = spec.kv_f32 ? "array<vec4<f32>>" : "array<vec4<u32>>";
   composer.bind(access, "k_cache", type).bind(access, "v_cache", type);
@@ -110,7 +104,7 @@ uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_split
 }
 
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
-                                     const LowRank* change, uint32_t chunks) {
+                                     const FusedChange& fused) {
   Composer composer;
   add_shape(composer, spec, variant, kDecodeThreads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
@@ -121,15 +115,17 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
       .bind('r', "rope", "array<vec2<f32>>");
   bind_cache(composer, spec, spec.shares_kv ? 'r' : 'w');
   composer.bind('w', "partial", "array<f32>").bind('w', "stats", "array<f32>");
-  if (change != nullptr) composer.bind('r', "adapter", "array<f32>");
-  composer.bind('u', "step", "Step");
-  if (change != nullptr) {
-    composer.text(cat("fn low_part(token: u32, i: u32) -> f32 { return qkv[", spec.qkv_rows(),
-                      "u + i]; }\n"));
-    add_low_rank_change(composer, *change, chunks, variant.light);
+  if (const uint32_t fours = fused.handed_rank / 4; fours > 0) {
+    composer.bind('r', "adapter", "array<vec4<f32>>")
+        .constant("HANDED_RANK", fused.handed_rank)
+        .constant("HANDED_ROWS", spec.head_dim)
+        .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 4))
+        .constant("HANDERS", std::clamp(kDecodeThreads / fours, 1u, 16u))
+        .constant("PARTIAL_LOW", spec.max_splits * spec.heads * spec.head_dim);
+  } else {
+    composer.flag("HANDED_RANK", 0);
   }
-  add_projected(composer, change != nullptr);
-  composer.flag("CHANGED", change != nullptr)
+  composer.bind('u', "step", "Step")
       .include("splits.wgsl")
       .include("workgroup_reduce.wgsl")
       .include("kv_cache.wgsl")
@@ -154,7 +150,6 @@ KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant) 
       .include("token_spans.wgsl")
       .include("workgroup_reduce.wgsl");
   if (!spec.shares_kv) composer.include("kv_cache.wgsl");
-  add_projected(composer, false);
   composer.include("head_row.wgsl").include("qkv_post.wgsl");
   return std::move(composer).finish(label("qkv post", spec));
 }

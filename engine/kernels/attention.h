@@ -12,7 +12,7 @@
 
 #include "engine/base/error.h"
 #include "engine/kernels/compose.h"
-#include "engine/kernels/low_rank.h"
+#include "engine/kernels/fused_change.h"
 
 namespace lapidary::kernels {
 
@@ -70,11 +70,11 @@ uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_split
 // 0. When shares_kv the owner must have written the slot of step.position before.
 // Dispatch: x = heads, y >= attention_splits(position, …); surplus workgroups return at once, so a
 // kept command list may use a bound for the positions that it will serve.
-// change: of q, k and v, of rank 1 to kMaxFusedLowRank, whose A h a matvec has left behind qkv's
-// rows in `chunks` pieces; then the last storage binding, before step, is
-//   7 r the change from `factors` on
+// fused: `handed` of the output's product, whose A h is left in pieces [splits][heads][rank] behind
+// all that partial has; then the last storage binding, before step, is `adapter`. head_dim is then
+// a multiple of 4.
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
-                                     const LowRank* change = nullptr, uint32_t chunks = 1);
+                                     const FusedChange& fused = {});
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position);
 
 // Prefill, first half: T = step.tokens tokens in place, of the sequences that the spans say. q

@@ -37,8 +37,6 @@ uint32_t LowRank::total_rows() const {
   return sum;
 }
 
-uint32_t LowRank::tail() const { return rank() * div_ceil(cols, 32); }
-
 uint64_t LowRank::row_bytes() const { return uint64_t{div_ceil(cols, 32)} * 32 * sizeof(float); }
 
 uint64_t LowRank::a_offset(size_t part) const {
@@ -55,11 +53,10 @@ uint64_t LowRank::b_offset(size_t part) const {
   return factors() + floats * sizeof(float);
 }
 
-void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks, bool light) {
-  composer.constant("LOW_RANK", change.rank())
-      .constant("LOW_CHUNKS", chunks)
-      .constant("AHEAD", light ? 0 : ahead_vectors(change))
-      .include("low_rank_change.wgsl");
+namespace {
+
+// low_row(row): where the part of a row is.
+void add_rows(Composer& composer, const LowRank& change) {
   std::string text = "fn low_row(row: u32) -> LowRow {\n  var found: LowRow;\n  var i = row;\n";
   uint32_t first = 0;
   for (size_t i = 0; i < change.parts.size(); ++i) {
@@ -74,12 +71,15 @@ void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chu
   composer.text(text + "  return found;\n}\n");
 }
 
+}  // namespace
+
 KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
   const bool geglu = spec.epilogue == Epilogue::kGeglu;
   const bool quantizes = spec.quantizes != Dot::kF32;
   Composer composer;
-  composer.bind('w', "y", "array<f32>").bind('r', "adapter", "array<f32>");
-  if (spec.batch) composer.bind('r', "low_sums", "array<f32>");
+  composer.bind('w', "y", "array<f32>")
+      .bind('r', "adapter", "array<f32>")
+      .bind('r', "low_sums", "array<f32>");
   if (geglu) composer.bind('w', "out", quantizes ? "array<u32>" : "array<f32>");
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", "array<f32>");
   composer.constant("THREADS", kThreads)
@@ -87,18 +87,13 @@ KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
       .constant("Y_STRIDE", spec.change.total_rows())
       .constant("Y_UNITS", outputs(spec) / 32)
       .constant("CAP", spec.cap)
-      .flag("LIGHT", spec.light)
       .flag("GEGLU", geglu)
       .flag("QUANTIZES", quantizes)
       .flag("TWO_BYTES", spec.quantizes == Dot::kInt16)
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap)
-      .include("bound.wgsl")
-      .include("epilogue.wgsl")
-      .text(cat("fn low_part(token: u32, i: u32) -> f32 { return ",
-                spec.batch ? cat("low_sums[token * ", spec.change.rank(), "u + i]")
-                           : cat("y[", spec.low_offset, "u + i]"),
-                "; }\n"));
-  add_low_rank_change(composer, spec.change, spec.batch ? 1 : spec.chunks, spec.light);
+      .constant("LOW_RANK", spec.change.rank())
+      .constant("AHEAD", spec.light ? 0 : ahead_vectors(spec.change))
+      .include("epilogue.wgsl");
   std::string value = "total";
   if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
   if (spec.epilogue == Epilogue::kGeluMul) {
@@ -110,6 +105,7 @@ KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
         cat("fn finished(total: f32, token: u32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
   }
   composer.include("low_rank_add.wgsl");
+  add_rows(composer, spec.change);
   return std::move(composer).finish(
       cat("low rank ", spec.change.rank(), " x ", spec.change.total_rows()));
 }

@@ -1,12 +1,11 @@
 // Low-rank changes of matrix products (LoRA adapters): y = W h + B (f * (A h)), A [rank, cols], B
 // [rows, rank], f a factor for each row of A. Several adapters of one matrix are one change: their
-// A and B side by side. The change of a product (q, k, v; gate, up; ...) is made in two steps:
+// A and B side by side. The change of a product (q, k, v; gate, up; ...) takes two dispatches here:
 //
-//   A h  for one token by the matvec itself, whose first workgroups compute it (MatvecSpec::
-//        low_rank); for many by a matmul of A's own
-//   B    by the kernel here, which also does what comes after the product (GeGLU, softcap, ...);
-//   for
-//        q, k, v of one token by attention, as it reads them
+//   A h  by a product of A's own, whose segment is in kF32
+//   B    by the kernel here, which also does what comes after the product (GeGLU, softcap, ...)
+//
+// For one token most products make their change by themselves (fused_change.h).
 #pragma once
 
 #include <cstdint>
@@ -19,8 +18,6 @@ namespace lapidary::kernels {
 
 // Of one matrix, all adapters together.
 inline constexpr uint32_t kMaxLowRank = 1024;
-// Up to this rank, of q, k and v together, attention itself adds their change.
-inline constexpr uint32_t kMaxFusedLowRank = 256;
 
 // The change of a product: a part a segment, in their order.
 struct LowRank {
@@ -33,13 +30,10 @@ struct LowRank {
 
   uint32_t rank() const;        // of all parts
   uint32_t total_rows() const;  // of all matrices
-  // Floats behind the outputs of a matvec, at most, for A h in pieces (low_rank_chunks()).
-  uint32_t tail() const;
 
   // Where things lie in a buffer, in bytes. A: rank rows of f32, padded with zeros to whole units
-  // of 32, those of part 0 first; this is how a matmul has a segment of kF32. Then, from `factors`
-  // on, a multiple of 256: a factor a row of A; and B, transposed: of each part [rank][rows], in
-  // order.
+  // of 32, those of part 0 first: a segment of kF32. Then, from `factors` on, a multiple of 256: a
+  // factor a row of A; and B, transposed: of each part [rank][rows], in order.
   uint64_t row_bytes() const;
   uint64_t a_offset(size_t part) const;
   uint64_t factors() const;
@@ -55,26 +49,16 @@ struct LowRankAddSpec {
   float cap = 30.0f;        // kSoftcap
   uint32_t mul_stride = 0;  // kGeluMul, as in matmul.h; of one token 0
   uint32_t mul_offset = 0;
-  // A h comes from a buffer [T][rank]; else it follows y's rows, as a matvec leaves it.
-  bool batch = false;
-  // Not batch: where in y that is, and in how many pieces.
-  uint32_t low_offset = 0;
-  uint32_t chunks = 1;
-  // kGeglu, not batch: the output is handed over as MatvecSpec::quantizes does.
+  // kGeglu: the output is handed over as MatvecSpec::quantizes does.
   Dot quantizes = Dot::kF32;
   bool light = false;  // as Variant's
 };
 
-// Bindings: 0 w y (for all but kGeglu the output, too), 1 r the change from `factors` on, then
-//   r low  f32 [T][rank]                 (batch)
+// Bindings: 0 w y (for all but kGeglu the output, too), 1 r the change from `factors` on, 2 r A h,
+// f32 [T][rank], then
 //   w out  f32 [T][rows], or quantised   (kGeglu)
 //   r mul                                (kGeluMul)
 KernelSource low_rank_add_source(const LowRankAddSpec& spec);
 Groups low_rank_add_groups(const LowRankAddSpec& spec, uint32_t tokens);
-
-// For kernels that add a change themselves: low_rank_change.wgsl. The composer has THREADS,
-// bound.wgsl, a binding `adapter: array<f32>` of the change from `factors` on, and
-// low_part(token, i).
-void add_low_rank_change(Composer& composer, const LowRank& change, uint32_t chunks, bool light);
 
 }  // namespace lapidary::kernels

@@ -40,13 +40,21 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
   return groups;
 }
 
-// Of a low-rank change a thread has one unit of one row of A: rows are few and long, and all other
-// workgroups are waited for anyway.
-uint32_t low_chunks(const MatvecSpec& spec, const MatvecTiling& tiling) {
-  return div_ceil(div_ceil(spec.cols, 32), tiling.lanes);
+// A row of the next product's V or U has a workgroup.
+uint32_t next_groups(const MatvecSpec& spec) { return 2 * spec.fused.next_rank; }
+
+// Threads that sum up pieces, or outputs, for each rank (or four of them).
+uint32_t gatherers(uint32_t ranks, const MatvecTiling& tiling) {
+  return std::clamp(tiling.threads / ranks, 1u, 16u);
 }
-uint32_t low_groups(const MatvecSpec& spec, const MatvecTiling& tiling) {
-  return div_ceil(spec.low_rank * low_chunks(spec, tiling), tiling.threads / tiling.lanes);
+// Floats of workgroup memory for their sums.
+uint32_t low_stage(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  const uint32_t rank = spec.fused.rank();
+  const uint32_t fours = spec.fused.handed_rank / 4;
+  uint32_t floats = 0;
+  if (rank > 0 && !has_norm(spec)) floats = rank * gatherers(rank, tiling);
+  if (fours > 0) floats = std::max(floats, 4 * fours * gatherers(fours, tiling));
+  return floats;
 }
 
 }  // namespace
@@ -91,9 +99,9 @@ uint32_t outputs(const MatvecSpec& spec, const MatvecTiling& tiling) {
   return streams(spec) * tiling.rows;
 }
 
-// Vectors of `tile` that reductions need: those of the norms.
+// Vectors of `tile` that reductions need: those of the norms, and of rows of V and U.
 uint32_t reduction_vectors(const MatvecSpec& spec, const MatvecTiling& tiling) {
-  return has_norm(spec) ? tiling.threads : 1;
+  return has_norm(spec) || next_groups(spec) > 0 ? tiling.threads : 1;
 }
 
 // Workgroup memory holds a tile of h, the partial sums of norms (in the tile's place where that is
@@ -105,7 +113,7 @@ uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   uint32_t used = 512 + outputs(spec, tiling) * slots * (tiling.lanes + 1) * 4;
   if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.max_splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
-  return used;
+  return used + (spec.fused.rank() + low_stage(spec, tiling)) * 4;
 }
 uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   if (spec.prologue == Prologue::kQuantized) return div_ceil(spec.cols, 32);  // there is no tile
@@ -127,14 +135,11 @@ void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& 
   std::string text =
       "var<private> planes: Planes;  // of the segment\n"
       "fn locate(group: u32) {\n  var at = group;\n";
-  if (spec.low_rank > 0) {
-    const uint32_t groups = low_groups(spec, tiling);
-    const uint32_t slots = tiling.threads / tiling.lanes;
+  if (const uint32_t groups = next_groups(spec); groups > 0) {
     text +=
         cat("  if (at < ", groups, "u) {\n    segment = ", spec.segments.size(),
-            "u;\n    segment_rows = min(", spec.low_rank * low_chunks(spec, tiling),
-            "u, (at + 1u) * ", slots, "u);\n    first_row = at * ", slots,
-            "u;\n    y_base = ", spec.low_offset, "u;\n    return;\n  }\n  at -= ", groups, "u;\n");
+            "u;\n    segment_rows = 1u;\n    first_row = at;\n    return;\n  }\n  at -= ", groups,
+            "u;\n");
   }
   uint32_t y_base = spec.row_offset;
   const size_t count = streams(spec) == 2 ? 1 : spec.segments.size();
@@ -184,9 +189,9 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
     }
     return text;
   };
-  const bool low = spec.low_rank > 0;
+  const bool next = next_groups(spec) > 0;
   std::string text = "fn fetch(u: u32) {\n";
-  if (low) text += cat("  if (segment == ", spec.segments.size(), "u) { return; }\n");
+  if (next) text += cat("  if (segment == ", spec.segments.size(), "u) { return; }\n");
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  ahead_", i, " = ", codec, "_fetch(", planes, ", row_", i % tiling.rows,
                ", u);\n");
@@ -195,9 +200,9 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
   for (uint32_t i = 0; i < outputs(spec, tiling); ++i)
     text += cat("  let now_", i, " = ahead_", i, ";\n");
   if (ahead) text += "  fetch(next);\n";
-  if (low) {
+  if (next) {
     text += cat("  if (segment == ", spec.segments.size(),
-                "u) {\n    sum_0 += low_dot(row_0, u, a);\n    return;\n  }\n");
+                "u) {\n    sum_0 += next_dot(first_row, u, a);\n    return;\n  }\n");
   }
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  sum_", i, " += ", codec, "_dot(now_", i, ", ", planes, ", row_", i % tiling.rows,
@@ -210,11 +215,64 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
 // out where they meet.
 void add_epilogue(Composer& composer, const MatvecSpec& spec) {
   std::string value = "total";
-  const bool left = spec.low_rank > 0;  // to the kernel that adds the change
-  if (!left && spec.epilogue == Epilogue::kGeluMul)
+  if (spec.epilogue == Epilogue::kGeluMul)
     value = cat("gelu_tanh(total) * mul[", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
-  if (!left && spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
+  if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
   composer.text(cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
+}
+
+// fused_change(part, row): what the change adds to a row of the segment.
+void add_fused_change(Composer& composer, const FusedChange& fused) {
+  std::string text = "fn fused_change(part: u32, row: u32) -> f32 {\n";
+  uint32_t first = 0;
+  for (size_t i = 0; i < fused.parts.size(); ++i) {
+    const uint32_t fours = fused.parts[i].rank / 4;
+    if (fours > 0) {
+      text += cat("  if (part == ", i, "u) { return low_product(", fused.b_offset(i) / 4,
+                  "u + row * ", fours, "u, ", first, "u, ", fours, "u); }\n");
+    }
+    first += fours;
+  }
+  composer.text(text + "  return 0.0;\n}\n");
+}
+
+// What fused_change.wgsl asks for.
+void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling) {
+  const FusedChange& fused = spec.fused;
+  const auto vectors = [](uint64_t floats) { return static_cast<uint32_t>(floats / 4); };
+  composer.flag("FUSED", fused.any());
+  if (const uint32_t stage = low_stage(spec, tiling); stage > 0) {
+    composer.constant("LOW_STAGE", stage);
+  } else {
+    composer.flag("LOW_STAGE", 0);
+  }
+  composer.flag("KEEPS_VALUES", spec.quantizes || fused.handed_rank > 0);
+  if (fused.rank() > 0) {
+    composer.constant("FUSED_RANK", fused.rank())
+        .constant("GATHERERS", gatherers(fused.rank(), tiling))
+        .constant("PIECES", fused.pieces)
+        .constant("PARTIAL_LOW", spec.max_splits * spec.cols / 4);
+  } else {
+    composer.flag("FUSED_RANK", 0);
+  }
+  if (fused.next_rank > 0) {
+    composer.constant("NEXT_RANK", fused.next_rank)
+        .constant("NEXT_VECTORS", fused.hidden / 4)
+        .constant("NEXT_V", vectors(fused.v_offset()))
+        .constant("NEXT_U", vectors(fused.u_offset()))
+        .constant("NEXT_MIXED", vectors(fused.mixed_offset()));
+  } else {
+    composer.flag("NEXT_RANK", 0);
+  }
+  if (const uint32_t fours = fused.handed_rank / 4; fours > 0) {
+    composer.constant("HANDED_RANK", fused.handed_rank)
+        .constant("HANDED_ROWS", rows_per_group(tiling))
+        .constant("HANDED", vectors(fused.handed_offset()))
+        .constant("HANDERS", gatherers(fours, tiling));
+  } else {
+    composer.flag("HANDED_RANK", 0);
+  }
+  composer.constant("LOW_U", kLowU).constant("LOW_PIECES", kLowPieces);
 }
 
 std::string label_of(const MatvecSpec& spec) {
@@ -264,16 +322,16 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       composer.bind('r', "x", "array<vec4<u32>>");
       break;
   }
-  const bool low = spec.low_rank > 0;
-  if (spec.epilogue == Epilogue::kGeluMul && !low) composer.bind('r', "mul", kFloats);
-  if (low) composer.bind('r', "adapter", kVectors);
+  if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
+  if (spec.fused.any()) composer.bind('r', "adapter", kVectors).bind('w', "low_sums", kFloats);
+  if (spec.fused.next_rank > 0) composer.bind('r', "residual", kVectors);
   if (merge) composer.bind('u', "step", "Step");
 
   composer.constant("COLS", spec.cols)
       .constant("THREADS", tiling.threads)
       .constant("LANES", tiling.lanes)
       .constant("ROWS", tiling.rows)
-      .constant("GROUPS", group_count(spec, tiling) + low_groups(spec, tiling))
+      .constant("GROUPS", group_count(spec, tiling) + next_groups(spec))
       .constant("ROW_OFFSET", spec.row_offset)
       .constant("TILE_UNITS", tile)
       .constant("TILE_STRIDE", tile | 1)
@@ -313,17 +371,13 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
         .constant("MAX_SPLITS", spec.max_splits)
         .constant("KEYS_PER_SPLIT", kKeysPerSplit);
   }
-  if (low) {
-    composer.constant("LOW_RANK", spec.low_rank)
-        .constant("LOW_SEGMENT", static_cast<uint32_t>(spec.segments.size()));
-  } else {
-    composer.flag("LOW_RANK", 0);
-  }
+  set_fused(composer, spec, tiling);
   add_segments(composer, spec.segments, spec.cols, dot);
   composer.include("epilogue.wgsl").include("matvec.wgsl");
   add_locate(composer, spec, tiling);
   add_products(composer, spec, tiling, ahead);
   add_epilogue(composer, spec);
+  if (spec.fused.rank() > 0) add_fused_change(composer, spec.fused);
   return std::move(composer).finish(label_of(spec));
 }
 
@@ -340,7 +394,7 @@ std::string tuning_key(const MatvecSpec& spec, const Variant& variant) {
              variant.subgroups ? " subgroups" : "");
 }
 
-uint32_t low_rank_chunks(const MatvecSpec& spec) { return low_chunks(spec, tiling_of(spec)); }
+uint32_t handed_pieces(const MatvecSpec& spec) { return group_count(spec, tiling_of(spec)); }
 
 bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Variant& variant) {
   const MatvecTiling tiling = variant.light ? light_tiling(first) : tiling_of(first);
@@ -352,7 +406,7 @@ bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Vari
 
 Groups matvec_groups(const MatvecSpec& spec) {
   const MatvecTiling tiling = tiling_of(spec);
-  return fold_groups(group_count(spec, tiling) + low_groups(spec, tiling));
+  return fold_groups(group_count(spec, tiling) + next_groups(spec));
 }
 
 }  // namespace lapidary::kernels

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/kernels/compose.h"
+#include "engine/kernels/fused_change.h"
 
 namespace lapidary::kernels {
 
@@ -78,23 +79,21 @@ struct MatvecSpec {
   uint32_t head_dim = 0;
   uint32_t window = 0;
   uint32_t max_splits = 16;
-  // Rows of A of a low-rank change (low_rank.h), whose products with h go to y as well, in pieces,
-  // from low_offset on. Then y[row] is what the matrix gives (kGeglu: gate's rows, then up's), and
-  // the epilogue, for which there is no binding, is left to low_rank_add_source().
-  uint32_t low_rank = 0;
-  uint32_t low_offset = 0;
+  // A low-rank change that the kernel makes. Parts: not with kNorm, and with kMerge of one part and
+  // a head_dim that is a multiple of 4; its pieces then follow `partial`'s. next: not with a norm.
+  // handed: with kGeglu.
+  FusedChange fused;
   // Chosen from the shape when absent.
   std::optional<MatvecTiling> tiling;
 };
 
 // Bindings: 0 r weights, 1 w y, then the prologue's and the epilogue's in the order listed above,
-// r A (low_rank only), last u step where the prologue has it. y[row]: the rows of segment 0, then
-// of segment 1, ...
+// with a fused change r adapter, w low, and for `next` r the residual stream f32 [hidden]; last u
+// step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
 Groups matvec_groups(const MatvecSpec& spec);
-// With a low-rank change: the pieces of A h, [chunks][low_rank] from low_offset on; their sum is A
-// h.
-uint32_t low_rank_chunks(const MatvecSpec& spec);
+// With a handed change: the pieces of the next product's A h, one a workgroup.
+uint32_t handed_pieces(const MatvecSpec& spec);
 // Whether `first` can quantise its output for `second`, both as the variant would run them: y's
 // blocks of 16 rows must lie in one workgroup each, and both must multiply integers.
 bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Variant& variant);

@@ -26,6 +26,9 @@ constexpr char kArgmaxPartial[] = {
 constexpr char kArgmaxReduce[] = {
 #embed "wgsl/argmax_reduce.wgsl"
 };
+constexpr char kArrange[] = {
+#embed "wgsl/arrange.wgsl"
+};
 constexpr char kAttentionBack[] = {
 #embed "wgsl/attention_back.wgsl"
 };
@@ -98,6 +101,9 @@ constexpr char kDropout[] = {
 constexpr char kEpilogue[] = {
 #embed "wgsl/epilogue.wgsl"
 };
+constexpr char kFusedChange[] = {
+#embed "wgsl/fused_change.wgsl"
+};
 constexpr char kGate[] = {
 #embed "wgsl/gate.wgsl"
 };
@@ -109,6 +115,9 @@ constexpr char kGather[] = {
 };
 constexpr char kGemm[] = {
 #embed "wgsl/gemm.wgsl"
+};
+constexpr char kHandLow[] = {
+#embed "wgsl/hand_low.wgsl"
 };
 constexpr char kHandOver[] = {
 #embed "wgsl/hand_over.wgsl"
@@ -127,12 +136,6 @@ constexpr char kLogitKey[] = {
 };
 constexpr char kLowRankAdd[] = {
 #embed "wgsl/low_rank_add.wgsl"
-};
-constexpr char kLowRankChange[] = {
-#embed "wgsl/low_rank_change.wgsl"
-};
-constexpr char kLowRankRows[] = {
-#embed "wgsl/low_rank_rows.wgsl"
 };
 constexpr char kMatmul[] = {
 #embed "wgsl/matmul.wgsl"
@@ -231,6 +234,7 @@ constexpr Module kModules[] = {
     {"argmax_final.wgsl", kArgmaxFinal},
     {"argmax_partial.wgsl", kArgmaxPartial},
     {"argmax_reduce.wgsl", kArgmaxReduce},
+    {"arrange.wgsl", kArrange},
     {"attention_back.wgsl", kAttentionBack},
     {"attention_decode.wgsl", kAttentionDecode},
     {"attention_delta.wgsl", kAttentionDelta},
@@ -255,18 +259,18 @@ constexpr Module kModules[] = {
     {"draw.wgsl", kDraw},
     {"dropout.wgsl", kDropout},
     {"epilogue.wgsl", kEpilogue},
+    {"fused_change.wgsl", kFusedChange},
     {"gate.wgsl", kGate},
     {"gate_back.wgsl", kGateBack},
     {"gather.wgsl", kGather},
     {"gemm.wgsl", kGemm},
+    {"hand_low.wgsl", kHandLow},
     {"hand_over.wgsl", kHandOver},
     {"head_row.wgsl", kHeadRow},
     {"k_scales.wgsl", kKScales},
     {"kv_cache.wgsl", kKvCache},
     {"logit_key.wgsl", kLogitKey},
     {"low_rank_add.wgsl", kLowRankAdd},
-    {"low_rank_change.wgsl", kLowRankChange},
-    {"low_rank_rows.wgsl", kLowRankRows},
     {"matmul.wgsl", kMatmul},
     {"matmul_back.wgsl", kMatmulBack},
     {"matmul_float.wgsl", kMatmulFloat},

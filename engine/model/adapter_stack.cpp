@@ -115,7 +115,6 @@ Status AdapterStack::add(gpu::Device& device, gpu::CommandList& list,
     }
   }
   device.write(change->buffer, change->shape.factors(), std::as_bytes(std::span(factors)));
-  max_tail_ = std::max(max_tail_, change->shape.tail());
   max_rank_ = std::max(max_rank_, change->shape.rank());
   bytes_ += change->buffer.size();
   (product == Product::kHead ? head_ : layers_[layer][static_cast<size_t>(product)]) =

@@ -72,8 +72,7 @@ class AdapterStack {
   // The change of a product; nullptr: there is none. layer: any for the head.
   const Change* find(size_t layer, Product product) const;
   bool changes(Product product) const;
-  // The largest of all changes: floats that a matvec leaves behind its outputs, and ranks.
-  uint32_t max_tail() const { return max_tail_; }
+  // The largest of all changes.
   uint32_t max_rank() const { return max_rank_; }
   uint64_t bytes() const { return bytes_; }
 
@@ -84,7 +83,6 @@ class AdapterStack {
 
   std::vector<std::array<std::unique_ptr<Change>, kLayerProducts>> layers_;
   std::unique_ptr<Change> head_;
-  uint32_t max_tail_ = 0;
   uint32_t max_rank_ = 0;
   uint64_t bytes_ = 0;
 };

@@ -62,7 +62,7 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
 Task<Status> Decoder::compile_and_bind(std::function<void(uint32_t, uint32_t)> progress) {
   CO_TRY_VOID(co_await cache_.compile(std::move(progress)));
   for (Program* program :
-       {&decode_inputs_, &decode_head_, &argmax_, &sample_, &adjust_, &batch_inputs_}) {
+       {&decode_inputs_, &decode_head_, &argmax_, &sample_, &adjust_, &batch_inputs_, &entry_}) {
     CO_TRY_VOID(program->bind(device_, cache_));
   }
   for (Program& program : decode_layers_) CO_TRY_VOID(program.bind(device_, cache_));
@@ -82,6 +82,7 @@ void Decoder::record() {
     layers->resize(config_.layers.size());
   }
   record_decode();
+  record_entry();
   record_sampling();
   record_batch_inputs();
   uint32_t current = 0;
@@ -343,6 +344,7 @@ void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool 
   list_.copy(x, (count - 1) * row, one_.x[entry], 0, row);
   list_.copy(batch_.delta, (count - 1) * row, one_.delta, 0, row);
   list_.begin_pass();
+  entry_.record(list_, cache_, end);
   for (size_t l = batch_layers_; l < config_.layers.size(); ++l)
     decode_layers_[l].record(list_, cache_, end);
   decode_head_.record(list_, cache_, end);

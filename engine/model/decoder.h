@@ -16,6 +16,7 @@
 #include "engine/kernels/matvec.h"
 #include "engine/kernels/sampling.h"
 #include "engine/kernels/step.h"
+#include "engine/model/adapter_fusion.h"
 #include "engine/model/adapter_stack.h"
 #include "engine/model/config.h"
 #include "engine/model/program.h"
@@ -59,6 +60,16 @@ struct Readback {
   uint32_t adjust_entries = 0;  // of set_adjustments, applied to the logits first
   void* address = nullptr;
   uint32_t ticket = 0;
+};
+
+// How adapters change a product of one token: by the product's own kernel, or by two dispatches
+// before and after it; not at all where both are absent. residual: the stream behind the product,
+// which a fused change of the next one reads; pieces: what gate/up handed over.
+struct Changes {
+  const AdapterFusion::Fused* fused = nullptr;
+  const AdapterStack::Change* change = nullptr;
+  const gpu::Buffer* residual = nullptr;
+  uint32_t pieces = 0;
 };
 
 class Decoder {
@@ -125,7 +136,7 @@ class Decoder {
   // AdapterStack::create, or of the kernels) everything is as it was.
   Task<Status> set_adapters(std::span<const ActiveAdapter> active);
   // GPU memory of the stack of them.
-  uint64_t adapter_bytes() const { return stack_.bytes(); }
+  uint64_t adapter_bytes() const { return stack_.bytes() + fusion_.bytes(); }
 
   // Runs tokens through every layer, for the logits of each position: kernels compile on the first
   // use.
@@ -166,17 +177,23 @@ class Decoder {
   }
 
   using Change = AdapterStack::Change;
-  // With a change: the pieces of A h (kernels::low_rank_chunks). adds: B follows at once.
+  Changes changes(size_t layer, Product product, const gpu::Buffer& residual,
+                  uint32_t pieces = 0) const;
+  Changes changes(size_t layer, Product product) const {
+    return changes(layer, product, one_.x[0]);
+  }
+  // The pieces that it hands over, if it does. adds: B follows at once.
   uint32_t record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
-                         const Change* change = nullptr, bool adds = true);
+                         const Changes& changes = {}, bool adds = true);
   void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges,
                      const Change* change = nullptr, bool adds = true);
   void record_add(Program& program, kernels::LowRankAddSpec spec, const Change& change,
-                  std::vector<gpu::Range> more);
+                  std::vector<gpu::Range> ranges, bool batch = false);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
   void record_all_head(uint32_t current, uint32_t rows);
   void record_decode();
+  void record_entry();
   void record_decode_layer(size_t layer, uint32_t& current);
   void record_sampling();
   void record_batch_inputs();
@@ -209,10 +226,11 @@ class Decoder {
       adjust_params_, sample_params_, draws_;
   gpu::Buffer all_logits_, all_step_;
   AdapterStack stack_;
-  uint32_t tail_ = 0;  // floats behind the outputs of products in one_, for what adapters add
+  AdapterFusion fusion_;
+  Program entry_;  // V and U where a token enters from a batch
   // What the matrices gave before adapters add to it, where that is no output: gate and up. And A
-  // h.
-  gpu::Buffer one_raw_, batch_raw_, batch_low_;
+  // h, of one token whole or as kernels::FusedChange has it.
+  gpu::Buffer one_raw_, one_low_, batch_raw_, batch_low_;
   uint32_t logits_rows_ = 0;
 
   Program decode_inputs_, decode_head_, argmax_, sample_, adjust_;

@@ -7,45 +7,59 @@
 
 namespace lapidary::model {
 
-// Sizes only grow: without adapters nothing reads what is behind the outputs.
+// Sizes only grow.
 Status Decoder::allocate_for_adapters() {
-  const auto tail = static_cast<uint32_t>(round_up(stack_.max_tail(), 4));
-  if (tail > tail_) {
-    const uint64_t more = uint64_t{tail - tail_} * sizeof(float);
-    gpu::Buffer* const grown[] = {&one_.qkv, &one_.delta, &one_.ple_gate, &logits_};
-    const char* const labels[] = {"q, k, v", "residual update", "per-layer gate", "logits"};
-    gpu::Buffer made[std::size(grown)];
-    const uint64_t before = scratch_bytes_;
-    for (size_t i = 0; i < std::size(grown); ++i) {
-      if (!*grown[i]) continue;
-      TRY(made[i], buffer(grown[i]->size() + more, gpu::kStorageUsage, labels[i]));
-    }
-    scratch_bytes_ = before;
-    for (size_t i = 0; i < std::size(grown); ++i) {
-      if (!*grown[i]) continue;
-      scratch_bytes_ += made[i].size() - grown[i]->size();
-      *grown[i] = std::move(made[i]);
-    }
-    tail_ = tail;
-    one_raw_ = {};
-  }
-  const auto grow = [&](gpu::Buffer& old, uint64_t bytes, std::string_view label) -> Status {
+  const auto grow = [&](gpu::Buffer& old, uint64_t floats, std::string_view label) -> Status {
+    const uint64_t bytes = floats * sizeof(float);
     if (old && old.size() >= bytes) return {};
     const uint64_t size = old ? old.size() : 0;
     TRY(old, buffer(bytes, gpu::kStorageUsage, label));
     scratch_bytes_ -= size;
     return {};
   };
+  uint64_t low = stack_.max_rank();
+  if (!fusion_.empty()) {
+    // Of gate and up a workgroup has a row at least, of attention a head in a split.
+    uint64_t pieces = 0;
+    uint64_t partial = 0;
+    for (size_t l = 0; l < config_.layers.size(); ++l) {
+      const kernels::AttentionSpec attention = attention_spec(l);
+      const uint64_t splits = uint64_t{attention.max_splits} * attention.heads;
+      const auto* gate_up = fusion_.find(l, Product::kGateUp);
+      const auto* qkv = fusion_.find(l, Product::kQkv);
+      if (gate_up != nullptr) {
+        pieces = std::max<uint64_t>(pieces,
+                                    uint64_t{config_.layers[l].ffn} * gate_up->shape.handed_rank);
+      }
+      const uint64_t handed = qkv != nullptr ? qkv->shape.handed_rank : 0;
+      partial = std::max(partial, splits * (attention.head_dim + handed));
+    }
+    low = std::max(low, kernels::kLowPieces + pieces);
+    TRY_VOID(grow(one_.attention, partial, "attention output"));
+  }
+  TRY_VOID(grow(one_low_, low, "low-rank products"));
   if (stack_.changes(Product::kGateUp)) {
     const uint64_t ffn = std::ranges::max_element(config_.layers, {}, &LayerConfig::ffn)->ffn;
-    TRY_VOID(grow(one_raw_, (2 * ffn + tail_) * sizeof(float), "gate and up"));
-    TRY_VOID(grow(batch_raw_, uint64_t{options_.max_batch} * 2 * ffn * sizeof(float),
-                  "gate and up of a batch"));
+    if (fusion_.empty()) TRY_VOID(grow(one_raw_, 2 * ffn, "gate and up"));
+    TRY_VOID(grow(batch_raw_, uint64_t{options_.max_batch} * 2 * ffn, "gate and up of a batch"));
   }
   // The head of all positions goes by blocks of 64.
-  return grow(batch_low_,
-              round_up(options_.max_batch, 64) * stack_.max_rank() * sizeof(float) + sizeof(float),
-              "low-rank products");
+  return grow(batch_low_, round_up(options_.max_batch, 64) * stack_.max_rank() + 1,
+              "low-rank products of a batch");
+}
+
+// The batch leaves the residual stream and its update, and no V and U of what follows.
+void Decoder::record_entry() {
+  entry_.clear();
+  const uint32_t rank = fusion_.entry_rank();
+  if (rank == 0) return;
+  const uint32_t x = decode_entry_[batch_layers_];
+  const uint64_t bytes = uint64_t{rank} * config_.hidden * sizeof(float);
+  kernels::MatvecSpec spec{.segments = {{kernels::Codec::kF32, rank, 0}}, .cols = config_.hidden};
+  record_matvec(entry_, spec, {{fusion_.entry(), 0, bytes}, one_low_, one_.delta});
+  spec.segments[0].offset = bytes;
+  spec.row_offset = kernels::kLowU;
+  record_matvec(entry_, spec, {fusion_.entry(), one_low_, one_.x[x]});
 }
 
 Task<Status> Decoder::record_anew() {
@@ -61,10 +75,15 @@ Task<Status> Decoder::record_anew() {
 
 Task<Status> Decoder::set_adapters(std::span<const ActiveAdapter> active) {
   CO_TRY(AdapterStack stack, co_await AdapterStack::create(device_, config_, weights_, active));
+  CO_TRY(AdapterFusion fusion,
+         co_await AdapterFusion::create(device_, config_, weights_, options_.variant, stack,
+                                        batch_layers_));
   std::swap(stack_, stack);
+  std::swap(fusion_, fusion);
   Status status = co_await record_anew();
   if (status) co_return Status{};
   std::swap(stack_, stack);
+  std::swap(fusion_, fusion);
   cache_.forget_added();
   // Of what failed the device may have more to report: that is not this attempt's.
   static_cast<void>(co_await device_.sync());

@@ -34,47 +34,78 @@ void Decoder::record_gather(Program& program, const Table& table, const gpu::Buf
   }
 }
 
+Changes Decoder::changes(size_t layer, Product product, const gpu::Buffer& residual,
+                         uint32_t pieces) const {
+  const AdapterFusion::Fused* fused = fusion_.find(layer, product);
+  const bool own = fused != nullptr && fused->shape.rank() > 0;
+  return {.fused = fused,
+          .change = own ? nullptr : stack_.find(layer, product),
+          .residual = &residual,
+          .pieces = pieces};
+}
+
 uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges,
-                                const Change* change, bool adds) {
+                                const Changes& changes, bool adds) {
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
   tuner_.use(spec, ranges);
+  const Change* const change = changes.change;
   LowRankAddSpec add;
-  std::vector<gpu::Range> add_ranges{ranges[1]};
+  std::vector<gpu::Range> add_ranges{ranges[1], one_low_};
   if (change != nullptr) {
+    MatvecSpec low = spec;
+    low.segments = {{kernels::Codec::kF32, change->shape.rank(), 0}};
+    low.epilogue = Epilogue::kStore;
+    low.row_offset = 0;
+    low.quantizes = false;
+    low.tiling.reset();
+    if (options_.variant.light) low.tiling = kernels::light_tiling(low);
+    std::vector<gpu::Range> low_ranges = ranges;
+    if (spec.epilogue == Epilogue::kGeluMul) low_ranges.pop_back();
+    low_ranges[0] = change->a();
+    low_ranges[1] = one_low_;
+    program.add(cache_, kernels::matvec_source(low, options_.variant), std::move(low_ranges),
+                [groups = kernels::matvec_groups(low)](uint32_t) { return groups; });
     add = {.change = change->shape,
            .epilogue = spec.epilogue,
            .cap = spec.cap,
-           .mul_offset = spec.mul_offset,
-           .low_offset = change->shape.total_rows()};
-    spec.low_rank = change->shape.rank();
-    spec.low_offset = add.low_offset;
+           .mul_offset = spec.mul_offset};
     if (spec.epilogue == Epilogue::kGeglu) {
       if (spec.quantizes) add.quantizes = options_.variant.dot;
       spec.quantizes = false;
-      add_ranges.insert(add_ranges.begin(), one_raw_);
+      add_ranges = {one_raw_, one_low_, ranges[1]};
       ranges[1] = one_raw_;
     } else if (spec.epilogue == Epilogue::kGeluMul) {
       add_ranges.push_back(ranges.back());
       ranges.pop_back();
     }
-    add.chunks = kernels::low_rank_chunks(spec);
-    // Before the step.
-    ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), change->a());
+    spec.epilogue = Epilogue::kStore;
+  } else if (changes.fused != nullptr) {
+    spec.fused = changes.fused->shape;
+    spec.fused.pieces = changes.pieces;
+    // What q, k and v have of the output's change is attention's.
+    if (spec.epilogue != Epilogue::kGeglu) spec.fused.handed_rank = 0;
+    if (spec.fused.any()) {
+      std::vector<gpu::Range> more{changes.fused->buffer, one_low_};
+      if (spec.fused.next_rank > 0) more.push_back(*changes.residual);
+      // The step is last.
+      ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), more.begin(),
+                    more.end());
+    }
   }
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
   if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges));
-  return add.chunks;
+  return kernels::handed_pieces(spec);
 }
 
 // ranges: y, and what comes after the change.
 void Decoder::record_add(Program& program, LowRankAddSpec spec, const Change& change,
-                         std::vector<gpu::Range> ranges) {
+                         std::vector<gpu::Range> ranges, bool batch) {
   spec.light = options_.variant.light;
   ranges.insert(ranges.begin() + 1, change.b());
-  program.add(cache_, kernels::low_rank_add_source(spec), std::move(ranges), [spec](uint32_t n) {
-    return kernels::low_rank_add_groups(spec, spec.batch ? n : 1);
-  });
+  program.add(
+      cache_, kernels::low_rank_add_source(spec), std::move(ranges),
+      [spec, batch](uint32_t n) { return kernels::low_rank_add_groups(spec, batch ? n : 1); });
 }
 
 namespace {
@@ -120,7 +151,6 @@ void Decoder::record_decode() {
   head_entry_ = current;
   const Change* change = stack_.find(0, Product::kHead);
   const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
-  uint32_t chunks = 1;
   for (const Table::Part& part : weights_.head().parts) {
     const bool first = &part == weights_.head().parts.data();
     MatvecSpec spec;
@@ -131,56 +161,49 @@ void Decoder::record_decode() {
     spec.cap = config_.softcap;
     spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
     set_site(spec, weights_.before_head);
-    const uint32_t made = record_matvec(decode_head_, spec,
-                                        {part.buffer, logits_, one_.x[current], one_.delta,
-                                         vectors(weights_.before_head), one_.x[current ^ 1]},
-                                        first ? change : nullptr, false);
-    if (first) chunks = made;
+    record_matvec(decode_head_, spec,
+                  {part.buffer, logits_, one_.x[current], one_.delta, vectors(weights_.before_head),
+                   one_.x[current ^ 1]},
+                  {.change = first ? change : nullptr}, false);
   }
   if (change == nullptr) return;
-  record_add(decode_head_,
-             {.change = change->shape,
-              .epilogue = epilogue,
-              .cap = config_.softcap,
-              .low_offset = config_.vocab,
-              .chunks = chunks},
-             *change, {logits_});
+  record_add(decode_head_, {.change = change->shape, .epilogue = epilogue, .cap = config_.softcap},
+             *change, {logits_, one_low_});
 }
 
-// Seven dispatches at most, and three where adapters change the matrices: their part of q, k and v
-// is added by attention. `current`: which of one_.x holds the residual stream; it changes with
-// every update.
+// Seven dispatches at most; adapters that the kernels cannot fuse (adapter_fusion.h) take two more
+// for each product that they change. `current`: which of one_.x holds the residual stream; it
+// changes with every update.
 void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   Program& program = decode_layers_[l];
   const LayerWeights& w = weights_.layers[l];
   const kernels::AttentionSpec attention = attention_spec(l);
-  const auto change = [&](Product product) { return stack_.find(l, product); };
 
   MatvecSpec qkv = group_spec(w.qkv, config_);
-  const Change* const qkv_change = change(Product::kQkv);
-  const bool fused = qkv_change != nullptr && qkv_change->shape.rank() <= kernels::kMaxFusedLowRank;
-  uint32_t chunks = 1;
   if (l == 0) {
     qkv.prologue = Prologue::kNorm;
-    chunks = record_matvec(program, qkv,
-                           {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)},
-                           qkv_change, !fused);
+    record_matvec(program, qkv,
+                  {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)},
+                  changes(l, Product::kQkv));
   } else {
     set_site(qkv, w.before_attention);
-    chunks = record_matvec(program, qkv,
-                           {w.qkv.buffer, one_.qkv, one_.x[current], one_.delta,
-                            vectors(w.before_attention), one_.x[current ^ 1]},
-                           qkv_change, !fused);
+    record_matvec(program, qkv,
+                  {w.qkv.buffer, one_.qkv, one_.x[current], one_.delta, vectors(w.before_attention),
+                   one_.x[current ^ 1]},
+                  changes(l, Product::kQkv));
     current ^= 1;
   }
   std::vector<gpu::Range> ranges{one_.qkv,   vectors(w.qk_norms), weights_.rope(config_.layers[l]),
                                  k_cache(l), v_cache(l),          one_.attention,
                                  one_.stats};
-  if (fused) ranges.push_back(qkv_change->b());
+  kernels::FusedChange handed;
+  if (const auto* fused = fusion_.find(l, Product::kQkv);
+      fused != nullptr && fused->shape.handed_rank > 0) {
+    handed = fused->shape;
+    ranges.emplace_back(fused->buffer);
+  }
   ranges.push_back(one_.step);
-  program.add(cache_,
-              kernels::attention_decode_source(attention, options_.variant,
-                                               fused ? &qkv_change->shape : nullptr, chunks),
+  program.add(cache_, kernels::attention_decode_source(attention, options_.variant, handed),
               std::move(ranges), [attention](uint32_t position) {
                 return kernels::attention_decode_groups(attention, position);
               });
@@ -193,22 +216,25 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   output.max_splits = attention.max_splits;
   record_matvec(program, output,
                 {w.output.buffer, one_.delta, one_.attention, one_.stats, one_.step},
-                change(Product::kOutput));
+                changes(l, Product::kOutput, one_.x[current]));
 
   MatvecSpec gate_up = group_spec(w.gate_up, config_);
   MatvecSpec down = group_spec(w.down, config_);
   gate_up.epilogue = Epilogue::kGeglu;
   set_site(gate_up, w.before_ffn);
-  if (kernels::can_hand_over(gate_up, down, options_.variant)) {
+  // A of the change, in a kernel of its own, multiplies floats.
+  if (changes(l, Product::kDown).change == nullptr &&
+      kernels::can_hand_over(gate_up, down, options_.variant)) {
     gate_up.quantizes = true;
     down.prologue = Prologue::kQuantized;
   }
-  record_matvec(program, gate_up,
-                {w.gate_up.buffer, one_.ffn, one_.x[current], one_.delta, vectors(w.before_ffn),
-                 one_.x[current ^ 1]},
-                change(Product::kGateUp));
+  const uint32_t pieces = record_matvec(program, gate_up,
+                                        {w.gate_up.buffer, one_.ffn, one_.x[current], one_.delta,
+                                         vectors(w.before_ffn), one_.x[current ^ 1]},
+                                        changes(l, Product::kGateUp));
   current ^= 1;
-  record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn}, change(Product::kDown));
+  record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn},
+                changes(l, Product::kDown, one_.x[current], pieces));
 
   if (config_.per_layer_dim == 0) return;
   const gpu::AlignedRange ple = gpu::align({one_.ple, 0, one_.ple.size()},
@@ -220,10 +246,11 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   record_matvec(program, gate,
                 {w.ple_gate.buffer, one_.ple_gate, one_.x[current], one_.delta,
                  vectors(w.before_ple), one_.x[current ^ 1], ple.range},
-                change(Product::kPleGate));
+                changes(l, Product::kPleGate));
   current ^= 1;
   record_matvec(program, group_spec(w.ple_proj, config_),
-                {w.ple_proj.buffer, one_.delta, one_.ple_gate}, change(Product::kPleProj));
+                {w.ple_proj.buffer, one_.delta, one_.ple_gate},
+                changes(l, Product::kPleProj, one_.x[current]));
 }
 
 void Decoder::record_sampling() {
@@ -264,8 +291,7 @@ void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::
            .epilogue = spec.epilogue,
            .cap = spec.cap,
            .mul_stride = spec.mul_stride,
-           .mul_offset = spec.mul_offset,
-           .batch = true};
+           .mul_offset = spec.mul_offset};
     add_ranges.emplace_back(batch_low_);
     if (spec.epilogue == Epilogue::kGeglu) {
       add_ranges.push_back(ranges[1]);
@@ -285,7 +311,7 @@ void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::
   }
   program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
               [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
-  if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges));
+  if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges), true);
 }
 
 // x_new = (x + rms(delta) * post) * scale and h = rms(x_new) * pre; without a pre norm x_new itself
@@ -405,10 +431,8 @@ void Decoder::record_all_head(uint32_t current, uint32_t rows) {
                     first ? change : nullptr, false);
     }
     if (change == nullptr) continue;
-    record_add(
-        program,
-        {.change = change->shape, .epilogue = epilogue, .cap = config_.softcap, .batch = true},
-        *change, {all_logits_, batch_low_});
+    record_add(program, {.change = change->shape, .epilogue = epilogue, .cap = config_.softcap},
+               *change, {all_logits_, batch_low_});
   }
 }
 

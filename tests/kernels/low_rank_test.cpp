@@ -1,5 +1,5 @@
-// Low-rank changes of products against plain double loops: A h beside a matvec or by a matmul, and
-// what adds B to it.
+// Low-rank changes of products against plain double loops: A h by a product of A's own, and what
+// adds B to it. Changes that kernels make by themselves: fused_change_test.cpp.
 #include <algorithm>
 #include <cmath>
 
@@ -8,7 +8,6 @@
 #include "engine/kernels/selftest_matrix.h"
 #include "engine/kernels/step.h"
 #include "engine/kernels/trial.h"
-#include "engine/kernels/trial_attention.h"
 #include "tests/kernels/kernel_test.h"
 #include "tests/kernels/variants.h"
 
@@ -125,25 +124,24 @@ Task<Status> expect_token(gpu::Device& device, const Case& c, const Variant& var
   CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
   CO_TRY(const gpu::Buffer change_buffer, trial_buffer(device, change.memory));
   CO_TRY(const gpu::Buffer mul_buffer, trial_buffer(device, mul));
-  const std::vector<float> before(raw + change.shape.tail() + 3, kUntouched);
+  const std::vector<float> before(raw + 3, kUntouched);
   CO_TRY(const gpu::Buffer y, trial_buffer(device, before));
   CO_TRY(const gpu::Buffer out, trial_zeros(device, outputs * 4));
-  MatvecSpec spec{.segments = group.segments,
-                  .cols = c.cols,
-                  .epilogue = c.epilogue,
-                  .low_rank = change.shape.rank(),
-                  .low_offset = raw};
-  if (variant.light) spec.tiling = light_tiling(spec);
-  CO_TRY_VOID(co_await trial_run(device, matvec_source(spec, variant),
-                                 {group.buffer, y, x_buffer, change.a_range(change_buffer)},
+  CO_TRY(const gpu::Buffer low, trial_zeros(device, change.shape.rank() * 4));
+  MatvecSpec spec{.segments = group.segments, .cols = c.cols};
+  MatvecSpec low_spec{.segments = {{Codec::kF32, change.shape.rank(), 0}}, .cols = c.cols};
+  if (variant.light) {
+    spec.tiling = light_tiling(spec);
+    low_spec.tiling = light_tiling(low_spec);
+  }
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(spec, variant), {group.buffer, y, x_buffer},
                                  matvec_groups(spec)));
-  const LowRankAddSpec add{.change = change.shape,
-                           .epilogue = c.epilogue,
-                           .cap = 5.0f,
-                           .low_offset = raw,
-                           .chunks = low_rank_chunks(spec),
-                           .light = variant.light};
-  std::vector<gpu::Range> ranges = {y, change.b_range(change_buffer)};
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(low_spec, variant),
+                                 {change.a_range(change_buffer), low, x_buffer},
+                                 matvec_groups(low_spec)));
+  const LowRankAddSpec add{
+      .change = change.shape, .epilogue = c.epilogue, .cap = 5.0f, .light = variant.light};
+  std::vector<gpu::Range> ranges = {y, change.b_range(change_buffer), low};
   if (geglu) ranges.emplace_back(out);
   if (c.epilogue == Epilogue::kGeluMul) ranges.emplace_back(mul_buffer);
   CO_TRY_VOID(
@@ -182,7 +180,7 @@ KERNEL_TEST(low_rank_handed_over) {
       trial_change({{.rank = 4, .rows = kRows}, {.rank = 2, .rows = kRows}}, 64, 17);
   const std::vector<float> x = TrialRandom(5).floats(64);
   TrialRandom random(9);
-  std::vector<float> y = random.floats(2 * kRows, 2.0f);
+  const std::vector<float> y = random.floats(2 * kRows, 2.0f);
   std::vector<double> middle = difference_of(change, x.data());
   for (size_t i = 0; i < middle.size(); ++i) middle[i] += y[i];
   middle = finished(std::move(middle), Epilogue::kGeglu, kRows, {});
@@ -191,23 +189,24 @@ KERNEL_TEST(low_rank_handed_over) {
   matrices.push_back(trial_matrix(Codec::kQ8_0, 37, kRows, 3));
   CO_TRY(const TrialGroup group, co_await trial_group(device, std::move(matrices)));
   const std::vector<double> want = trial_product(group, h.data());
-  for (uint32_t r = 0; r < change.shape.rank(); ++r) {
+  std::vector<float> low(change.shape.rank());
+  for (uint32_t r = 0; r < low.size(); ++r) {
     double sum = 0;
     for (uint32_t i = 0; i < 64; ++i) sum += double{change.a(r, i)} * x[i];
-    y.push_back(static_cast<float>(sum));
+    low[r] = static_cast<float>(sum);
   }
   CO_TRY(const gpu::Buffer y_buffer, trial_buffer(device, y));
+  CO_TRY(const gpu::Buffer low_buffer, trial_buffer(device, low));
   CO_TRY(const gpu::Buffer change_buffer, trial_buffer(device, change.memory));
   for (const Variant& variant : dot_variants(device)) {
     if (variant.dot == Dot::kF32) continue;
     CO_TRY(const gpu::Buffer handed, trial_zeros(device, handed_over_bytes(kRows)));
     const LowRankAddSpec add{.change = change.shape,
                              .epilogue = Epilogue::kGeglu,
-                             .low_offset = 2 * kRows,
                              .quantizes = variant.dot,
                              .light = variant.light};
     CO_TRY_VOID(co_await trial_run(device, low_rank_add_source(add),
-                                   {y_buffer, change.b_range(change_buffer), handed},
+                                   {y_buffer, change.b_range(change_buffer), low_buffer, handed},
                                    low_rank_add_groups(add, 1)));
     MatvecSpec spec{.segments = group.segments, .cols = kRows, .prologue = Prologue::kQuantized};
     if (variant.light) spec.tiling = light_tiling(spec);
@@ -251,7 +250,6 @@ KERNEL_TEST(low_rank_of_many_tokens) {
                              .epilogue = epilogue,
                              .cap = 5.0f,
                              .mul_stride = raw,
-                             .batch = true,
                              .light = light};
     std::vector<gpu::Range> ranges = {y_buffer, change.b_range(change_buffer), low};
     if (geglu) ranges.emplace_back(out);
@@ -270,57 +268,6 @@ KERNEL_TEST(low_rank_of_many_tokens) {
     }
   }
   co_return Status{};
-}
-
-// Attention that adds the change of q, k and v as it reads them; of two ranks: V is made from K.
-Task<Status> expect_attention(gpu::Device& device, std::vector<uint32_t> ranks,
-                              const Variant& variant) {
-  const AttentionSpec spec{.heads = 4,
-                           .kv_heads = 2,
-                           .head_dim = 16,
-                           .slots = 8,
-                           .rotated_pairs = 8,
-                           .kv_f32 = true,
-                           .v_from_k = ranks.size() == 2};
-  std::vector<LowRank::Part> parts;
-  for (const uint32_t rank : ranks)
-    parts.push_back({.rank = rank, .rows = parts.empty() ? 64u : 32u});
-  const TrialChange change = trial_change(parts, 40, 31);
-  const uint32_t rows = spec.qkv_rows();
-  TrialRandom random(4);
-  const std::vector<float> norms = random.floats(32, 0.15f, 0.45f);
-  AttentionOracle oracle(spec, norms);
-  CO_TRY(TrialLayer layer, trial_layer(device, spec, norms, 1, 8));
-  CO_TRY(layer.qkv, trial_zeros(device, (rows + change.shape.tail()) * 4));
-  CO_TRY(const gpu::Buffer change_buffer, trial_buffer(device, change.memory));
-  CO_TRY(const gpu::Kernel kernel,
-         co_await trial_kernel(device, attention_decode_source(spec, variant, &change.shape)));
-  for (uint32_t position = 0; position < 3; ++position) {
-    std::vector<float> qkv = random.floats(rows, 2.0f);
-    const std::vector<float> x = random.floats(change.shape.cols);
-    const std::vector<double> more = difference_of(change, x.data());
-    std::vector<float> changed(qkv);
-    for (uint32_t i = 0; i < rows; ++i) changed[i] += static_cast<float>(more[i]);
-    for (uint32_t r = 0; r < change.shape.rank(); ++r) {
-      double sum = 0;
-      for (uint32_t i = 0; i < change.shape.cols; ++i) sum += double{change.a(r, i)} * x[i];
-      qkv.push_back(static_cast<float>(sum));
-    }
-    oracle.append(changed.data());
-    const std::vector<double> want = oracle.attend(changed.data(), position);
-    CO_TRY(const std::vector<float> got, co_await trial_decode(device, layer, kernel, qkv, position,
-                                                               0, {change.b_range(change_buffer)}));
-    const double d = largest_difference(got, want);
-    KERNEL_EXPECT(d < 3e-5, "position ", position, " differs by ", d);
-  }
-  co_return Status{};
-}
-
-KERNEL_TEST(low_rank_in_attention) {
-  CO_TRY_VOID(co_await expect_attention(device, {3, 5, 2}, variants(device).back()));
-  CO_TRY_VOID(co_await expect_attention(device, {3, 5}, variants(device).front()));
-  // As real GPUs run it, V from K and with B fetched ahead.
-  co_return co_await expect_attention(device, {4, 4}, unrolled_variants(device).front());
 }
 
 }  // namespace

@@ -47,18 +47,6 @@ fn head_pair(vector: u32, pair: u32) -> vec2<f32> {
   return vec2<f32>(qkv[vector * HEAD_DIM + pair], qkv[vector * HEAD_DIM + HALF + pair]);
 }
 
-//#if CHANGED
-// What adapters add to that.
-struct PairChange { x: LowRow, y: LowRow }
-fn fetch_pair(vector: u32, pair: u32) -> PairChange {
-  return PairChange(fetch_change(vector * HEAD_DIM + pair),
-                    fetch_change(vector * HEAD_DIM + HALF + pair));
-}
-fn pair_change(change: PairChange) -> vec2<f32> {
-  return vec2<f32>(change_of(change.x), change_of(change.y));
-}
-//#endif
-
 fn norm_pair(vector: u32, pair: u32) -> vec2<f32> {
   return vec2<f32>(qk_norms[vector * HEAD_DIM + pair], qk_norms[vector * HEAD_DIM + HALF + pair]);
 }
@@ -75,6 +63,29 @@ fn own_unit(base: u32, u: u32) -> Unit {
 //#endif
 //#endif
 
+//#if HANDED_RANK
+// The workgroup's part of the output's A h, for adapters: [splits][heads][HANDED_RANK] behind the
+// sums.
+var<private> handing_split: u32;
+
+fn handed_value(n: u32) -> f32 { return head_row[n]; }
+fn hand_stage(i: u32, sum: vec4<f32>) {
+//#repeat c FOUR
+  parts[4u * i + ${c}u] = sum[${c}u];
+//#end
+}
+fn hand_staged(i: u32) -> vec4<f32> {
+  return vec4<f32>(parts[4u * i], parts[4u * i + 1u], parts[4u * i + 2u], parts[4u * i + 3u]);
+}
+fn store_handed(four: u32, sum: vec4<f32>) {
+  let at = PARTIAL_LOW + handing_split * HANDED_RANK + 4u * four;
+//#repeat c FOUR
+  partial[at + ${c}u] = sum[${c}u];
+//#end
+}
+//#include hand_low.wgsl
+//#endif
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
 //#if LIGHT
@@ -87,12 +98,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (split >= splits) {
     return;
   }
-//#if CHANGED
-//#if LIGHT
-  load_low(thread, 0u);
-  workgroupBarrier();
-//#endif
-//#endif
   let kv_head = head / (HEADS / KV_HEADS);
   let keys = attention_keys(position);
   let chunk = (keys + splits - 1u) / splits;
@@ -193,37 +198,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 //#endif
   }
-//#if CHANGED
-  var q_change: PairChange;
-  if (works) {
-    q_change = fetch_pair(head, thread);
-  }
-//#if KV_WRITE
-  var k_change: PairChange;
-  var v_change: PairChange;
-  if (works && owns) {
-    k_change = fetch_pair(HEADS + kv_head, thread);
-//#if !V_FROM_K
-    v_change = fetch_pair(HEADS + KV_HEADS + kv_head, thread);
-//#endif
-  }
-//#endif
-  load_low(thread, 0u);
-  workgroupBarrier();
-  if (works) {
-    q += pair_change(q_change);
-//#if KV_WRITE
-    if (owns) {
-      k += pair_change(k_change);
-//#if V_FROM_K
-      v = k;
-//#else
-      v += pair_change(v_change);
-//#endif
-    }
-//#endif
-  }
-//#endif
   let squares = workgroup_sums(thread, vec3<f32>(dot(q, q), dot(k, k), dot(v, v)));
   let factors = 1.0 / sqrt(squares / f32(HEAD_DIM) + EPS);
   if (works) {
@@ -347,7 +321,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       x += parts[(d % 8u) * THREADS + r * UNITS + d / 8u];
     }
     partial[out * HEAD_DIM + d] = x;
+//#if HANDED_RANK
+    head_row[d] = x;
+//#endif
   }
+//#if HANDED_RANK
+  workgroupBarrier();
+  handing_split = out;
+  hand_low(thread, head * HEAD_DIM, HEAD_DIM);
+//#endif
   if (thread == 0u) {
     stats[2u * out] = top;
     stats[2u * out + 1u] = total;

@@ -10,8 +10,8 @@
 // (QUANTIZES) 16 rows at a time, and the second (QUANTIZED) multiplies it as it comes, with no tile
 // and no barrier before its first product. Layout: matvec.h.
 //
-// With a low-rank change (LOW_RANK) the first workgroups compute A h instead, and what comes after
-// the product is low_rank_add.wgsl's: all sums are stored as they are.
+// With a low-rank change (FUSED, fused_change.wgsl) the first workgroups compute V and U of the next
+// product, a row each; the change of the product's own rows is added as they are finished.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
@@ -53,10 +53,6 @@ var<private> ahead_${i}: Fetched;
 
 //#if INTEGER
 //#include activation_bytes.wgsl
-//#endif
-
-//#if LOW_RANK
-//#include low_rank_rows.wgsl
 //#endif
 
 //#if QUANTIZED
@@ -220,6 +216,11 @@ var<private> w_${n}_${c}: vec4<f32>;
 //#end
 //#end
 
+//#if FUSED_RANK
+var<private> site_post: f32;
+var<private> site_gain: f32;
+//#endif
+
 fn rms_factor(square_sum: f32) -> f32 { return 1.0 / sqrt(square_sum / f32(COLS) + EPS); }
 
 fn prepare(tid: u32, merge: u32, writes: bool) {
@@ -271,6 +272,10 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
   pre_factor = rms_factor(max(squares, 0.0) * scale * scale);
 //#endif
 //#endif
+//#if FUSED_RANK
+  site_post = post_factor;
+  site_gain = pre_factor * scale;
+//#endif
 //#repeat n PIECES
 //#repeat c FOUR
   {
@@ -293,6 +298,10 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
 //#end
 //#end
 }
+//#endif
+
+//#if FUSED
+//#include fused_change.wgsl
 //#endif
 
 //#if QUANTIZES
@@ -331,6 +340,23 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#else
   let merge = 1u;
 //#endif
+//#if NEXT_RANK
+  if (group >= NEXT_RANK && group < 2u * NEXT_RANK) {
+    let row = group - NEXT_RANK;
+    let total = workgroup_sum(vec4<f32>(residual_dot(row, tid)), tid, merge);
+    if (tid == 0u) {
+      low_sums[LOW_U + row] = total.x;
+    }
+    return;
+  }
+  // A row of V has all threads.
+  let next_row = group < NEXT_RANK;
+  let begin = select(lane, tid, next_row);
+  let turn = select(LANES, THREADS, next_row);
+//#else
+  let begin = lane;
+  let turn = LANES;
+//#endif
 
 //#if NORM
   prepare(tid, merge, group == 0u);
@@ -338,11 +364,14 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if MERGE
   weigh_splits(tid);
 //#endif
+//#if FUSED_RANK
+  prepare_low(tid);
+//#endif
 //#if QUANTIZED
   // The next turn's are on their way while one is multiplied, as the weights are.
-  var now = activations(min(lane, UNITS - 1u));
-  for (var u = lane; u < UNITS; u += LANES) {
-    let following = min(u + LANES, UNITS - 1u);
+  var now = activations(min(begin, UNITS - 1u));
+  for (var u = begin; u < UNITS; u += turn) {
+    let following = min(u + turn, UNITS - 1u);
     let next = activations(following);
 //#if AHEAD
     multiply(now, u, following);
@@ -402,14 +431,25 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     }
 //#endif
     workgroupBarrier();
-    for (var u = lane; u < count; u += LANES) {
+    for (var u = begin; u < count; u += turn) {
 //#if AHEAD
-      multiply(activations(u), first + u, min(first + u + LANES, UNITS - 1u));
+      multiply(activations(u), first + u, min(first + u + turn, UNITS - 1u));
 //#else
       fetch(first + u);
       multiply(activations(u), first + u, first + u);
 //#endif
     }
+  }
+//#endif
+
+//#if NEXT_RANK
+  if (next_row) {
+    workgroupBarrier();
+    let total = workgroup_sum(vec4<f32>(sum_0), tid, merge);
+    if (tid == 0u) {
+      low_sums[group] = total.x + mixed_in(group);
+    }
+    return;
   }
 //#endif
 
@@ -441,26 +481,34 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       for (var i = 0u; i < bound(LANES); i += merge) {
         up += parts[(ROWS * SLOTS + n) * PART_STRIDE + i];
       }
-//#if LOW_RANK
-      y[y_base + row] = total;
-      if (segment != LOW_SEGMENT) {
-        y[y_base + segment_rows + row] = up;
-      }
-//#else
-//#if QUANTIZES
+//#if FUSED_RANK
+      total += fused_change(0u, row);
+      up += fused_change(1u, row);
+//#endif
+      let value = gelu_tanh(total) * up;
+//#if KEEPS_VALUES
       // Only this thread reads the row's parts.
-      parts[n * PART_STRIDE] = gelu_tanh(total) * up;
-//#else
-      y[y_base + row] = gelu_tanh(total) * up;
+      parts[n * PART_STRIDE] = value;
 //#endif
+//#if !QUANTIZES
+      y[y_base + row] = value;
 //#endif
 //#else
+//#if FUSED_RANK
+      total += fused_change(segment, row);
+//#endif
       y[y_base + row] = finished(total, row);
 //#endif
     }
   }
-//#if QUANTIZES
+//#if KEEPS_VALUES
   workgroupBarrier();
+//#endif
+//#if HANDED_RANK
+  handing_group = group;
+  hand_low(tid, first_row, min(HANDED_ROWS, segment_rows - first_row));
+//#endif
+//#if QUANTIZES
   for (var n = 4u * tid; n < ROWS * SLOTS; n += 4u * THREADS) {
     // Groups begin at multiples of 16 rows, and segments end there.
     if (first_row + n < segment_rows) {

@@ -1,0 +1,68 @@
+// Low-rank changes (low_rank.h) that the kernels of one token make by themselves, without a
+// dispatch more: y = W h + B (f * (A h)), where A h is ready before h is.
+//
+// A product's input is linear in what the product before it gave, but for two numbers. With the
+// norm site between them (Prologue::kResidualNorm),
+//   h = gain * pre * scale * (x_old + factor * post * delta),   delta = W' z (+ its own change),
+//   A h = gain * scale * (U + factor * V),   U = (A pre) x_old,   V = (A pre post) delta,
+// and V = (A pre post W') z, so that the product before computes U and V as rows of its own: those
+// of the small matrix A pre post W', made once, and of A pre. What is not linear is handed over:
+// attention and gate/up leave, for each of their workgroups, the part of the next product's A h
+// that comes from the workgroup's outputs.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace lapidary::kernels {
+
+// Of one product, all parts and adapters together.
+inline constexpr uint32_t kMaxFusedRank = 128;
+
+// What a kernel makes of it; the parts say what changes its own rows, `next` whose U and V it
+// computes, `handed` whose A h it leaves in pieces. All ranks are whole fours: rows and columns of
+// zeros fill them up.
+struct FusedChange {
+  struct Part {
+    uint32_t rank = 0;  // 0: the matrix is not changed
+    uint32_t rows = 0;  // of the matrix
+  };
+  std::vector<Part> parts;   // of the product, a segment each; none: it is not changed
+  uint32_t cols = 0;         // of the product; with `next` a multiple of 32
+  uint32_t pieces = 0;       // of its own A h, where those were handed over by gate/up
+  uint32_t next_rank = 0;    // of the next product, all parts
+  uint32_t hidden = 0;       // its columns, a multiple of 32
+  uint32_t handed_rank = 0;  // of the product that takes this one's output
+  uint32_t handed_cols = 0;  // of that product
+
+  uint32_t rank() const {
+    uint32_t sum = 0;
+    for (const Part& part : parts) sum += part.rank;
+    return sum;
+  }
+  bool any() const { return rank() + next_rank + handed_rank > 0; }
+
+  // The buffer `adapter`, offsets in floats, whole fours; V's and U's are multiples of 64.
+  //   factors [rank]                          f
+  //   B of each part [rows][rank of the part]
+  //   V [next_rank][cols], U [next_rank][hidden], mixed [next_rank][rank]: (A pre post) B
+  //   handed [handed_cols][handed_rank]       A, transposed
+  uint64_t b_offset(size_t part) const {
+    uint64_t at = rank();
+    for (size_t i = 0; i < part; ++i) at += uint64_t{parts[i].rank} * parts[i].rows;
+    return at;
+  }
+  uint64_t v_offset() const { return (b_offset(parts.size()) + 63) / 64 * 64; }
+  uint64_t u_offset() const { return (v_offset() + uint64_t{next_rank} * cols + 63) / 64 * 64; }
+  uint64_t mixed_offset() const { return u_offset() + uint64_t{next_rank} * hidden; }
+  uint64_t handed_offset() const { return mixed_offset() + uint64_t{next_rank} * rank(); }
+  uint64_t floats() const { return handed_offset() + uint64_t{handed_rank} * handed_cols; }
+};
+
+// The buffer `low` that such kernels pass on, in floats: V and U of the next product, then the
+// pieces handed over by gate/up [pieces][rank]. Attention's pieces, [splits][heads][rank], lie
+// behind its partial sums instead.
+inline constexpr uint32_t kLowU = kMaxFusedRank;
+inline constexpr uint32_t kLowPieces = 2 * kMaxFusedRank;
+
+}  // namespace lapidary::kernels

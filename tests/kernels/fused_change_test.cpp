@@ -1,0 +1,354 @@
+// Low-rank changes that the kernels of one token make by themselves, against plain double loops:
+// each way that A h comes in, and each that the next product's goes out.
+#include <algorithm>
+#include <cmath>
+
+#include "engine/kernels/arrange.h"
+#include "engine/kernels/attention.h"
+#include "engine/kernels/fused_change.h"
+#include "engine/kernels/matvec.h"
+#include "engine/kernels/selftest_matrix.h"
+#include "engine/kernels/step.h"
+#include "engine/kernels/trial.h"
+#include "engine/kernels/trial_attention.h"
+#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/variants.h"
+
+namespace lapidary::kernels {
+namespace {
+
+double tolerance_of(Dot dot) { return dot == Dot::kF32 ? 5e-5 : dot == Dot::kInt16 ? 3e-4 : 6e-2; }
+
+Status close(std::span<const float> got, const std::vector<double>& want, double tolerance,
+             const std::string& what) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (!(std::fabs(got[i] - want[i]) <= tolerance * std::max(1.0, std::fabs(want[i]))))
+      return fail(ErrorCode::kInternal,
+                  cat(what, " at ", i, ": ", got[i], " instead of ", want[i]));
+  }
+  return {};
+}
+
+// The buffer `adapter` of random values.
+std::vector<float> trial_adapter(const FusedChange& fused) {
+  std::vector<float> values = TrialRandom(3).floats(fused.floats(), 0.2f);
+  for (uint32_t r = 0; r < fused.rank(); ++r) values[r] = 0.5f + 0.1f * static_cast<float>(r);
+  return values;
+}
+
+// What it adds to the rows of all parts, given A h.
+std::vector<double> added(const FusedChange& fused, const std::vector<float>& adapter,
+                          const std::vector<double>& low) {
+  std::vector<double> out;
+  uint32_t first = 0;
+  for (size_t p = 0; p < fused.parts.size(); ++p) {
+    const auto [rank, rows] = fused.parts[p];
+    for (uint32_t row = 0; row < rows; ++row) {
+      double sum = 0;
+      for (uint32_t r = 0; r < rank; ++r) {
+        sum += double{adapter[fused.b_offset(p) + uint64_t{row} * rank + r]} * adapter[first + r] *
+               low[first + r];
+      }
+      out.push_back(sum);
+    }
+    first += rank;
+  }
+  return out;
+}
+
+// V and U of the next product: its input is z, the stream `residual`.
+std::vector<double> next_of(const FusedChange& fused, const std::vector<float>& adapter,
+                            const std::vector<double>& low, const std::vector<float>& z,
+                            const std::vector<float>& residual) {
+  std::vector<double> out(kLowU + fused.next_rank);
+  for (uint32_t r = 0; r < fused.next_rank; ++r) {
+    for (uint32_t i = 0; i < fused.cols; ++i)
+      out[r] += double{adapter[fused.v_offset() + uint64_t{r} * fused.cols + i]} * z[i];
+    for (uint32_t k = 0; k < fused.rank(); ++k) {
+      out[r] += double{adapter[fused.mixed_offset() + uint64_t{r} * fused.rank() + k]} *
+                adapter[k] * low[k];
+    }
+    for (uint32_t i = 0; i < fused.hidden; ++i)
+      out[kLowU + r] +=
+          double{adapter[fused.u_offset() + uint64_t{r} * fused.hidden + i]} * residual[i];
+  }
+  return out;
+}
+
+Task<Status> expect_next(gpu::Device& device, const gpu::Buffer& sums, const FusedChange& fused,
+                         const std::vector<double>& want, double tolerance, std::string what) {
+  CO_TRY(const std::vector<float> got,
+         co_await trial_read<float>(device, sums, kLowU + fused.next_rank));
+  CO_TRY_VOID(close({got.data(), fused.next_rank}, {want.begin(), want.begin() + fused.next_rank},
+                    tolerance, cat(what, ", V")));
+  co_return close({got.data() + kLowU, fused.next_rank}, {want.begin() + kLowU, want.end()},
+                  tolerance, cat(what, ", U"));
+}
+
+Task<Result<TrialGroup>> make_group(gpu::Device& device, std::vector<uint32_t> rows,
+                                    uint32_t cols) {
+  std::vector<TrialMatrix> matrices;
+  for (size_t i = 0; i < rows.size(); ++i)
+    matrices.push_back(trial_matrix(Codec::kQ8_0, rows[i], cols, static_cast<uint32_t>(40 + i)));
+  co_return co_await trial_group(device, std::move(matrices));
+}
+
+// Gate and up behind a norm site; of what they give the pieces of A of down are handed over.
+Task<Status> expect_gate_up(gpu::Device& device, const Variant& variant, bool has_post,
+                            std::optional<MatvecTiling> tiling) {
+  constexpr uint32_t kCols = 64;
+  constexpr uint32_t kRows = 96;
+  CO_TRY(const TrialGroup group, co_await make_group(device, {kRows, kRows}, kCols));
+  MatvecSpec spec{.segments = group.segments,
+                  .cols = kCols,
+                  .prologue = Prologue::kResidualNorm,
+                  .epilogue = Epilogue::kGeglu,
+                  .has_post = has_post,
+                  .fused = {.parts = {{4, kRows}, {8, kRows}},
+                            .cols = kCols,
+                            .handed_rank = 12,
+                            .handed_cols = kRows},
+                  .tiling = tiling};
+  if (variant.light) spec.tiling = light_tiling(spec);
+  const FusedChange& fused = spec.fused;
+  const std::vector<float> adapter = trial_adapter(fused);
+  TrialRandom random(7);
+  const std::vector<float> x_old = random.floats(kCols, 3.0f);
+  const std::vector<float> delta = random.floats(kCols, 2.0f);
+  std::vector<float> site = random.floats(2 * kCols, 0.5f, 1.0f);
+  site.resize(2 * kCols + 4, 0.75f);
+  const uint32_t pieces = handed_pieces(spec);
+  std::vector<float> sums = random.floats(kLowPieces + uint64_t{pieces} * fused.handed_rank);
+
+  const auto rms = [](std::span<const double> v) {
+    double sum = 0;
+    for (const double x : v) sum += x * x;
+    return 1 / std::sqrt(sum / static_cast<double>(v.size()) + 1e-6);
+  };
+  const std::vector<double> update(delta.begin(), delta.end());
+  const double factor = has_post ? rms(update) : 1;
+  std::vector<double> x_new(kCols);
+  for (uint32_t i = 0; i < kCols; ++i)
+    x_new[i] = (x_old[i] + factor * delta[i] * (has_post ? site[i] : 1.0)) * 0.75;
+  const double gain = rms(x_new);
+  std::vector<float> h(kCols);
+  for (uint32_t i = 0; i < kCols; ++i) h[i] = static_cast<float>(x_new[i] * gain * site[kCols + i]);
+  std::vector<double> low;
+  for (uint32_t r = 0; r < fused.rank(); ++r)
+    low.push_back(gain * 0.75 * (sums[kLowU + r] + factor * sums[r]));
+  const std::vector<double> product = trial_product(group, h.data());
+  const std::vector<double> more = added(fused, adapter, low);
+  std::vector<double> want(kRows);
+  for (uint32_t i = 0; i < kRows; ++i)
+    want[i] = trial_gelu(product[i] + more[i]) * (product[kRows + i] + more[kRows + i]);
+  std::vector<double> handed(fused.handed_rank);
+  for (uint32_t r = 0; r < fused.handed_rank; ++r) {
+    for (uint32_t i = 0; i < kRows; ++i)
+      handed[r] += adapter[fused.handed_offset() + uint64_t{i} * fused.handed_rank + r] * want[i];
+  }
+
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, kRows * 4));
+  CO_TRY(const gpu::Buffer old_buffer, trial_buffer(device, x_old));
+  CO_TRY(const gpu::Buffer delta_buffer, trial_buffer(device, delta));
+  CO_TRY(const gpu::Buffer site_buffer, trial_buffer(device, site));
+  CO_TRY(const gpu::Buffer new_buffer, trial_zeros(device, kCols * 4));
+  CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
+  CO_TRY(const gpu::Buffer sums_buffer, trial_buffer(device, sums));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(spec, variant),
+                                 {group.buffer, y, old_buffer, delta_buffer, site_buffer,
+                                  new_buffer, adapter_buffer, sums_buffer},
+                                 matvec_groups(spec)));
+  const double tolerance = 8 * tolerance_of(variant.dot);  // products of two, and sums of them
+  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, y, kRows));
+  CO_TRY_VOID(close(got, want, tolerance, cat("gate and up, ", dot_name(variant.dot))));
+  CO_TRY(sums, co_await trial_read<float>(device, sums_buffer, sums.size()));
+  std::vector<float> total(fused.handed_rank);
+  for (uint32_t p = 0; p < pieces; ++p) {
+    for (uint32_t r = 0; r < fused.handed_rank; ++r)
+      total[r] += sums[kLowPieces + p * fused.handed_rank + r];
+  }
+  co_return close(total, handed, 4 * tolerance, cat("handed over, ", dot_name(variant.dot)));
+}
+
+KERNEL_TEST(fused_change_after_a_norm) {
+  for (const Variant& variant : dot_variants(device))
+    CO_TRY_VOID(co_await expect_gate_up(device, variant, true, std::nullopt));
+  // As real GPUs run it, several rows a thread.
+  co_return co_await expect_gate_up(device, {.dot = Dot::kInt16}, false, MatvecTiling{64, 8, 2});
+}
+
+// A product whose A h comes in pieces, and that computes V and U of the next one; two segments.
+Task<Status> expect_pieces(gpu::Device& device, const Variant& variant) {
+  constexpr uint32_t kCols = 160;
+  constexpr uint32_t kHidden = 96;
+  constexpr uint32_t kPieces = 21;
+  CO_TRY(const TrialGroup group, co_await make_group(device, {40, 9}, kCols));
+  MatvecSpec spec{.segments = group.segments,
+                  .cols = kCols,
+                  .fused = {.parts = {{8, 40}, {4, 9}},
+                            .cols = kCols,
+                            .pieces = kPieces,
+                            .next_rank = 8,
+                            .hidden = kHidden}};
+  if (variant.light) spec.tiling = light_tiling(spec);
+  const FusedChange& fused = spec.fused;
+  const std::vector<float> adapter = trial_adapter(fused);
+  TrialRandom random(8);
+  const std::vector<float> z = random.floats(kCols);
+  const std::vector<float> residual = random.floats(kHidden);
+  const std::vector<float> sums = random.floats(kLowPieces + kPieces * fused.rank(), 0.3f);
+  std::vector<double> low(fused.rank());
+  for (uint32_t p = 0; p < kPieces; ++p) {
+    for (uint32_t r = 0; r < fused.rank(); ++r) low[r] += sums[kLowPieces + p * fused.rank() + r];
+  }
+  std::vector<double> want = trial_product(group, z.data());
+  const std::vector<double> more = added(fused, adapter, low);
+  for (size_t i = 0; i < want.size(); ++i) want[i] += more[i];
+
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, want.size() * 4));
+  CO_TRY(const gpu::Buffer z_buffer, trial_buffer(device, z));
+  CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
+  CO_TRY(const gpu::Buffer sums_buffer, trial_buffer(device, sums));
+  CO_TRY(const gpu::Buffer residual_buffer, trial_buffer(device, residual));
+  CO_TRY_VOID(
+      co_await trial_run(device, matvec_source(spec, variant),
+                         {group.buffer, y, z_buffer, adapter_buffer, sums_buffer, residual_buffer},
+                         matvec_groups(spec)));
+  const double tolerance = 2 * tolerance_of(variant.dot);
+  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, y, want.size()));
+  CO_TRY_VOID(close(got, want, tolerance, cat("pieces, ", dot_name(variant.dot))));
+  co_return co_await expect_next(device, sums_buffer, fused,
+                                 next_of(fused, adapter, low, z, residual), 4 * tolerance,
+                                 std::string(dot_name(variant.dot)));
+}
+
+KERNEL_TEST(fused_change_of_pieces) {
+  for (const Variant& variant : dot_variants(device))
+    CO_TRY_VOID(co_await expect_pieces(device, variant));
+  co_return co_await expect_pieces(device, unrolled_variants(device).back());
+}
+
+// Attention leaves the output's A h in pieces, which the output merges as it merges the sums.
+Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint32_t position) {
+  constexpr uint32_t kHidden = 64;
+  constexpr uint32_t kRank = 12;
+  const AttentionSpec spec{.heads = 4,
+                           .kv_heads = 2,
+                           .head_dim = 16,
+                           .slots = 512,
+                           .rotated_pairs = 8,
+                           .kv_f32 = true,
+                           .max_splits = 3};
+  constexpr uint32_t kCols = 64;
+  const uint32_t rows = spec.qkv_rows();
+  TrialRandom random(4);
+  const std::vector<float> norms = random.floats(32, 0.15f, 0.45f);
+  AttentionOracle oracle(spec, norms);
+  CO_TRY(TrialLayer layer, trial_layer(device, spec, norms, 1, 512));
+  const uint64_t sums = uint64_t{spec.max_splits} * kCols;
+  CO_TRY(layer.partial,
+         trial_zeros(device, (sums + uint64_t{spec.max_splits} * spec.heads * kRank) * 4));
+  const FusedChange handed{.parts = {{4, 64}}, .handed_rank = kRank, .handed_cols = kCols};
+  const std::vector<float> a = trial_adapter(handed);
+  CO_TRY(const gpu::Buffer a_buffer, trial_buffer(device, a));
+  CO_TRY(const gpu::Kernel kernel,
+         co_await trial_kernel(device, attention_decode_source(spec, variant, handed)));
+  // The cache up to the position.
+  std::vector<float> cache_k;
+  std::vector<float> cache_v;
+  const uint32_t width = spec.kv_heads * spec.head_dim;
+  for (uint32_t p = 0; p < position; ++p) {
+    const std::vector<float> k = random.floats(width);
+    const std::vector<float> v = random.floats(width);
+    oracle.append_rows(k, v);
+    cache_k.insert(cache_k.end(), k.begin(), k.end());
+    cache_v.insert(cache_v.end(), v.begin(), v.end());
+  }
+  if (position > 0) {
+    device.write(layer.k, 0, std::as_bytes(std::span(cache_k)));
+    device.write(layer.v, 0, std::as_bytes(std::span(cache_v)));
+  }
+  const std::vector<float> qkv = random.floats(rows, 2.0f);
+  oracle.append(qkv.data());
+  const std::vector<double> attended = oracle.attend(qkv.data(), position);
+  CO_TRY(const std::vector<float> got,
+         co_await trial_decode(device, layer, kernel, qkv, position, 0, {a_buffer}));
+  KERNEL_EXPECT(largest_difference(got, attended) < 3e-5, "attention itself, at ", position);
+
+  CO_TRY(const TrialGroup group, co_await make_group(device, {37}, kCols));
+  MatvecSpec output{
+      .segments = group.segments,
+      .cols = kCols,
+      .prologue = Prologue::kMerge,
+      .heads = spec.heads,
+      .head_dim = spec.head_dim,
+      .max_splits = spec.max_splits,
+      .fused = {.parts = {{kRank, 37}}, .cols = kCols, .next_rank = 4, .hidden = kHidden}};
+  if (variant.light) output.tiling = light_tiling(output);
+  const FusedChange& fused = output.fused;
+  const std::vector<float> adapter = trial_adapter(fused);
+  const std::vector<float> residual = random.floats(kHidden);
+  std::vector<double> low(kRank);
+  for (uint32_t r = 0; r < kRank; ++r) {
+    for (uint32_t i = 0; i < kCols; ++i)
+      low[r] += a[handed.handed_offset() + uint64_t{i} * kRank + r] * attended[i];
+  }
+  const std::vector<float> z(attended.begin(), attended.end());
+  std::vector<double> want = trial_product(group, z.data());
+  const std::vector<double> more = added(fused, adapter, low);
+  for (size_t i = 0; i < want.size(); ++i) want[i] += more[i];
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, 37 * 4));
+  CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
+  CO_TRY(const gpu::Buffer sums_buffer, trial_zeros(device, kLowPieces * 4));
+  CO_TRY(const gpu::Buffer residual_buffer, trial_buffer(device, residual));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(output, variant),
+                                 {group.buffer, y, layer.partial, layer.stats, adapter_buffer,
+                                  sums_buffer, residual_buffer, layer.step},
+                                 matvec_groups(output)));
+  CO_TRY(const std::vector<float> y_values, co_await trial_read<float>(device, y, 37));
+  const double tolerance = 2 * tolerance_of(variant.dot);
+  CO_TRY_VOID(close(y_values, want, tolerance, cat("merged at ", position)));
+  co_return co_await expect_next(device, sums_buffer, fused,
+                                 next_of(fused, adapter, low, z, residual), 4 * tolerance,
+                                 cat("merged at ", position));
+}
+
+KERNEL_TEST(fused_change_of_attention) {
+  for (const Variant& variant : variants(device))
+    CO_TRY_VOID(co_await expect_attention(device, variant, 300));
+  Variant unrolled = unrolled_variants(device).front();
+  unrolled.dot = Dot::kInt16;
+  co_return co_await expect_attention(device, unrolled, 0);
+}
+
+// A transposed part of a matrix, times both weights of its columns.
+KERNEL_TEST(fused_change_arranged) {
+  const ArrangeSpec spec{.rows = 5,
+                         .cols = 70,
+                         .in_offset = 3,
+                         .in_row = 1,
+                         .in_col = 6,
+                         .out_offset = 2,
+                         .out_row = 72,
+                         .weights = 3};
+  TrialRandom random(2);
+  const std::vector<float> in = random.floats(3 + 70 * 6);
+  const std::vector<float> site = random.floats(2 * 70 + 4);
+  const std::vector<float> before(2 + 5 * 72, 7.0f);
+  std::vector<double> want(before.begin(), before.end());
+  for (uint32_t i = 0; i < 5; ++i) {
+    for (uint32_t j = 0; j < 70; ++j)
+      want[2 + i * 72 + j] = double{in[3 + i + j * 6]} * site[j] * site[70 + j];
+  }
+  CO_TRY(const gpu::Buffer in_buffer, trial_buffer(device, in));
+  CO_TRY(const gpu::Buffer out, trial_buffer(device, before));
+  CO_TRY(const gpu::Buffer site_buffer, trial_buffer(device, site));
+  CO_TRY(const gpu::Buffer params, trial_buffer(device, std::vector<ArrangeSpec>{spec}));
+  CO_TRY_VOID(co_await trial_run(device, arrange_source(), {in_buffer, out, site_buffer, params},
+                                 arrange_groups(spec)));
+  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, out, before.size()));
+  co_return close(got, want, 1e-6, "arranged");
+}
+
+}  // namespace
+}  // namespace lapidary::kernels
