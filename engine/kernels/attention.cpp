@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "engine/base/bytes.h"
 #include "engine/base/text.h"
 
 namespace lapidary::kernels {
@@ -115,12 +116,14 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
       .bind('r', "rope", "array<vec2<f32>>");
   bind_cache(composer, spec, spec.shares_kv ? 'r' : 'w');
   composer.bind('w', "partial", "array<f32>").bind('w', "stats", "array<f32>");
-  if (const uint32_t fours = fused.handed_rank / 4; fours > 0) {
+  if (fused.handed_rank > 0) {
+    const uint32_t handing = handers(fused.handed_rank, kDecodeThreads, spec.head_dim);
     composer.bind('r', "adapter", "array<vec4<f32>>")
         .constant("HANDED_RANK", fused.handed_rank)
-        .constant("HANDED_ROWS", spec.head_dim)
         .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 4))
-        .constant("HANDERS", std::clamp(kDecodeThreads / fours, 1u, 16u))
+        .constant("HANDERS", handing)
+        .constant("HANDED_AHEAD",
+                  variant.light ? 0 : std::min(div_ceil(spec.head_dim, handing), 8u))
         .constant("PARTIAL_LOW", spec.max_splits * spec.heads * spec.head_dim);
   } else {
     composer.flag("HANDED_RANK", 0);

@@ -59,10 +59,16 @@ struct FusedChange {
   uint64_t floats() const { return handed_offset() + uint64_t{handed_rank} * handed_cols; }
 };
 
-// The buffer `low` that such kernels pass on, in floats: V and U of the next product, then the
-// pieces handed over by gate/up [pieces][rank]. Attention's pieces, [splits][heads][rank], lie
-// behind its partial sums instead.
+// What such kernels pass on lies behind their outputs, in floats: V of the next product, and from
+// kLowU on its U; behind gate/up's the pieces [workgroups][rank] of down's A h; behind attention's
+// partial sums the pieces [splits][heads][rank] of the output's.
 inline constexpr uint32_t kLowU = kMaxFusedRank;
-inline constexpr uint32_t kLowPieces = 2 * kMaxFusedRank;
+inline constexpr uint32_t kLowFloats = 2 * kMaxFusedRank;
+
+// Threads of a workgroup that share its outputs, for each four ranks of what it hands over.
+constexpr uint32_t handers(uint32_t rank, uint32_t threads, uint32_t outputs) {
+  const uint32_t most = threads * 4 / rank;
+  return most < 1 ? 1 : most > outputs ? outputs : most;
+}
 
 }  // namespace lapidary::kernels

@@ -43,17 +43,18 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
 // A row of the next product's V or U has a workgroup.
 uint32_t next_groups(const MatvecSpec& spec) { return 2 * spec.fused.next_rank; }
 
-// Threads that sum up pieces, or outputs, for each rank (or four of them).
-uint32_t gatherers(uint32_t ranks, const MatvecTiling& tiling) {
-  return std::clamp(tiling.threads / ranks, 1u, 16u);
+// Threads that sum up pieces for each rank.
+uint32_t gatherers(uint32_t rank, const MatvecTiling& tiling) {
+  return std::clamp(tiling.threads / rank, 1u, 16u);
 }
 // Floats of workgroup memory for their sums.
 uint32_t low_stage(const MatvecSpec& spec, const MatvecTiling& tiling) {
   const uint32_t rank = spec.fused.rank();
-  const uint32_t fours = spec.fused.handed_rank / 4;
   uint32_t floats = 0;
   if (rank > 0 && !has_norm(spec)) floats = rank * gatherers(rank, tiling);
-  if (fours > 0) floats = std::max(floats, 4 * fours * gatherers(fours, tiling));
+  if (const uint32_t handed = spec.fused.handed_rank; handed > 0) {
+    floats = std::max(floats, handed * handers(handed, tiling.threads, rows_per_group(tiling)));
+  }
   return floats;
 }
 
@@ -197,13 +198,13 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
                ", u);\n");
   });
   text += "}\nfn multiply(a: Activations, u: u32, next: u32) {\n";
-  for (uint32_t i = 0; i < outputs(spec, tiling); ++i)
-    text += cat("  let now_", i, " = ahead_", i, ";\n");
-  if (ahead) text += "  fetch(next);\n";
   if (next) {
     text += cat("  if (segment == ", spec.segments.size(),
                 "u) {\n    sum_0 += next_dot(first_row, u, a);\n    return;\n  }\n");
   }
+  for (uint32_t i = 0; i < outputs(spec, tiling); ++i)
+    text += cat("  let now_", i, " = ahead_", i, ";\n");
+  if (ahead) text += "  fetch(next);\n";
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  sum_", i, " += ", codec, "_dot(now_", i, ", ", planes, ", row_", i % tiling.rows,
                ", u, a);\n");
@@ -221,23 +222,37 @@ void add_epilogue(Composer& composer, const MatvecSpec& spec) {
   composer.text(cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
 }
 
-// fused_change(part, row): what the change adds to a row of the segment.
-void add_fused_change(Composer& composer, const FusedChange& fused) {
-  std::string text = "fn fused_change(part: u32, row: u32) -> f32 {\n";
-  uint32_t first = 0;
+// Fours of a row of B that are fetched ahead: where all parts have them, and a thread finishes one
+// row at most. Of two streams one each, which brings the rest near: the registers for all of them
+// would slow gate/up by a third.
+uint32_t changes_ahead(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant) {
+  if (variant.light || rows_per_group(tiling) > tiling.threads) return 0;
+  uint32_t fours = streams(spec) == 2 ? 1 : 4;
+  for (const auto& part : spec.fused.parts) fours = std::min(fours, part.rank / 4);
+  return fours;
+}
+
+// change_at, change_first, change_fours: by the part, where B's rows and their ranks are.
+void add_change_places(Composer& composer, const FusedChange& fused) {
+  std::string at = "fn change_at(part: u32, row: u32) -> u32 {\n";
+  std::string first = "fn change_first(part: u32) -> u32 {\n";
+  std::string count = "fn change_fours(part: u32) -> u32 {\n";
+  uint32_t before = 0;
   for (size_t i = 0; i < fused.parts.size(); ++i) {
     const uint32_t fours = fused.parts[i].rank / 4;
-    if (fours > 0) {
-      text += cat("  if (part == ", i, "u) { return low_product(", fused.b_offset(i) / 4,
-                  "u + row * ", fours, "u, ", first, "u, ", fours, "u); }\n");
-    }
-    first += fours;
+    const std::string when =
+        i + 1 < fused.parts.size() ? cat("  if (part == ", i, "u) { return ") : "  { return ";
+    at += cat(when, fused.b_offset(i) / 4, "u + row * ", fours, "u; }\n");
+    first += cat(when, before, "u; }\n");
+    count += cat(when, fours, "u; }\n");
+    before += fours;
   }
-  composer.text(text + "  return 0.0;\n}\n");
+  composer.text(cat(at, "}\n", first, "}\n", count, "}\n"));
 }
 
 // What fused_change.wgsl asks for.
-void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling) {
+void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
+               const Variant& variant) {
   const FusedChange& fused = spec.fused;
   const auto vectors = [](uint64_t floats) { return static_cast<uint32_t>(floats / 4); };
   composer.flag("FUSED", fused.any());
@@ -248,8 +263,17 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   }
   composer.flag("KEEPS_VALUES", spec.quantizes || fused.handed_rank > 0);
   if (fused.rank() > 0) {
+    const uint32_t gathering = gatherers(fused.rank(), tiling);
+    // Attention seldom has more pieces than that.
+    const uint32_t turns =
+        spec.prologue == Prologue::kMerge ? 1 : div_ceil(fused.pieces, gathering);
+    const bool gathers = !variant.light && !has_norm(spec) && fused.rank() <= tiling.threads;
     composer.constant("FUSED_RANK", fused.rank())
-        .constant("GATHERERS", gatherers(fused.rank(), tiling))
+        .constant("GATHERERS", gathering)
+        .flag("GATHERED", gathers ? std::min(turns, 16u) : 0)
+        .flag("CHANGE_AHEAD", changes_ahead(spec, tiling, variant))
+        .constant("CHANGES_AHEAD", changes_ahead(spec, tiling, variant))
+        .flag("STREAMS", streams(spec))
         .constant("PIECES", fused.pieces)
         .constant("PARTIAL_LOW", spec.max_splits * spec.cols / 4);
   } else {
@@ -257,7 +281,11 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   }
   if (fused.next_rank > 0) {
     composer.constant("NEXT_RANK", fused.next_rank)
+        .constant("NEXT_BEHIND", output_rows(spec.segments, spec.epilogue))
+        .constant("NEXT_SEGMENT", static_cast<uint32_t>(spec.segments.size()))
         .constant("NEXT_VECTORS", fused.hidden / 4)
+        .flag("NEXT_TURNS",
+              variant.light ? 0 : std::min(div_ceil(fused.hidden / 4, tiling.threads), 8u))
         .constant("NEXT_V", vectors(fused.v_offset()))
         .constant("NEXT_U", vectors(fused.u_offset()))
         .constant("NEXT_MIXED", vectors(fused.mixed_offset()));
@@ -265,14 +293,18 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
     composer.flag("NEXT_RANK", 0);
   }
   if (const uint32_t fours = fused.handed_rank / 4; fours > 0) {
+    const uint32_t handing = handers(fused.handed_rank, tiling.threads, rows_per_group(tiling));
+    const uint32_t turns = div_ceil(rows_per_group(tiling), handing);
     composer.constant("HANDED_RANK", fused.handed_rank)
         .constant("HANDED_ROWS", rows_per_group(tiling))
         .constant("HANDED", vectors(fused.handed_offset()))
-        .constant("HANDERS", gatherers(fours, tiling));
+        .constant("HANDED_BEHIND", output_rows(spec.segments, spec.epilogue))
+        .constant("HANDERS", handing)
+        .constant("HANDED_AHEAD", variant.light ? 0 : std::min(turns, 8u));
   } else {
     composer.flag("HANDED_RANK", 0);
   }
-  composer.constant("LOW_U", kLowU).constant("LOW_PIECES", kLowPieces);
+  composer.constant("LOW_U", kLowU);
 }
 
 std::string label_of(const MatvecSpec& spec) {
@@ -323,7 +355,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       break;
   }
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
-  if (spec.fused.any()) composer.bind('r', "adapter", kVectors).bind('w', "low_sums", kFloats);
+  if (spec.fused.any()) composer.bind('r', "adapter", kVectors);
   if (spec.fused.next_rank > 0) composer.bind('r', "residual", kVectors);
   if (merge) composer.bind('u', "step", "Step");
 
@@ -371,13 +403,13 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
         .constant("MAX_SPLITS", spec.max_splits)
         .constant("KEYS_PER_SPLIT", kKeysPerSplit);
   }
-  set_fused(composer, spec, tiling);
+  set_fused(composer, spec, tiling, variant);
   add_segments(composer, spec.segments, spec.cols, dot);
   composer.include("epilogue.wgsl").include("matvec.wgsl");
   add_locate(composer, spec, tiling);
   add_products(composer, spec, tiling, ahead);
   add_epilogue(composer, spec);
-  if (spec.fused.rank() > 0) add_fused_change(composer, spec.fused);
+  if (spec.fused.rank() > 0) add_change_places(composer, spec.fused);
   return std::move(composer).finish(label_of(spec));
 }
 

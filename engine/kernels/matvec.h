@@ -79,17 +79,18 @@ struct MatvecSpec {
   uint32_t head_dim = 0;
   uint32_t window = 0;
   uint32_t max_splits = 16;
-  // A low-rank change that the kernel makes. Parts: not with kNorm, and with kMerge of one part and
-  // a head_dim that is a multiple of 4; its pieces then follow `partial`'s. next: not with a norm.
-  // handed: with kGeglu.
+  // A low-rank change that the kernel makes. Parts: not with kNorm, with kMerge of one part and a
+  // head_dim that is a multiple of 4, else cols are. What its A h is made from lies behind delta,
+  // partial or x (as if that held f32), what it passes on behind y (fused_change.h). next: not with
+  // a norm, row_offset 0. handed: with kGeglu.
   FusedChange fused;
   // Chosen from the shape when absent.
   std::optional<MatvecTiling> tiling;
 };
 
 // Bindings: 0 r weights, 1 w y, then the prologue's and the epilogue's in the order listed above,
-// with a fused change r adapter, w low, and for `next` r the residual stream f32 [hidden]; last u
-// step where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
+// with a fused change r adapter, and for `next` r the residual stream f32 [hidden]; last u step
+// where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
 Groups matvec_groups(const MatvecSpec& spec);
 // With a handed change: the pieces of the next product's A h, one a workgroup.

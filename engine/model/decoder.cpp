@@ -344,7 +344,12 @@ void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool 
   list_.copy(x, (count - 1) * row, one_.x[entry], 0, row);
   list_.copy(batch_.delta, (count - 1) * row, one_.delta, 0, row);
   list_.begin_pass();
-  entry_.record(list_, cache_, end);
+  if (entry_.size() > 0) {
+    entry_.record(list_, cache_, end);
+    list_.end_pass();
+    list_.copy(one_low_, 0, one_.delta, row, kernels::kLowFloats * sizeof(float));
+    list_.begin_pass();
+  }
   for (size_t l = batch_layers_; l < config_.layers.size(); ++l)
     decode_layers_[l].record(list_, cache_, end);
   decode_head_.record(list_, cache_, end);

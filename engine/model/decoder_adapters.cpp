@@ -28,14 +28,16 @@ Status Decoder::allocate_for_adapters() {
       const auto* gate_up = fusion_.find(l, Product::kGateUp);
       const auto* qkv = fusion_.find(l, Product::kQkv);
       if (gate_up != nullptr) {
-        pieces = std::max<uint64_t>(pieces,
-                                    uint64_t{config_.layers[l].ffn} * gate_up->shape.handed_rank);
+        pieces = std::max<uint64_t>(
+            pieces, uint64_t{config_.layers[l].ffn} * (1 + gate_up->shape.handed_rank));
       }
       const uint64_t handed = qkv != nullptr ? qkv->shape.handed_rank : 0;
       partial = std::max(partial, splits * (attention.head_dim + handed));
     }
-    low = std::max(low, kernels::kLowPieces + pieces);
+    low = std::max<uint64_t>(low, kernels::kLowFloats);
     TRY_VOID(grow(one_.attention, partial, "attention output"));
+    TRY_VOID(grow(one_.delta, uint64_t{config_.hidden} + kernels::kLowFloats, "residual update"));
+    TRY_VOID(grow(one_.ffn, pieces, "feed-forward activations"));
   }
   TRY_VOID(grow(one_low_, low, "low-rank products"));
   if (stack_.changes(Product::kGateUp)) {
@@ -53,6 +55,7 @@ void Decoder::record_entry() {
   entry_.clear();
   const uint32_t rank = fusion_.entry_rank();
   if (rank == 0) return;
+  // Where a kernel would have left them: behind the update (prefill()).
   const uint32_t x = decode_entry_[batch_layers_];
   const uint64_t bytes = uint64_t{rank} * config_.hidden * sizeof(float);
   kernels::MatvecSpec spec{.segments = {{kernels::Codec::kF32, rank, 0}}, .cols = config_.hidden};

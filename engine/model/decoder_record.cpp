@@ -85,7 +85,7 @@ uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<g
     // What q, k and v have of the output's change is attention's.
     if (spec.epilogue != Epilogue::kGeglu) spec.fused.handed_rank = 0;
     if (spec.fused.any()) {
-      std::vector<gpu::Range> more{changes.fused->buffer, one_low_};
+      std::vector<gpu::Range> more{changes.fused->buffer};
       if (spec.fused.next_rank > 0) more.push_back(*changes.residual);
       // The step is last.
       ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), more.begin(),

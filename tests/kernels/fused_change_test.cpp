@@ -56,7 +56,8 @@ std::vector<double> added(const FusedChange& fused, const std::vector<float>& ad
   return out;
 }
 
-// V and U of the next product: its input is z, the stream `residual`.
+// V and U of the next product, which lie behind the product's rows: its input is z, the stream
+// `residual`.
 std::vector<double> next_of(const FusedChange& fused, const std::vector<float>& adapter,
                             const std::vector<double>& low, const std::vector<float>& z,
                             const std::vector<float>& residual) {
@@ -75,10 +76,12 @@ std::vector<double> next_of(const FusedChange& fused, const std::vector<float>& 
   return out;
 }
 
-Task<Status> expect_next(gpu::Device& device, const gpu::Buffer& sums, const FusedChange& fused,
-                         const std::vector<double>& want, double tolerance, std::string what) {
-  CO_TRY(const std::vector<float> got,
-         co_await trial_read<float>(device, sums, kLowU + fused.next_rank));
+Task<Status> expect_next(gpu::Device& device, const gpu::Buffer& y, uint32_t rows,
+                         const FusedChange& fused, const std::vector<double>& want,
+                         double tolerance, std::string what) {
+  CO_TRY(std::vector<float> got,
+         co_await trial_read<float>(device, y, rows + kLowU + fused.next_rank));
+  got.erase(got.begin(), got.begin() + rows);
   CO_TRY_VOID(close({got.data(), fused.next_rank}, {want.begin(), want.begin() + fused.next_rank},
                     tolerance, cat(what, ", V")));
   co_return close({got.data() + kLowU, fused.next_rank}, {want.begin() + kLowU, want.end()},
@@ -114,18 +117,19 @@ Task<Status> expect_gate_up(gpu::Device& device, const Variant& variant, bool ha
   const std::vector<float> adapter = trial_adapter(fused);
   TrialRandom random(7);
   const std::vector<float> x_old = random.floats(kCols, 3.0f);
-  const std::vector<float> delta = random.floats(kCols, 2.0f);
+  // The update, and behind it V and U.
+  const std::vector<float> delta = random.floats(kCols + kLowFloats, 2.0f);
+  const float* const sums = delta.data() + kCols;
   std::vector<float> site = random.floats(2 * kCols, 0.5f, 1.0f);
   site.resize(2 * kCols + 4, 0.75f);
   const uint32_t pieces = handed_pieces(spec);
-  std::vector<float> sums = random.floats(kLowPieces + uint64_t{pieces} * fused.handed_rank);
 
   const auto rms = [](std::span<const double> v) {
     double sum = 0;
     for (const double x : v) sum += x * x;
     return 1 / std::sqrt(sum / static_cast<double>(v.size()) + 1e-6);
   };
-  const std::vector<double> update(delta.begin(), delta.end());
+  const std::vector<double> update(delta.begin(), delta.begin() + kCols);
   const double factor = has_post ? rms(update) : 1;
   std::vector<double> x_new(kCols);
   for (uint32_t i = 0; i < kCols; ++i)
@@ -147,25 +151,24 @@ Task<Status> expect_gate_up(gpu::Device& device, const Variant& variant, bool ha
       handed[r] += adapter[fused.handed_offset() + uint64_t{i} * fused.handed_rank + r] * want[i];
   }
 
-  CO_TRY(const gpu::Buffer y, trial_zeros(device, kRows * 4));
+  const uint64_t outputs = kRows + uint64_t{pieces} * fused.handed_rank;
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, outputs * 4));
   CO_TRY(const gpu::Buffer old_buffer, trial_buffer(device, x_old));
   CO_TRY(const gpu::Buffer delta_buffer, trial_buffer(device, delta));
   CO_TRY(const gpu::Buffer site_buffer, trial_buffer(device, site));
   CO_TRY(const gpu::Buffer new_buffer, trial_zeros(device, kCols * 4));
   CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
-  CO_TRY(const gpu::Buffer sums_buffer, trial_buffer(device, sums));
-  CO_TRY_VOID(co_await trial_run(device, matvec_source(spec, variant),
-                                 {group.buffer, y, old_buffer, delta_buffer, site_buffer,
-                                  new_buffer, adapter_buffer, sums_buffer},
-                                 matvec_groups(spec)));
+  CO_TRY_VOID(co_await trial_run(
+      device, matvec_source(spec, variant),
+      {group.buffer, y, old_buffer, delta_buffer, site_buffer, new_buffer, adapter_buffer},
+      matvec_groups(spec)));
   const double tolerance = 8 * tolerance_of(variant.dot);  // products of two, and sums of them
-  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, y, kRows));
+  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, y, outputs));
   CO_TRY_VOID(close(got, want, tolerance, cat("gate and up, ", dot_name(variant.dot))));
-  CO_TRY(sums, co_await trial_read<float>(device, sums_buffer, sums.size()));
   std::vector<float> total(fused.handed_rank);
   for (uint32_t p = 0; p < pieces; ++p) {
     for (uint32_t r = 0; r < fused.handed_rank; ++r)
-      total[r] += sums[kLowPieces + p * fused.handed_rank + r];
+      total[r] += got[kRows + p * fused.handed_rank + r];
   }
   co_return close(total, handed, 4 * tolerance, cat("handed over, ", dot_name(variant.dot)));
 }
@@ -194,32 +197,29 @@ Task<Status> expect_pieces(gpu::Device& device, const Variant& variant) {
   const FusedChange& fused = spec.fused;
   const std::vector<float> adapter = trial_adapter(fused);
   TrialRandom random(8);
-  const std::vector<float> z = random.floats(kCols);
+  // The input, and behind it the pieces.
+  const std::vector<float> z = random.floats(kCols + kPieces * fused.rank());
   const std::vector<float> residual = random.floats(kHidden);
-  const std::vector<float> sums = random.floats(kLowPieces + kPieces * fused.rank(), 0.3f);
   std::vector<double> low(fused.rank());
   for (uint32_t p = 0; p < kPieces; ++p) {
-    for (uint32_t r = 0; r < fused.rank(); ++r) low[r] += sums[kLowPieces + p * fused.rank() + r];
+    for (uint32_t r = 0; r < fused.rank(); ++r) low[r] += z[kCols + p * fused.rank() + r];
   }
   std::vector<double> want = trial_product(group, z.data());
   const std::vector<double> more = added(fused, adapter, low);
   for (size_t i = 0; i < want.size(); ++i) want[i] += more[i];
 
-  CO_TRY(const gpu::Buffer y, trial_zeros(device, want.size() * 4));
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, (want.size() + kLowFloats) * 4));
   CO_TRY(const gpu::Buffer z_buffer, trial_buffer(device, z));
   CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
-  CO_TRY(const gpu::Buffer sums_buffer, trial_buffer(device, sums));
   CO_TRY(const gpu::Buffer residual_buffer, trial_buffer(device, residual));
-  CO_TRY_VOID(
-      co_await trial_run(device, matvec_source(spec, variant),
-                         {group.buffer, y, z_buffer, adapter_buffer, sums_buffer, residual_buffer},
-                         matvec_groups(spec)));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(spec, variant),
+                                 {group.buffer, y, z_buffer, adapter_buffer, residual_buffer},
+                                 matvec_groups(spec)));
   const double tolerance = 2 * tolerance_of(variant.dot);
   CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, y, want.size()));
   CO_TRY_VOID(close(got, want, tolerance, cat("pieces, ", dot_name(variant.dot))));
-  co_return co_await expect_next(device, sums_buffer, fused,
-                                 next_of(fused, adapter, low, z, residual), 4 * tolerance,
-                                 std::string(dot_name(variant.dot)));
+  co_return co_await expect_next(device, y, 49, fused, next_of(fused, adapter, low, z, residual),
+                                 4 * tolerance, std::string(dot_name(variant.dot)));
 }
 
 KERNEL_TEST(fused_change_of_pieces) {
@@ -297,20 +297,18 @@ Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint3
   std::vector<double> want = trial_product(group, z.data());
   const std::vector<double> more = added(fused, adapter, low);
   for (size_t i = 0; i < want.size(); ++i) want[i] += more[i];
-  CO_TRY(const gpu::Buffer y, trial_zeros(device, 37 * 4));
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, (37 + kLowFloats) * 4));
   CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
-  CO_TRY(const gpu::Buffer sums_buffer, trial_zeros(device, kLowPieces * 4));
   CO_TRY(const gpu::Buffer residual_buffer, trial_buffer(device, residual));
-  CO_TRY_VOID(co_await trial_run(device, matvec_source(output, variant),
-                                 {group.buffer, y, layer.partial, layer.stats, adapter_buffer,
-                                  sums_buffer, residual_buffer, layer.step},
-                                 matvec_groups(output)));
+  CO_TRY_VOID(co_await trial_run(
+      device, matvec_source(output, variant),
+      {group.buffer, y, layer.partial, layer.stats, adapter_buffer, residual_buffer, layer.step},
+      matvec_groups(output)));
   CO_TRY(const std::vector<float> y_values, co_await trial_read<float>(device, y, 37));
   const double tolerance = 2 * tolerance_of(variant.dot);
   CO_TRY_VOID(close(y_values, want, tolerance, cat("merged at ", position)));
-  co_return co_await expect_next(device, sums_buffer, fused,
-                                 next_of(fused, adapter, low, z, residual), 4 * tolerance,
-                                 cat("merged at ", position));
+  co_return co_await expect_next(device, y, 37, fused, next_of(fused, adapter, low, z, residual),
+                                 4 * tolerance, cat("merged at ", position));
 }
 
 KERNEL_TEST(fused_change_of_attention) {

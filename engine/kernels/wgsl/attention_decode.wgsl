@@ -74,14 +74,9 @@ fn hand_stage(i: u32, sum: vec4<f32>) {
   parts[4u * i + ${c}u] = sum[${c}u];
 //#end
 }
-fn hand_staged(i: u32) -> vec4<f32> {
-  return vec4<f32>(parts[4u * i], parts[4u * i + 1u], parts[4u * i + 2u], parts[4u * i + 3u]);
-}
-fn store_handed(four: u32, sum: vec4<f32>) {
-  let at = PARTIAL_LOW + handing_split * HANDED_RANK + 4u * four;
-//#repeat c FOUR
-  partial[at + ${c}u] = sum[${c}u];
-//#end
+fn hand_staged(i: u32) -> f32 { return parts[i]; }
+fn store_handed(r: u32, sum: f32) {
+  partial[PARTIAL_LOW + handing_split * HANDED_RANK + r] = sum;
 }
 //#include hand_low.wgsl
 //#endif
@@ -308,6 +303,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
   }
 
+//#if HANDED_RANK
+  fetch_handed(thread, head * HEAD_DIM, HEAD_DIM);
+//#endif
   let total = workgroup_sum(thread, mass);
 //#repeat r FOUR
   parts[${r}u * THREADS + thread] = sum.a[${r}u];

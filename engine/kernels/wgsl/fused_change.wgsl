@@ -1,32 +1,35 @@
 // The low-rank change that a matvec makes by itself (fused_change.h). `adapter`: the change's buffer
-// in vectors; low_sums: what such kernels pass on. matvec.cpp adds fused_change(part, row): what is
-// added to a row.
+// in vectors. What is needed of it is asked for before the product begins and used after its end:
+// fetch_change(), then finish_low() and a barrier, then fused_change(). matvec.cpp adds change_at(part,
+// row): where B's row lies in `adapter`, change_first(part): the first four of its ranks, and
+// change_fours(part): how many.
 //#if NEXT_RANK
-// Row `row` of V's matrix, unit u.
 //#if INTEGER
 //#if TWO_BYTES
-fn low_half(at: u32, high: vec4<u32>, rest: vec4<u32>) -> f32 {
-  return dot(adapter[at], 128.0 * signed_bytes(high.x) + signed_bytes(rest.x)) +
-         dot(adapter[at + 1u], 128.0 * signed_bytes(high.y) + signed_bytes(rest.y)) +
-         dot(adapter[at + 2u], 128.0 * signed_bytes(high.z) + signed_bytes(rest.z)) +
-         dot(adapter[at + 3u], 128.0 * signed_bytes(high.w) + signed_bytes(rest.w));
+fn whole(high: u32, rest: u32) -> vec4<f32> {
+  return 128.0 * signed_bytes(high) + signed_bytes(rest);
+}
+fn next_half(at: u32, high: vec4<u32>, rest: vec4<u32>) -> f32 {
+  return dot(adapter[at], whole(high.x, rest.x)) + dot(adapter[at + 1u], whole(high.y, rest.y)) +
+         dot(adapter[at + 2u], whole(high.z, rest.z)) + dot(adapter[at + 3u], whole(high.w, rest.w));
 }
 //#else
-fn low_half(at: u32, high: vec4<u32>) -> f32 {
+fn next_half(at: u32, high: vec4<u32>) -> f32 {
   return dot(adapter[at], signed_bytes(high.x)) + dot(adapter[at + 1u], signed_bytes(high.y)) +
          dot(adapter[at + 2u], signed_bytes(high.z)) + dot(adapter[at + 3u], signed_bytes(high.w));
 }
 //#endif
 //#endif
 
+// Unit u of row `row` of V's matrix.
 fn next_dot(row: u32, u: u32, a: Activations) -> f32 {
   let at = NEXT_V + 8u * (row * UNITS + u);
 //#if INTEGER
 //#if TWO_BYTES
-  return a.scale.x * low_half(at, a.high_0, a.low_0) +
-         a.scale.y * low_half(at + 4u, a.high_1, a.low_1);
+  return a.scale.x * next_half(at, a.high_0, a.low_0) +
+         a.scale.y * next_half(at + 4u, a.high_1, a.low_1);
 //#else
-  return a.scale.x * low_half(at, a.high_0) + a.scale.y * low_half(at + 4u, a.high_1);
+  return a.scale.x * next_half(at, a.high_0) + a.scale.y * next_half(at + 4u, a.high_1);
 //#endif
 //#else
   return matrix_dot(mat4x4<f32>(adapter[at], adapter[at + 1u], adapter[at + 2u], adapter[at + 3u]),
@@ -38,20 +41,16 @@ fn next_dot(row: u32, u: u32, a: Activations) -> f32 {
 // A thread's share of row `row` of U.
 fn residual_dot(row: u32, tid: u32) -> f32 {
   var sum = 0.0;
-  for (var j = tid; j < NEXT_VECTORS; j += THREADS) {
+  var j = tid;
+//#repeat t NEXT_TURNS
+  if (j < NEXT_VECTORS) {
+    sum += dot(adapter[NEXT_U + row * NEXT_VECTORS + j], residual[j]);
+    j += THREADS;
+  }
+//#end
+  for (; j < NEXT_VECTORS; j += THREADS) {
     sum += dot(adapter[NEXT_U + row * NEXT_VECTORS + j], residual[j]);
   }
-  return sum;
-}
-
-// What the product's own change adds to row `row` of V.
-fn mixed_in(row: u32) -> f32 {
-  var sum = 0.0;
-//#if FUSED_RANK
-  for (var i = 0u; i < bound(FUSED_RANK / 4u); i++) {
-    sum += dot(adapter[NEXT_MIXED + row * (FUSED_RANK / 4u) + i], low_vector(i));
-  }
-//#endif
   return sum;
 }
 //#endif
@@ -63,41 +62,126 @@ var<workgroup> low: array<f32, FUSED_RANK>;
 fn low_vector(i: u32) -> vec4<f32> {
   return vec4<f32>(low[4u * i], low[4u * i + 1u], low[4u * i + 2u], low[4u * i + 3u]);
 }
-fn low_factor(r: u32) -> f32 { return adapter[r >> 2u][r & 3u]; }
+fn adapter_value(i: u32) -> f32 { return adapter[i >> 2u][i & 3u]; }
 
-// B's row at `at` (in vectors) times what the ranks from 4 * first on have.
-fn low_product(at: u32, first: u32, fours: u32) -> f32 {
+//#if NEXT_RANK
+// What the product's own change adds to row `row` of V: a thread's share.
+var<private> own_mixed: f32;
+fn mixed_value(row: u32, r: u32) -> f32 {
+  return adapter_value(4u * NEXT_MIXED + row * FUSED_RANK + r);
+}
+fn mixed_in(row: u32, tid: u32) -> f32 {
   var sum = 0.0;
-  for (var i = 0u; i < bound(fours); i++) {
-    sum += dot(adapter[at + i], low_vector(first + i));
+  if (tid < FUSED_RANK) {
+    sum = own_mixed * low[tid];
+  }
+  for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
+    sum += mixed_value(row, r) * low[r];
   }
   return sum;
+}
+//#endif
+
+// Rank `tid`, or the piece of it that a thread begins with, and its factor.
+var<private> own_factor: f32;
+//#if NORM
+var<private> own_v: f32;
+var<private> own_u: f32;
+fn low_input(i: u32) -> f32 { return delta[(COLS + i) >> 2u][i & 3u]; }
+//#else
+//#repeat g GATHERED
+var<private> piece_${g}: f32;
+//#end
+// Pieces of A h: of attention's workgroups, or of gate/up's.
+fn low_piece(p: u32, r: u32) -> f32 {
+  let i = p * FUSED_RANK + r;
+//#if MERGE
+  return partial[PARTIAL_LOW + (i >> 2u)][i & 3u];
+//#else
+//#if QUANTIZED
+  return bitcast<f32>(x[(COLS + i) >> 2u][i & 3u]);
+//#else
+  return x[(COLS + i) >> 2u][i & 3u];
+//#endif
+//#endif
+}
+fn low_pieces() -> u32 {
+//#if MERGE
+  return HEADS * attention_splits(step.position);
+//#else
+  return PIECES;
+//#endif
+}
+//#endif
+
+//#repeat k CHANGE_AHEAD
+//#repeat p STREAMS
+var<private> change_${p}_${k}: vec4<f32>;
+//#end
+//#end
+
+fn fetch_change(tid: u32) {
+  own_factor = adapter_value(min(tid, FUSED_RANK - 1u));
+//#if NORM
+  own_v = low_input(min(tid, FUSED_RANK - 1u));
+  own_u = low_input(LOW_U + min(tid, FUSED_RANK - 1u));
+//#else
+//#repeat g GATHERED
+  piece_${g} = low_piece(min(tid / FUSED_RANK + ${g}u * GATHERERS, low_pieces() - 1u), tid % FUSED_RANK);
+//#end
+//#endif
+//#if NEXT_RANK
+  if (segment == NEXT_SEGMENT) {
+    own_mixed = mixed_value(first_row, min(tid, FUSED_RANK - 1u));
+    return;
+  }
+//#endif
+//#if CHANGE_AHEAD
+  let row = min(first_row + tid, segment_rows - 1u);
+//#repeat k CHANGE_AHEAD
+//#if GEGLU
+  change_0_${k} = adapter[change_at(0u, row) + ${k}u];
+  change_1_${k} = adapter[change_at(1u, row) + ${k}u];
+//#else
+  change_0_${k} = adapter[change_at(segment, row) + ${k}u];
+//#endif
+//#end
+//#endif
 }
 
 //#if NORM
 // After prepare(), which leaves the site's two numbers.
-fn prepare_low(tid: u32) {
-  for (var r = tid; r < FUSED_RANK; r += THREADS) {
-    low[r] = low_factor(r) * site_gain * (low_sums[LOW_U + r] + site_post * low_sums[r]);
+fn finish_low(tid: u32) {
+  if (tid < FUSED_RANK) {
+    low[tid] = own_factor * site_gain * (own_u + site_post * own_v);
+  }
+  for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
+    low[r] = adapter_value(r) * site_gain * (low_input(LOW_U + r) + site_post * low_input(r));
   }
 }
 //#else
-// Sums up the pieces that were handed over; others may read `low` after the next barrier.
-fn prepare_low(tid: u32) {
-//#if MERGE
-  let pieces = HEADS * attention_splits(step.position);
-//#else
-  let pieces = PIECES;
-//#endif
+// Sums up the pieces that were handed over. In uniform control flow.
+fn finish_low(tid: u32) {
+  let pieces = low_pieces();
   for (var i = tid; i < FUSED_RANK * GATHERERS; i += THREADS) {
     let r = i % FUSED_RANK;
+    var p = i / FUSED_RANK;
     var sum = 0.0;
-    for (var p = i / FUSED_RANK; p < pieces; p += GATHERERS) {
+//#repeat g GATHERED
+    if (i == tid && p < pieces) {
 //#if MERGE
-      let at = p * FUSED_RANK + r;
-      sum += split_weights[p] * partial[PARTIAL_LOW + (at >> 2u)][at & 3u];
+      sum += split_weights[p] * piece_${g};
 //#else
-      sum += low_sums[LOW_PIECES + p * FUSED_RANK + r];
+      sum += piece_${g};
+//#endif
+      p += GATHERERS;
+    }
+//#end
+    for (; p < pieces; p += GATHERERS) {
+//#if MERGE
+      sum += split_weights[p] * low_piece(p, r);
+//#else
+      sum += low_piece(p, r);
 //#endif
     }
     low_stage[i] = sum;
@@ -108,10 +192,28 @@ fn prepare_low(tid: u32) {
     for (var g = 0u; g < bound(GATHERERS); g++) {
       sum += low_stage[g * FUSED_RANK + r];
     }
-    low[r] = low_factor(r) * sum;
+    low[r] = select(adapter_value(r), own_factor, r == tid) * sum;
   }
 }
 //#endif
+
+// What the change adds to the row of `part` that the thread finishes.
+fn fused_change(part: u32, row: u32) -> f32 {
+  var sum = 0.0;
+  let first = change_first(part);
+//#repeat k CHANGE_AHEAD
+//#if GEGLU
+  sum += dot(select(change_0_${k}, change_1_${k}, part == 1u), low_vector(first + ${k}u));
+//#else
+  sum += dot(change_0_${k}, low_vector(first + ${k}u));
+//#endif
+//#end
+  let at = change_at(part, row);
+  for (var i = CHANGES_AHEAD; i < change_fours(part); i++) {
+    sum += dot(adapter[at + i], low_vector(first + i));
+  }
+  return sum;
+}
 //#endif
 
 //#if LOW_STAGE
@@ -125,16 +227,15 @@ fn hand_stage(i: u32, sum: vec4<f32>) {
   low_stage[4u * i + ${c}u] = sum[${c}u];
 //#end
 }
-fn hand_staged(i: u32) -> vec4<f32> {
-  return vec4<f32>(low_stage[4u * i], low_stage[4u * i + 1u], low_stage[4u * i + 2u],
-                   low_stage[4u * i + 3u]);
-}
+fn hand_staged(i: u32) -> f32 { return low_stage[i]; }
 var<private> handing_group: u32;
-fn store_handed(four: u32, sum: vec4<f32>) {
-  let at = LOW_PIECES + handing_group * HANDED_RANK + 4u * four;
-//#repeat c FOUR
-  low_sums[at + ${c}u] = sum[${c}u];
-//#end
+// Behind the output.
+fn store_handed(r: u32, sum: f32) {
+//#if QUANTIZES
+  y[HANDED_BEHIND + handing_group * HANDED_RANK + r] = bitcast<u32>(sum);
+//#else
+  y[HANDED_BEHIND + handing_group * HANDED_RANK + r] = sum;
+//#endif
 }
 //#include hand_low.wgsl
 //#endif

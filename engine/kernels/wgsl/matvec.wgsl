@@ -335,6 +335,12 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if AHEAD
   fetch(min(lane, UNITS - 1u));
 //#endif
+//#if FUSED_RANK
+  fetch_change(tid);
+//#endif
+//#if HANDED_RANK
+  fetch_handed(tid, first_row, min(HANDED_ROWS, segment_rows - first_row));
+//#endif
 //#if SUBGROUPS
   let merge = find_merge_step(tid, invocation, size);
 //#else
@@ -345,7 +351,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     let row = group - NEXT_RANK;
     let total = workgroup_sum(vec4<f32>(residual_dot(row, tid)), tid, merge);
     if (tid == 0u) {
-      low_sums[LOW_U + row] = total.x;
+      y[NEXT_BEHIND + LOW_U + row] = total.x;
     }
     return;
   }
@@ -364,8 +370,10 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if MERGE
   weigh_splits(tid);
 //#endif
+//#if NORM
 //#if FUSED_RANK
-  prepare_low(tid);
+  finish_low(tid);
+//#endif
 //#endif
 //#if QUANTIZED
   // The next turn's are on their way while one is multiplied, as the weights are.
@@ -442,12 +450,20 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   }
 //#endif
 
+//#if !NORM
+//#if FUSED_RANK
+  finish_low(tid);
+//#endif
+//#endif
 //#if NEXT_RANK
   if (next_row) {
     workgroupBarrier();
+//#if FUSED_RANK
+    sum_0 += mixed_in(group, tid);
+//#endif
     let total = workgroup_sum(vec4<f32>(sum_0), tid, merge);
     if (tid == 0u) {
-      low_sums[group] = total.x + mixed_in(group);
+      y[NEXT_BEHIND + group] = total.x;
     }
     return;
   }
