@@ -1,6 +1,15 @@
 // `export`: a merged model's file, adapters in other formats, and what is refused without writing anything.
 
-import { copyFile, mkdir, readFile, readdir, stat, symlink, writeFile } from 'node:fs/promises';
+import {
+  copyFile,
+  mkdir,
+  readFile,
+  readdir,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
 import { EXIT } from '../../apps/cli/src/exit.ts';
@@ -41,7 +50,8 @@ test('--merge: the weights with the change, everything else as it was, and a rep
   expect([...got.metadata]).toEqual([...before.metadata]);
   expect(got.tensors.map(({ name }) => name)).toEqual(before.tensors.map(({ name }) => name));
   const changed = new Set(adapter.matrices.map(({ name }) => `${name}.weight`));
-  const floats = (data: Uint8Array) => new Float32Array(data.slice().buffer);
+  // A copy: data may be a part of a Buffer, whose slice() is none.
+  const floats = (data: Uint8Array) => new Float32Array(new Uint8Array(data).buffer);
   for (const [i, { name, data, type }] of got.tensors.entries()) {
     if (!changed.has(name)) {
       expect({ name, type, data }).toEqual({
@@ -94,11 +104,8 @@ test('what is refused leaves no file', async () => {
     [at('base.gguf'), '--merge', at('x.gguf')],
     [at('base.gguf'), ...lora],
     [...lora, '--merge', at('x.gguf')],
-    [at('base.gguf'), ...lora, '--gguf', at('x.gguf')],
-    [...lora, '--gguf', at('x.gguf'), '--peft', at('x')],
     [...lora, ...lora, '--gguf', at('x.gguf')],
     ['--adapter', `${at('lora.gguf')}:2`, '--gguf', at('x.gguf')],
-    [...lora, '--gguf', at('x.gguf'), '--type', 'f16'],
     [at('base.gguf'), ...lora, '--merge', at('x.gguf'), '--type', 'q3_k'],
   ];
   for (const args of usage) expect([args, (await run(...args)).code]).toEqual([args, EXIT.usage]);
@@ -114,7 +121,7 @@ test('what is refused leaves no file', async () => {
   // The name that the new file has in the making.
   await copyFile(at('base.gguf'), at('x.gguf.new'));
   const fresh = await merge(at('x.gguf.new'), at('lora.gguf'), at('x.gguf'));
-  expect(errorLine(fresh)).toMatch(/not_found|is the model itself/);
+  expect(errorLine(fresh)).toMatch(/is the model itself/);
   expect(await readFile(at('x.gguf.new'))).toEqual(Buffer.from(base));
 
   const missing = await merge(at('base.gguf'), at('none.gguf'), at('y.gguf'));
@@ -161,7 +168,7 @@ test('Ctrl-C removes what was begun', async () => {
   const entry = Buffer.from(small).indexOf(name) + name.length;
   new DataView(small.buffer, small.byteOffset).setBigUint64(entry + 12, BigInt(rows), true);
   await writeFile(at('large.gguf'), small);
-  await (await import('node:fs/promises')).truncate(at('large.gguf'), small.length + 128 * rows);
+  await truncate(at('large.gguf'), small.length + 128 * rows);
   const out = at('large-merged.gguf');
   const child = start(process.execPath, [
     ...[main, 'export', at('large.gguf'), '--adapter', at('lora.gguf'), '--merge', out],
