@@ -1,6 +1,6 @@
 // An adapter merged into a quantised model: next to what it does at run time. (In F32: adapters.test.ts.)
 
-import { mergeAdapters, Model } from 'lapidary/node';
+import { mergeAdapters, Model, type LoadOptions } from 'lapidary/node';
 import { expect, test } from 'vitest';
 import { adapterSource, randomAdapter } from '../support/adapters.ts';
 import { report, row } from '../support/compare.ts';
@@ -33,7 +33,7 @@ test('nano Q4_K_M, merged in its own types: within 0.001 nats of the adapter at 
     skip: (name) => !/^blk\.[05]\./.test(name) || /^blk\.5\.attn_[kv]\./.test(name),
   });
   const ids = [...promptNamed('story').ids, ...promptNamed('capital').ids];
-  const options = { stores: [models], kvType: 'f32' } as const;
+  const options: LoadOptions = { stores: [models], kvType: 'f32' };
   const base = await Model.load('nano', options);
   const { vocab } = base.info;
   let plain: Float32Array;
@@ -45,7 +45,7 @@ test('nano Q4_K_M, merged in its own types: within 0.001 nats of the adapter at 
   } finally {
     await base.close();
   }
-  const made = await mergeAdapters('nano', [adapterSource(adapter)], options);
+  const made = await mergeAdapters('nano', [adapterSource(adapter)], { stores: [models] });
   const file = new Uint8Array(await new Response(made.stream()).arrayBuffer());
   expect(new Set(made.matrices.map(({ from, to }) => `${from} ${to}`))).toEqual(
     new Set(['Q4_K Q4_K', 'Q6_K Q6_K']),
