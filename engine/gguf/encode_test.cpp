@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 
@@ -75,7 +77,7 @@ double squares(std::span<const float> a, std::span<const float> b) {
 
 struct Gain {
   TensorType type;
-  double most;  // of the plain error, over all blocks
+  double most;  // of the plain error, over blocks of normal values
 };
 class Search : public testing::TestWithParam<Gain> {};
 
@@ -100,6 +102,7 @@ TEST_P(Search, IsNeverWorseThanPlainScalesAndMostlyBetter) {
     ASSERT_TRUE(decode_block_row(type, *bytes, decoded));
     const double searched = squares(x, decoded), simple = squares(x, plain(type, x));
     ASSERT_LE(searched, simple * 1.0001 + 1e-12) << "trial " << trial;
+    if (trial % 5 != 0) continue;
     searched_sum += searched;
     plain_sum += simple;
   }
