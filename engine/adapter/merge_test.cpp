@@ -32,12 +32,12 @@ std::string_view text_of(Bytes bytes) {
 
 // An F32 model with rows of 32 and its adapter; a Q4_K_M one with rows of 256 and its.
 const File& tiny() {
-  static const File file = read_fixture("gemma4/tiny-dense.gguf");
-  return file;
+  static const File kFile = read_fixture("gemma4/tiny-dense.gguf");
+  return kFile;
 }
 const File& nano() {
-  static const File file = read_fixture(kNano);
-  return file;
+  static const File kFile = read_fixture(kNano);
+  return kFile;
 }
 LoraAdapter tiny_lora() { return *read_gguf_lora(read_fixture("gemma4/tiny-dense-lora.gguf")); }
 LoraAdapter nano_lora() {
