@@ -13,6 +13,7 @@
 #include "engine/base/bytes.h"
 #include "engine/base/json.h"
 #include "engine/base/text.h"
+#include "engine/generate/merge.h"
 #include "engine/generate/text_model.h"
 #include "engine/gpu/source.h"
 #include "engine/ollama/manifest.h"
@@ -390,4 +391,64 @@ LAPIDARY_EXPORT(lap_truncate) uint32_t lap_truncate(uint32_t model, uint32_t len
   if (!target) return answer(target.error());
   (*target)->truncate(length);
   return answer(std::string());
+}
+
+// Adapters that are being merged into models, by handle - 1.
+static std::vector<std::shared_ptr<generate::Merge>>& merges() {
+  static std::vector<std::shared_ptr<generate::Merge>> table;
+  return table;
+}
+static Result<std::shared_ptr<generate::Merge>> find_merge(uint32_t handle) {
+  if (handle == 0 || handle > merges().size() || merges()[handle - 1] == nullptr)
+    return fail(ErrorCode::kInvalidArgument, "this merge has been closed");
+  return merges()[handle - 1];
+}
+
+// Completes with {merge, bytes, matrices}. options: as in generate::Merge::open.
+LAPIDARY_EXPORT(lap_merge_open)
+void lap_merge_open(uint32_t call, uint32_t source, const char* options, uint32_t length) {
+  start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
+    CO_TRY(Json json, parse_json(text, "merge options"));
+    CO_TRY(std::shared_ptr<generate::Merge> merge,
+           co_await generate::Merge::open(source, std::move(json), cancel_check(call)));
+    Json plan = merge->describe();
+    merges().push_back(std::move(merge));
+    plan["merge"] = merges().size();
+    co_return dump_json(plan);
+  });
+}
+
+// Completes with the next bytes of the merged file; none: that was all.
+LAPIDARY_EXPORT(lap_merge_read) void lap_merge_read(uint32_t call, uint32_t merge) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<generate::Merge> target, find_merge(merge));
+    CO_TRY(const std::vector<std::byte> piece, co_await target->read(cancel_check(call)));
+    co_return bytes_of(piece);
+  });
+}
+
+LAPIDARY_EXPORT(lap_merge_report) uint32_t lap_merge_report(uint32_t merge) {
+  const auto target = find_merge(merge);
+  return target ? answer(dump_json((*target)->report())) : answer(target.error());
+}
+
+// Completes with an adapter's file in another format. options: {to: "gguf" or "peft", config}; for
+// "peft", the event {config} before is the text of adapter_config.json.
+LAPIDARY_EXPORT(lap_adapter_convert)
+void lap_adapter_convert(uint32_t call, uint32_t source, const char* options, uint32_t length) {
+  start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
+    CO_TRY(const Json json, parse_json(text, "adapter options"));
+    const Json* to = json_member(json, "to");
+    if (to == nullptr || (*to != "gguf" && *to != "peft"))
+      co_return fail(ErrorCode::kInvalidArgument, "an adapter is converted to gguf or to peft");
+    CO_TRY(const adapter::LoraAdapter read,
+           co_await generate::read_adapter_source(source, json, cancel_check(call)));
+    if (*to == "gguf") {
+      CO_TRY(const std::vector<std::byte> file, adapter::write_gguf_lora(read));
+      co_return bytes_of(file);
+    }
+    CO_TRY(const adapter::PeftFiles files, adapter::write_peft(read));
+    emitter(call)({{"config", files.config}});
+    co_return bytes_of(files.model);
+  });
 }

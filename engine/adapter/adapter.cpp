@@ -117,4 +117,11 @@ Status check(const LoraAdapter& adapter, const model::Config& base) {
   return {};
 }
 
+Status check_digest(const LoraAdapter& adapter, std::string_view digest) {
+  if (adapter.base_digest.empty() || digest.empty() || adapter.base_digest == digest) return {};
+  return fail(ErrorCode::kIntegrity,
+              cat("the adapter was made for the base ", printable(adapter.base_digest, 128),
+                  ", but this model's file is ", digest));
+}
+
 }  // namespace lapidary::adapter

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/base/error.h"
@@ -61,5 +62,8 @@ Status check(const LoraAdapter& adapter);
 // kInvalidFormat for a wrong shape or layer; kUnsupported for a matrix that the base does not use,
 // such as K and V of a layer that shares another's.
 Status check(const LoraAdapter& adapter, const model::Config& base);
+
+// kIntegrity: the adapter names another base file than the one of this digest; empty: unknown.
+Status check_digest(const LoraAdapter& adapter, std::string_view digest);
 
 }  // namespace lapidary::adapter

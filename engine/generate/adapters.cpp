@@ -22,7 +22,14 @@ Status check_values(uint64_t values) {
                                            kMaxAdapterValues, " fit in memory"));
 }
 
-Result<float> parse_scale(const Json& json, float absent) {
+// Names the adapters that are on, and how strongly.
+std::string key_of(uint32_t id, float scale) {
+  return cat(id, ":", std::bit_cast<uint32_t>(scale), " ");
+}
+
+}  // namespace
+
+Result<float> parse_adapter_scale(const Json& json, float absent) {
   const Json* scale = json_member(json, "scale");
   if (scale == nullptr || scale->is_null()) return absent;
   const double value = scale->is_number() ? scale->get<double>() : NAN;
@@ -32,13 +39,6 @@ Result<float> parse_scale(const Json& json, float absent) {
   }
   return static_cast<float>(value);
 }
-
-// Names the adapters that are on, and how strongly.
-std::string key_of(uint32_t id, float scale) {
-  return cat(id, ":", std::bit_cast<uint32_t>(scale), " ");
-}
-
-}  // namespace
 
 Result<adapter::LoraAdapter> read_adapter(Bytes file, const std::string* config) {
   if (file.size() >= 4 && std::memcmp(file.data(), "GGUF", 4) == 0) {
@@ -55,6 +55,16 @@ Result<adapter::LoraAdapter> read_adapter(Bytes file, const std::string* config)
   if (config != nullptr) return adapter::read_peft(file, *config);
   return fail(ErrorCode::kInvalidArgument,
               "a PEFT adapter needs its adapter_config.json beside the safetensors");
+}
+
+Task<Result<adapter::LoraAdapter>> read_adapter_source(uint32_t source, Json options,
+                                                       std::function<bool()> cancelled) {
+  const Json* config = json_member(options, "config");
+  const std::string* config_text =
+      config != nullptr && config->is_string() ? &config->get_ref<const std::string&>() : nullptr;
+  CO_TRY(const std::vector<std::byte> file,
+         co_await gpu::read_source(source, kMaxAdapterBytes, "the adapter's file", cancelled));
+  co_return read_adapter(file, config_text);
 }
 
 Task<Status> Adapters::apply(std::vector<Loaded> wanted) {
@@ -77,11 +87,7 @@ Task<Result<uint32_t>> Adapters::add(const adapter::LoraAdapter& adapter, float 
                    cat("there are ", loaded_.size(), " adapters already; remove one first"));
   }
   CO_TRY_VOID(adapter::check(adapter, config_));
-  if (!adapter.base_digest.empty() && !digest_.empty() && adapter.base_digest != digest_) {
-    co_return fail(ErrorCode::kIntegrity,
-                   cat("the adapter was made for the base ", printable(adapter.base_digest, 128),
-                       ", but this model's file is ", digest_));
-  }
+  CO_TRY_VOID(adapter::check_digest(adapter, digest_));
   std::vector<model::AdapterMatrix> matrices;
   uint64_t parameters = 0;
   for (const adapter::LoraModule& module : adapter.modules) {
@@ -118,17 +124,10 @@ Task<Result<uint32_t>> Adapters::add(const adapter::LoraAdapter& adapter, float 
 }
 
 Task<Result<Json>> Adapters::load(uint32_t source, Json options, std::function<bool()> cancelled) {
-  CO_TRY(const float scale, parse_scale(options, 1));
-  const Json* config = json_member(options, "config");
+  CO_TRY(const float scale, parse_adapter_scale(options, 1));
   const Json* name = json_member(options, "name");
-  const std::string* config_text =
-      config != nullptr && config->is_string() ? &config->get_ref<const std::string&>() : nullptr;
-  adapter::LoraAdapter adapter;
-  {
-    CO_TRY(const std::vector<std::byte> file,
-           co_await gpu::read_source(source, kMaxAdapterBytes, "the adapter's file", cancelled));
-    CO_TRY(adapter, read_adapter(file, config_text));
-  }
+  CO_TRY(const adapter::LoraAdapter adapter,
+         co_await read_adapter_source(source, options, cancelled));
   if (cancelled()) co_return fail(ErrorCode::kCancelled, "cancelled");
   CO_TRY(const uint32_t id,
          co_await add(adapter, scale,
@@ -154,7 +153,7 @@ Task<Status> Adapters::set(Json request) {
                          ", or it is named twice"));
     }
     seen.push_back(found->id);
-    CO_TRY(found->scale, parse_scale(entry, 1));
+    CO_TRY(found->scale, parse_adapter_scale(entry, 1));
   }
   co_return co_await apply(std::move(wanted));
 }

@@ -68,5 +68,10 @@ class Adapters {
 
 // Reads an adapter's file, whichever of the three kinds it is. config: as in Adapters::load.
 Result<adapter::LoraAdapter> read_adapter(Bytes file, const std::string* config);
+// The same from a byte source of the host. options: {config}.
+Task<Result<adapter::LoraAdapter>> read_adapter_source(uint32_t source, Json options,
+                                                       std::function<bool()> cancelled);
+// The member `scale`, or `absent`; kInvalidArgument beyond kMaxAdapterScale.
+Result<float> parse_adapter_scale(const Json& json, float absent);
 
 }  // namespace lapidary::generate

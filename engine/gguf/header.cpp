@@ -27,6 +27,12 @@ constexpr uint64_t kMaxU32 = std::numeric_limits<uint32_t>::max();
 
 }  // namespace
 
+Bytes Header::preamble() const {
+  if (tensors_.empty()) return bytes_.view();
+  const auto* name = reinterpret_cast<const std::byte*>(tensors_.front().name.data());
+  return bytes_.view().first(static_cast<size_t>(name - bytes_.view().data()) - sizeof(uint64_t));
+}
+
 const Value* Header::find(std::string_view key) const {
   const auto it = std::ranges::lower_bound(metadata_order_, key, {},
                                            [&](uint32_t i) { return metadata_[i].key; });

@@ -44,6 +44,9 @@ class Header {
   uint64_t file_size() const { return file_size_; }
   size_t header_bytes() const { return bytes_.size(); }  // memory held for the views
 
+  // The file's first bytes, up to the first tensor's entry: magic, version, counts and metadata.
+  Bytes preamble() const;
+
   // In the order of the file.
   std::span<const KeyValue> metadata() const { return metadata_; }
   std::span<const TensorInfo> tensors() const { return tensors_; }

@@ -1,7 +1,7 @@
 // LoRA adapters at run time: against another implementation's logits, and against the reference in plain loops with the
 // adapters merged into its weights (W + scale B A, in doubles).
 
-import type { Model } from 'lapidary/node';
+import { mergeAdapters, type Model } from 'lapidary/node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   adapterGguf,
@@ -142,6 +142,21 @@ describe('tiny-e, every matrix that an adapter can change', () => {
     await expectMerged('two adapters', [first, -0.75], [second, 0.5]);
     await model.setAdapters([{ id: two.id }]);
     await expectMerged('the second alone', [second, 1]);
+
+    // The same from a file that the engine merged.
+    await model.truncate(0);
+    const wanted = await model.logits(ids, { all: true });
+    const made = await mergeAdapters(memorySource('tiny-e.gguf', tinyE), [adapterSource(second)]);
+    const file = new Uint8Array(await new Response(made.stream()).arrayBuffer());
+    expect(file.length).toBe(made.bytes);
+    expect(made.matrices).toHaveLength(second.matrices.length);
+    expect(made.report().kept).toBeCloseTo(1, 5);
+    const other = await loadBytes('merged.gguf', file, { kvType });
+    const got = await other.logits(ids, { all: true }).finally(() => other.close());
+    const limit = 1e-4 * maxAbs(wanted);
+    report('tiny-e, merged by the engine', maxAbsDifference(got, wanted), limit);
+    expect(maxAbsDifference(got, wanted)).toBeLessThan(limit);
+
     await model.removeAdapter(two.id);
     expect(model.adapters).toMatchObject([{ id: one.id, scale: 0 }]);
     await model.truncate(0);

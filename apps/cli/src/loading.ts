@@ -12,12 +12,16 @@ export interface LoadFlags extends StoreFlags {
 
 const WIDTH = 24;
 
-function line({ phase, loaded, total }: LoadProgress): string {
+/** "upload   ████░░░░ 1.2 GB of 3.4 GB" */
+export function progressLine(what: string, loaded: number, total: number, inBytes = true): string {
   const part = total > 0 ? Math.min(1, loaded / total) : 0;
   const bar = '█'.repeat(Math.round(part * WIDTH)).padEnd(WIDTH, '░');
-  const inBytes = phase === 'upload' || phase === 'header';
   const numbers = inBytes ? `${bytes(loaded)} of ${bytes(total)}` : `${loaded} of ${total}`;
-  return `${phase.padEnd(8)} ${bar} ${numbers}`;
+  return `${what.padEnd(8)} ${bar} ${numbers}`;
+}
+
+function line({ phase, loaded, total }: LoadProgress): string {
+  return progressLine(phase, loaded, total, phase === 'upload' || phase === 'header');
 }
 
 /** Loads `name`; Ctrl-C meanwhile rejects with `cancelled`. Warnings of the engine go to stderr. */

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The command line: run, list, show, tokenize, finetune, bench, serve.
+// The command line: run, list, show, tokenize, finetune, export, bench, serve.
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { list } from './commands/list.js';
@@ -253,6 +253,54 @@ Examples:
 ${EXIT_HELP}`,
   )
   .action(guardedLater(async () => (await import('./commands/finetune.js')).finetune));
+
+program
+  .command('export')
+  .description("Merge LoRA adapters into a model's file, or convert an adapter to another format")
+  .argument('[model]', `with --merge: ${MODEL}`)
+  .option(
+    '--adapter <path[:scale]>',
+    "as run takes it; may be given several times with --merge, which adds each to the model's weights",
+    collect,
+  )
+  .option('--merge <file>', 'write the model with the adapters in it as this GGUF file')
+  .option('--gguf <file>', "write the adapter as llama.cpp's GGUF LoRA")
+  .option('--peft <folder>', "write the adapter as PEFT's two files")
+  .addOption(
+    new Option(
+      '--type <type>',
+      'of the matrices that are changed (default keep: as each is)',
+    ).choices([
+      'keep',
+      'f32',
+      'f16',
+      'bf16',
+      'q8_0',
+      'q4_0',
+      'q4_1',
+      'q5_0',
+      'q5_1',
+      'q4_k',
+      'q5_k',
+      'q6_k',
+    ]),
+  )
+  .option('--force', 'replace a file that is there')
+  .option('--json', 'what was written, as JSON')
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+It needs no GPU. Types of few bits round small changes away; a line at the end says so where it happens.
+
+Examples:
+  lapidary export gemma4:e2b --adapter ./my-lora --merge mine.gguf
+  lapidary export ./base-f16.gguf --adapter ./my-lora --adapter ./style.gguf:0.5 --merge mine.gguf --type q8_0
+  printf 'FROM ./mine.gguf\\n' > Modelfile && ollama create mine -f Modelfile
+  lapidary export --adapter ./my-lora --gguf my-lora.gguf
+${EXIT_HELP}`,
+  )
+  .action(guardedLater(async () => (await import('./commands/export.js')).exportAdapters));
 
 program
   .command('bench')

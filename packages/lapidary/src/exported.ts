@@ -18,6 +18,18 @@ export {
 export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js';
 export type { GpuCounters } from './gpu/host.js';
 export type { KernelTime } from './gpu/profiler.js';
+export {
+  convertAdapter,
+  mergeAdapters,
+  MergedModel,
+  type ConvertOptions,
+  type MergeAdapter,
+  type MergedMatrix,
+  type MergeOptions,
+  type MergeReport,
+  type MergeType,
+  type PeftAdapter,
+} from './merge.js';
 export { Model, inspect, type LoadOptions, type TokenizeOptions } from './model.js';
 export { engineModule, findGpu, type FoundModel, type ModelLocation } from './platform.js';
 export { Reply } from './reply.js';

@@ -1,7 +1,7 @@
 // `finetune`: trains an adapter on a file of examples, with checkpoints to go on from.
 
 import { existsSync } from 'node:fs';
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   FileSource,
@@ -13,6 +13,7 @@ import {
   type FinetuneStep,
 } from 'lapidary/node';
 import { EXIT } from '../exit.js';
+import { replace } from '../files.js';
 import { bytes, count } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
 
@@ -54,18 +55,6 @@ const SETTINGS = [
 const CHECKPOINT = 'checkpoint.safetensors';
 /** Where there is no terminal a line is written this often. */
 const LINE_EVERY_MS = 10_000;
-
-/** Written beside and renamed: what was there stays whole until the new file is. */
-async function replace(path: string, content: Uint8Array | string): Promise<void> {
-  const fresh = `${path}.new`;
-  try {
-    await writeFile(fresh, content);
-    await rename(fresh, path);
-  } catch (error) {
-    await rm(fresh, { force: true });
-    throw error;
-  }
-}
 
 function clock(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds));
