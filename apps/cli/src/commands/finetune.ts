@@ -2,22 +2,25 @@
 
 import { existsSync } from 'node:fs';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import {
   FileSource,
   type Finetune,
   type FinetuneOptions,
+  type FinetuneProbe,
   type FinetuneReady,
   type FinetuneReport,
   type FinetuneSettings,
+  type FinetuneSize,
   type FinetuneStep,
 } from 'lapidary/node';
-import { EXIT } from '../exit.js';
-import { bytes, count } from '../format.js';
+import { EXIT, UsageError } from '../exit.js';
+import { bytes, count, table } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
 
 export interface FinetuneFlags extends LoadFlags, FinetuneSettings {
-  out: string;
+  out?: string;
+  probe?: boolean;
   restart?: boolean;
   eval?: number;
   checkpointEvery?: number;
@@ -58,6 +61,7 @@ const LINE_EVERY_MS = 10_000;
 /** Written beside and renamed: what was there stays whole until the new file is. */
 async function replace(path: string, content: Uint8Array | string): Promise<void> {
   const fresh = `${path}.new`;
+  await mkdir(dirname(path), { recursive: true });
   try {
     await writeFile(fresh, content);
     await rename(fresh, path);
@@ -99,8 +103,12 @@ function progress(step: FinetuneStep, evalLoss: number | undefined): string {
   );
 }
 
-/** Shows the run; Ctrl-C ends it after the micro-batch at hand. */
-async function follow(run: Finetune, json: boolean): Promise<FinetuneReport> {
+/** Shows the run; Ctrl-C ends it after the micro-batch at hand. `begin` is awaited when the run is ready to train. */
+async function follow(
+  run: Finetune,
+  json: boolean,
+  begin: () => Promise<unknown>,
+): Promise<FinetuneReport> {
   const stop = () => run.cancel();
   process.once('SIGINT', stop);
   const terminal = process.stderr.isTTY;
@@ -108,6 +116,7 @@ async function follow(run: Finetune, json: boolean): Promise<FinetuneReport> {
   let shown = -LINE_EVERY_MS;
   try {
     for await (const event of run) {
+      if (event.type === 'ready') await begin();
       if (json && event.type !== 'done') process.stdout.write(`${JSON.stringify(event)}\n`);
       if (json || event.type === 'done') continue;
       if (event.type === 'ready') {
@@ -127,16 +136,64 @@ async function follow(run: Finetune, json: boolean): Promise<FinetuneReport> {
   }
 }
 
-export async function finetune(name: string, data: string, flags: FinetuneFlags): Promise<number> {
+function describeProbe(found: FinetuneProbe): string {
+  const { longest, largest } = found;
+  const row = (what: string, size: FinetuneSize | undefined, fits: string) => [
+    what,
+    String(size?.maxLength ?? found.maxLength),
+    String(size?.batch ?? 0),
+    size ? bytes(size.bytes) : '',
+    fits,
+  ];
+  return (
+    `${count(found.parameters)} parameters\n` +
+    table([
+      ['', 'max-length', 'batch', 'memory', 'fits'],
+      row('asked for', found, found.fits ? 'yes' : 'no'),
+      row('longest row', longest, 'yes'),
+      row('largest batch', largest, largest ? 'yes' : 'no'),
+    ])
+  );
+}
+
+/** What would fit; nothing is read or written. Exit code 1 where what was asked for does not. */
+async function probe(name: string, settings: FinetuneSettings, flags: FinetuneFlags) {
+  const model = await load(name, flags);
+  try {
+    const found = await model.finetuneProbe(settings);
+    process.stdout.write(flags.json ? `${JSON.stringify(found)}\n` : describeProbe(found));
+    return found.fits ? EXIT.ok : EXIT.error;
+  } finally {
+    await model.close();
+  }
+}
+
+export async function finetune(
+  name: string,
+  data: string | undefined,
+  flags: FinetuneFlags,
+): Promise<number> {
   const settings: Record<string, unknown> = {};
   for (const key of SETTINGS) if (flags[key] !== undefined) settings[key] = flags[key];
   if (flags.eval !== undefined) settings.evalFraction = flags.eval;
-  const path = join(flags.out, CHECKPOINT);
+  if (flags.probe) return probe(name, settings, flags);
+  if (data === undefined) throw new UsageError('finetune needs examples: a file of JSON Lines');
+  if (flags.out === undefined) throw new UsageError('finetune needs --out, a folder to write to');
+  return train(name, data, flags.out, settings, flags);
+}
+
+async function train(
+  name: string,
+  data: string,
+  out: string,
+  settings: FinetuneSettings,
+  flags: FinetuneFlags,
+): Promise<number> {
+  const path = join(out, CHECKPOINT);
   const input = await FileSource.open(data);
   const model = await load(name, flags);
   let checkpoint: FileSource | undefined;
   try {
-    await mkdir(flags.out, { recursive: true });
     if (!flags.restart && existsSync(path)) checkpoint = await FileSource.open(path);
     const options: FinetuneOptions = {
       ...settings,
@@ -144,14 +201,17 @@ export async function finetune(name: string, data: string, flags: FinetuneFlags)
       onCheckpoint: (file) => replace(path, file),
       checkpointEvery: flags.checkpointEvery,
     };
-    const report = await follow(model.finetune(input, options), flags.json === true);
+    const report = await follow(model.finetune(input, options), flags.json === true, () =>
+      // Not before: what is refused leaves nothing behind.
+      mkdir(out, { recursive: true }),
+    );
     const { adapter, ...ended } = report;
     // The configuration last: with it the folder is an adapter.
-    await replace(join(flags.out, 'adapter_model.safetensors'), adapter.model);
-    await replace(join(flags.out, 'adapter_config.json'), adapter.config);
+    await replace(join(out, 'adapter_model.safetensors'), adapter.model);
+    await replace(join(out, 'adapter_config.json'), adapter.config);
     if (flags.json) process.stdout.write(`${JSON.stringify({ type: 'done', ...ended })}\n`);
     else if (report.reason === 'done')
-      process.stderr.write(`done: lapidary run ${name} --adapter ${flags.out} "…"\n`);
+      process.stderr.write(`done: lapidary run ${name} --adapter ${out} "…"\n`);
     else
       process.stderr.write(
         `stopped after step ${report.step} of ${report.steps}: the same command goes on from there\n`,
