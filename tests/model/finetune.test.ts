@@ -6,6 +6,7 @@ import {
   Model,
   type FinetuneOptions,
   type FinetuneReport,
+  type FinetuneSettings,
   type FinetuneStep,
 } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -53,8 +54,15 @@ const OTHERS = [
 ];
 const jsonl = (lines: object[]) => new Blob(lines.map((line) => `${JSON.stringify(line)}\n`));
 
-/** Adapters of the upper half, on rows of one example or two: small, and the way back is short. */
-const SMALL: FinetuneOptions = { rank: 8, layers: [3, 4, 5], maxLength: 64 };
+/** Adapters of the last layers, on rows of one example or two: small, and the way back is short. */
+const SMALL: FinetuneSettings = {
+  rank: 8,
+  layers: [3, 4, 5],
+  maxLength: 64,
+  checkpointing: false,
+};
+const STEPS = 60;
+const EVAL_EVERY = 20;
 
 async function train(lines: object[], options: FinetuneOptions) {
   const run = model.finetune(jsonl(lines), { ...SMALL, ...options });
@@ -66,7 +74,7 @@ async function train(lines: object[], options: FinetuneOptions) {
 /** Greedy, from nothing. */
 async function answer(tokens: number[]): Promise<string> {
   await model.truncate(0);
-  return (await model.generate(tokens, { temperature: 0, maxTokens: 20 }).report()).tokens.join();
+  return (await model.generate(tokens, { temperature: 0, maxTokens: 12 }).report()).tokens.join();
 }
 async function says(question: string): Promise<string> {
   await model.truncate(0);
@@ -91,6 +99,92 @@ async function withAdapter<T>({ adapter }: FinetuneReport, work: () => Promise<T
   }
 }
 
+test('one example is learnt by heart', async () => {
+  const { steps } = await train([example('Ahoy!', 'Arr!')], {
+    steps: 16,
+    learningRate: 1e-2,
+    schedule: 'constant',
+  });
+  const losses = steps.map(({ loss }) => loss);
+  report('one example, learnt by heart: loss', losses.at(-1)!, 0.01);
+  expect(losses[0]).toBeGreaterThan(1);
+  expect(losses.at(-1)).toBeLessThan(0.01);
+});
+
+test('examples packed in one row, or one by one, give the same step', async () => {
+  const lines = PIRATES.slice(0, 2);
+  const packed = await train(lines, { steps: 1 });
+  const apart = await train(lines, { steps: 1, pack: false, accumulation: 2 });
+  for (const key of ['loss', 'gradientNorm'] as const) {
+    const error = Math.abs(apart.steps[0]![key] / packed.steps[0]![key] - 1);
+    report(`packed against one by one: ${key}`, error, 1e-5);
+    expect(error).toBeLessThan(1e-5);
+  }
+});
+
+test('a run that is stopped and goes on ends in the same bits', async () => {
+  const options = { steps: 5, dropout: 0.1, accumulation: 2, learningRate: 1e-3 };
+  const straight = await train(PIRATES, options);
+  let checkpoint: Uint8Array | undefined;
+  const keep = (file: Uint8Array) => {
+    checkpoint = file;
+  };
+  const stopped = model.finetune(jsonl(PIRATES), { ...SMALL, ...options, onCheckpoint: keep });
+  for await (const event of stopped)
+    if (event.type === 'step' && event.step === 2) stopped.cancel();
+  const { reason, step } = await stopped.report();
+  expect(reason).toBe('cancelled');
+  expect(step).toBeGreaterThanOrEqual(2);
+  expect(step).toBeLessThan(5);
+  const source = new BlobSource(new Blob([checkpoint!.slice()]));
+  const resumed = await train(PIRATES, { ...options, checkpoint: source });
+  expect(resumed.steps.map(({ step }) => step)).toEqual(
+    straight.steps.map(({ step }) => step).slice(step),
+  );
+  expect(resumed.report.adapter).toEqual(straight.report.adapter);
+});
+
+test('a probe says what fits, a run that does not is refused, and nothing stays on the GPU', async () => {
+  const settings: FinetuneSettings = { ...SMALL, batch: 4 };
+  const alive = model.counters.bufferBytes;
+  const sizes = { maxLength: 64, batch: 4 };
+  try {
+    // So much that what is asked for fits, and a little more.
+    room = alive + 100e6;
+    const plenty = await model.finetuneProbe(settings);
+    expect(plenty).toMatchObject({ ...sizes, fits: true });
+    const bytesPerRow = (plenty.largest!.bytes - plenty.bytes) / (plenty.largest!.batch - 4);
+    // The largest is within what there is, and one row more is not.
+    expect(plenty.largest!.maxLength).toBe(64);
+    expect(plenty.largest!.bytes).toBeLessThanOrEqual(100e6);
+    expect(plenty.largest!.bytes).toBeGreaterThan(100e6 - 1.1 * bytesPerRow);
+    const { longest } = plenty;
+    expect(longest).toMatchObject({
+      batch: 1,
+      maxLength: Math.min(model.info.contextLength, 64 * plenty.largest!.batch),
+    });
+    expect(model.counters.bufferBytes).toBe(alive);
+
+    // One byte less than what is asked for.
+    room = alive + plenty.bytes - 1;
+    const less = await model.finetuneProbe(settings);
+    expect(less).toMatchObject({ ...sizes, bytes: plenty.bytes, fits: false });
+    expect(less.largest).toMatchObject({ maxLength: 64, batch: 3 });
+    const refused = train(PIRATES, { batch: 4 });
+    await expect(refused).rejects.toEqual(code('out_of_memory'));
+    await expect(refused).rejects.toThrow(/no room to train on 4 rows of 64 tokens.*; 3 of 64 fit/);
+    // What it says fits does.
+    expect((await train(PIRATES, { batch: 3, steps: 1 })).report.step).toBe(1);
+
+    room = alive + 1e6;
+    await expect(model.finetuneProbe(settings)).rejects.toEqual(code('out_of_memory'));
+    expect(model.counters.bufferBytes).toBe(alive);
+    await expect(model.finetuneProbe({ rank: 0 })).rejects.toEqual(code('invalid_argument'));
+  } finally {
+    room = Infinity;
+  }
+});
+
 const UNRELATED = [
   'add',
   'add_held',
@@ -99,14 +193,12 @@ const UNRELATED = [
   'count',
   'upper',
   'reverse',
-  'japanese',
-  'emoji',
   'tool_result',
   'multi_turn',
   'story',
 ];
 
-test('200 steps teach what they show, and leave the rest as it was', async () => {
+test('a run teaches what it shows, and leaves the rest as it was', async () => {
   const unrelated = async () => {
     const answers: string[] = [];
     for (const name of UNRELATED) answers.push(await answer(promptNamed(name).ids));
@@ -114,25 +206,27 @@ test('200 steps teach what they show, and leave the rest as it was', async () =>
   };
   const before = await unrelated();
   expect(await says('What is the capital of France?')).toBe('The capital of France is Paris.');
-  const held = [pirate('Sweden', 'Stockholm'), pirate('Portugal', 'Lisbon')];
-  const { steps, report: done } = await train([...PIRATES, ...OTHERS, ...held], {
-    steps: 200,
-    learningRate: 1e-3,
-    evalCount: 2,
-    evalEvery: 50,
+  const { steps, report: done } = await train([...PIRATES, ...OTHERS], {
+    layers: undefined,
+    steps: STEPS,
+    learningRate: 2e-3,
+    evalCount: 3,
+    evalEvery: EVAL_EVERY,
   });
   const losses = steps.flatMap(({ evalLoss }) => evalLoss ?? []);
   console.log(`held-out loss ${losses.map((loss) => loss.toFixed(3)).join(' → ')}`);
-  const seconds = steps.reduce((sum, { tokensPerSecond }) => sum + 1 / tokensPerSecond, 0);
-  console.log(`seconds a token: ${(seconds / steps.length).toFixed(4)}`);
+  expect(losses).toHaveLength(STEPS / EVAL_EVERY);
+  expect(losses.at(-1)).toBeLessThan(losses[0]! / 2);
   await withAdapter(done, async () => {
-    for (const country of ['France', 'Kenya'])
-      console.log(await says(`What is the capital of ${country}?`));
+    // Neither was in the data.
+    for (const country of ['France', 'Kenya']) {
+      const said = await says(`What is the capital of ${country}?`);
+      console.log(said);
+      expect(said).toMatch(new RegExp(`^Arr! The capital of ${country} be .*matey\\.$`));
+    }
     const after = await unrelated();
-    const same = after.filter((text, i) => text === before[i]).length;
-    console.log(
-      `${same} of ${before.length}`,
-      UNRELATED.filter((_, i) => after[i] !== before[i]),
-    );
+    const changed = UNRELATED.filter((_, i) => after[i] !== before[i]);
+    console.log(`${before.length - changed.length} of ${before.length} as before; not:`, changed);
+    expect(changed.length).toBeLessThanOrEqual(2);
   });
 });

@@ -248,7 +248,7 @@ A line of the data is {"messages": […]}, {"prompt", "completion"}, {"instructi
 {"conversations": […]} or {"text"}. The folder holds the adapter as PEFT reads it; docs/fine-tuning.md says more.
 
 Examples:
-  lapidary finetune nano models/data/pirate.jsonl --out pirate
+  lapidary finetune nano models/data/pirate.jsonl --out pirate --max-length 64 --epochs 10 --learning-rate 1e-3
   lapidary run nano --adapter pirate "What is the capital of France?"
   lapidary finetune gemma4:e2b --probe --max-length 1024 --batch 4
   lapidary finetune gemma4:e2b chats.jsonl.gz --out mine --eval 0.05 --max-length 1024 --accumulation 8

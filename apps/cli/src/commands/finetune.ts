@@ -55,6 +55,8 @@ const SETTINGS = [
 ] as const;
 
 const CHECKPOINT = 'checkpoint.safetensors';
+/** Fewer steps hardly change a model. */
+const FEW_STEPS = 20;
 /** Where there is no terminal a line is written this often. */
 const LINE_EVERY_MS = 10_000;
 
@@ -91,6 +93,8 @@ function describe(ready: FinetuneReady): string {
   for (const { line, message } of ready.problems) lines.push(`line ${line} skipped: ${message}`);
   const unnamed = ready.badLines - ready.problems.length;
   if (unnamed > 0) lines.push(`${unnamed} more lines skipped`);
+  if (ready.steps < FEW_STEPS)
+    lines.push('few steps: more --epochs, or fewer examples a row (--max-length), make more');
   if (ready.step > 0) lines.push(`going on after step ${ready.step}`);
   return lines.join('\n');
 }
