@@ -123,7 +123,7 @@ test('examples packed in one row, or one by one, give the same step', async () =
 });
 
 test('a run that is stopped and goes on ends in the same bits', async () => {
-  const options = { steps: 5, dropout: 0.1, accumulation: 2, learningRate: 1e-3 };
+  const options = { steps: 3, dropout: 0.1, accumulation: 2, learningRate: 1e-3 };
   const straight = await train(PIRATES, options);
   let checkpoint: Uint8Array | undefined;
   const keep = (file: Uint8Array) => {
@@ -131,11 +131,11 @@ test('a run that is stopped and goes on ends in the same bits', async () => {
   };
   const stopped = model.finetune(jsonl(PIRATES), { ...SMALL, ...options, onCheckpoint: keep });
   for await (const event of stopped)
-    if (event.type === 'step' && event.step === 2) stopped.cancel();
+    if (event.type === 'step' && event.step === 1) stopped.cancel();
   const { reason, step } = await stopped.report();
   expect(reason).toBe('cancelled');
-  expect(step).toBeGreaterThanOrEqual(2);
-  expect(step).toBeLessThan(5);
+  expect(step).toBeGreaterThanOrEqual(1);
+  expect(step).toBeLessThan(3);
   const source = new BlobSource(new Blob([checkpoint!.slice()]));
   const resumed = await train(PIRATES, { ...options, checkpoint: source });
   expect(resumed.steps.map(({ step }) => step)).toEqual(
