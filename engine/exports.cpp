@@ -284,6 +284,15 @@ uint32_t lap_finetune_open(uint32_t model, const char* options, uint32_t length)
   return answer(dump_json({{"run", finetunes().size()}}));
 }
 
+LAPIDARY_EXPORT(lap_finetune_probe)
+void lap_finetune_probe(uint32_t call, uint32_t run) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const Json found, co_await target->run->probe());
+    co_return dump_json(found);
+  });
+}
+
 // Bytes of the dataset.
 LAPIDARY_EXPORT(lap_finetune_push)
 uint32_t lap_finetune_push(uint32_t run, const std::byte* bytes, uint32_t length) {

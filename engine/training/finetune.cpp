@@ -61,38 +61,6 @@ Result<std::unique_ptr<Finetune>> Finetune::open(Base base, const Json& json) {
   return self;
 }
 
-TrainerOptions Finetune::trainer_options(uint32_t rows, uint32_t length) const {
-  return {.max_tokens = rows * length,
-          .checkpointing = options_.checkpointing,
-          .dropout = options_.dropout,
-          .variant = base_.variant};
-}
-
-Task<Result<std::unique_ptr<Trainer>>> Finetune::make_trainer() {
-  const uint32_t length = options_.data.max_length;
-  auto trainer = co_await Trainer::create(*base_.device, cache_, *base_.config, *base_.weights,
-                                          adapter_, trainer_options(options_.rows, length));
-  if (trainer) {
-    for (adapter::LoraModule& m : adapter_.modules) m.a = m.b = {};
-  }
-  if (trainer || trainer.error().code != ErrorCode::kOutOfMemory) co_return trainer;
-  // What would fit: fewer rows first, then shorter ones.
-  std::vector<std::pair<uint32_t, uint32_t>> smaller;
-  for (uint32_t rows = options_.rows / 2; rows > 0; rows /= 2) smaller.emplace_back(rows, length);
-  for (uint32_t shorter = length / 2; shorter >= 64; shorter /= 2) smaller.emplace_back(1, shorter);
-  for (const auto& [rows, shorter] : smaller) {
-    const Status fits =
-        co_await Trainer::try_allocate(*base_.device, cache_, *base_.config, *base_.weights,
-                                       adapter_, trainer_options(rows, shorter));
-    if (!fits) continue;
-    co_return fail(ErrorCode::kOutOfMemory,
-                   cat("the GPU has no room to train on ", options_.rows, " rows of ", length,
-                       " tokens; ", rows, " of ", shorter, " fit (batch, maxLength)"));
-  }
-  co_return fail(ErrorCode::kOutOfMemory,
-                 "the GPU has no room to train this model: use a smaller one");
-}
-
 // The batches from `state` on.
 Status Finetune::seek(const dataset::PlanState& state) {
   const dataset::BatchOptions batching{

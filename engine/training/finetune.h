@@ -36,6 +36,14 @@ class Finetune {
   // kInvalidArgument, kUnsupported: what FinetuneOptions::parse and Trainer refuse.
   static Result<std::unique_ptr<Finetune>> open(Base base, const Json& options);
 
+  // What training takes, and what the GPU has room for; nothing is left allocated, and the run can
+  // be prepared afterwards. Tried are micro-batches of up to kMostProbed tokens, or as many as the
+  // options ask for. The answer: {maxLength, batch, bytes, fits, parameters, longest: {maxLength,
+  // batch, bytes}, largest?: {maxLength, batch, bytes}}: as asked for, the longest single row, and
+  // the most rows of the length asked for; bytes are estimated. kOutOfMemory: nothing fits.
+  Task<Result<Json>> probe();
+  static constexpr uint32_t kMostProbed = 1 << 15;
+
   // The dataset's bytes, plain JSON Lines, in pieces of any size.
   Status push(Bytes bytes) { return reader_.push(bytes); }
 
@@ -60,7 +68,11 @@ class Finetune {
 
  private:
   Finetune(Base base, FinetuneOptions options);
-  TrainerOptions trainer_options(uint32_t rows, uint32_t length) const;
+  TrainerOptions trainer_options(uint32_t tokens) const;
+  uint32_t asked_tokens() const { return options_.rows * options_.data.max_length; }
+  Result<uint64_t> estimate(uint32_t tokens);
+  Task<Result<bool>> has_room(uint32_t tokens);
+  Task<Result<uint32_t>> most_tokens(uint32_t fitting, uint32_t failing);
   Task<Result<std::unique_ptr<Trainer>>> make_trainer();
   Status restore(Bytes checkpoint);
   Task<Result<StepReport>> one_step(const Cancelled& cancelled);

@@ -182,7 +182,7 @@ Result<FinetuneOptions> FinetuneOptions::parse(const Json& json) {
   TRY_VOID(reader.whole("restarts", 1, 1000, out.restarts));
   TRY_VOID(reader.number("epochs", 1e-3, 1e5, out.epochs));
   TRY_VOID(reader.whole("steps", 0, 1 << 24, out.steps));
-  TRY_VOID(reader.whole("batch", 1, 1024, out.rows));
+  TRY_VOID(reader.whole("batch", 1, kMostRows, out.rows));
   TRY_VOID(reader.whole("accumulation", 1, 4096, out.accumulation));
   TRY_VOID(reader.flag("pack", out.pack));
   TRY_VOID(reader.flag("checkpointing", out.checkpointing));

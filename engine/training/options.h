@@ -11,6 +11,8 @@
 
 namespace lapidary::training {
 
+inline constexpr uint32_t kMostRows = 1024;  // of a micro-batch
+
 enum class Schedule : uint8_t { kConstant, kLinear, kCosine, kCosineRestarts };
 
 struct FinetuneOptions {

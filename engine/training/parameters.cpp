@@ -41,7 +41,8 @@ uint64_t Parameters::bytes_for(const adapter::LoraAdapter& adapter) {
   return 4 * floats * sizeof(float);  // values, gradients and two moments
 }
 
-Result<Parameters> Parameters::create(gpu::Device& device, const adapter::LoraAdapter& adapter) {
+Result<Parameters> Parameters::plan(const gpu::Device& device,
+                                    const adapter::LoraAdapter& adapter) {
   Parameters self;
   // Of a pool the moments are largest: two a value.
   const double binding = std::min(device.info().max_binding_size, device.info().max_buffer_size);
@@ -53,6 +54,11 @@ Result<Parameters> Parameters::create(gpu::Device& device, const adapter::LoraAd
           cat(adapter::module_name(m), ": the adapter's matrices are too large for this GPU"));
   }
   self.place(adapter, most);
+  return self;
+}
+
+Result<Parameters> Parameters::create(gpu::Device& device, const adapter::LoraAdapter& adapter) {
+  TRY(Parameters self, plan(device, adapter));
   uint32_t parts = 0;
   for (Pool& pool : self.pools_) {
     const uint64_t bytes = uint64_t{pool.size} * sizeof(float);

@@ -26,7 +26,10 @@ struct Module {
 
 class Parameters {
  public:
-  // Places the matrices of a checked adapter. kOutOfMemory: one matrix exceeds a binding's limit.
+  // Where the matrices of a checked adapter will lie: modules() only, without memory.
+  // kOutOfMemory: one matrix exceeds a binding's limit.
+  static Result<Parameters> plan(const gpu::Device& device, const adapter::LoraAdapter& adapter);
+  // The same with memory, and the adapter's values in it.
   static Result<Parameters> create(gpu::Device& device, const adapter::LoraAdapter& adapter);
   // Bytes on the GPU of all that create() would make.
   static uint64_t bytes_for(const adapter::LoraAdapter& adapter);

@@ -67,6 +67,17 @@ Task<Result<std::unique_ptr<Trainer>>> Trainer::create(
   co_return self;
 }
 
+Result<uint64_t> Trainer::estimate(gpu::Device& device, kernels::KernelCache& cache,
+                                   const model::Config& config, const model::Weights& weights,
+                                   const adapter::LoraAdapter& adapter, TrainerOptions options) {
+  Trainer plan(device, cache, config, weights, options);
+  plan.planning_ = true;
+  TRY(plan.parameters_, Parameters::plan(device, adapter));
+  plan.bytes_ = Parameters::bytes_for(adapter);
+  TRY_VOID(plan.make_buffers());
+  return plan.bytes_;
+}
+
 Task<Status> Trainer::try_allocate(gpu::Device& device, kernels::KernelCache& cache,
                                    const model::Config& config, const model::Weights& weights,
                                    const adapter::LoraAdapter& adapter, TrainerOptions options) {
@@ -84,9 +95,19 @@ Task<Status> Trainer::allocate(const adapter::LoraAdapter& adapter) {
 
 Result<gpu::Buffer> Trainer::floats(uint64_t rows, uint64_t width, std::string_view label) {
   const uint64_t bytes = std::max<uint64_t>(rows * width * sizeof(float), kSlot);
-  TRY(gpu::Buffer buffer, device_.create_buffer(bytes, gpu::kStorageUsage, label));
+  return make_buffer(bytes, gpu::kStorageUsage, label);
+}
+
+// Of a size that a kernel can bind whole.
+Result<gpu::Buffer> Trainer::make_buffer(uint64_t bytes, uint32_t usage, std::string_view label) {
   bytes_ += bytes;
-  return buffer;
+  if (planning_) return gpu::Buffer();
+  const double most = std::min<double>(device_.info().max_binding_size, UINT32_MAX);
+  if (static_cast<double>(bytes) > most) {
+    return fail(ErrorCode::kOutOfMemory, cat("training: '", label, "' needs ", bytes,
+                                             " bytes; a kernel here can bind ", most));
+  }
+  return device_.create_buffer(bytes, usage, label);
 }
 
 bool Trainer::is_shared(size_t layer) const {
@@ -135,7 +156,7 @@ Status Trainer::make_buffers() {
   const uint64_t hidden = config_.hidden;
   const size_t layers = config_.layers.size();
   const auto words = [&](gpu::Buffer& buffer, uint64_t bytes, std::string_view label) -> Status {
-    TRY(buffer, device_.create_buffer(bytes, gpu::kParamsUsage, label));
+    TRY(buffer, make_buffer(bytes, gpu::kParamsUsage, label));
     return {};
   };
   TRY_VOID(words(step_, sizeof(Step), "training step"));

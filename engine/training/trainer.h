@@ -57,6 +57,10 @@ class Trainer {
       gpu::Device& device, kernels::KernelCache& cache, const model::Config& config,
       const model::Weights& weights, const adapter::LoraAdapter& adapter, TrainerOptions options);
 
+  // Bytes on the GPU of what create() would make; nothing is made.
+  static Result<uint64_t> estimate(gpu::Device& device, kernels::KernelCache& cache,
+                                   const model::Config& config, const model::Weights& weights,
+                                   const adapter::LoraAdapter& adapter, TrainerOptions options);
   // Whether create() would find room: allocates all of its buffers, and lets go of them.
   static Task<Status> try_allocate(gpu::Device& device, kernels::KernelCache& cache,
                                    const model::Config& config, const model::Weights& weights,
@@ -100,6 +104,7 @@ class Trainer {
   Trainer(gpu::Device& device, kernels::KernelCache& cache, const model::Config& config,
           const model::Weights& weights, TrainerOptions options);
   Result<gpu::Buffer> floats(uint64_t rows, uint64_t width, std::string_view label);
+  Result<gpu::Buffer> make_buffer(uint64_t bytes, uint32_t usage, std::string_view label);
   Task<Status> allocate(const adapter::LoraAdapter& adapter);
   Status make_buffers();
   Status allocate_activations(Activations& s, std::span<const model::LayerConfig> layers);
@@ -152,6 +157,7 @@ class Trainer {
   TrainerOptions options_;
   Parameters parameters_;
   std::unique_ptr<model::RowSource> rows_source_;
+  bool planning_ = false;  // buffers are counted, not made
   uint64_t bytes_ = 0;
   uint32_t max_rank_ = 0;
   std::vector<uint32_t> p_offsets_;  // by module: floats into Activations::p

@@ -1,5 +1,6 @@
 // Fine-tuning from the command line: what it writes, how it goes on, and what it refuses without touching anything.
 
+import { existsSync } from 'node:fs';
 import { readFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -69,8 +70,41 @@ test('finetune: a bad line is named by its number, and nothing is written', asyn
   const ended = await lapidary(['finetune', 'nano', path, '--out', folder, ...FLAGS]);
   expect(errorLine(ended)).toMatch(/line 3\b.*\(invalid_format\)$/);
   expect(ended.code).toBe(1);
-  expect(await readdir(folder)).toEqual([]);
+  expect(existsSync(folder)).toBe(false);
 });
+
+test('finetune: --probe says what fits, and reads and writes nothing', async () => {
+  const probe = ['finetune', 'nano', '--probe', ...FLAGS, '--batch', '2'];
+  const ended = await lapidary(probe);
+  expect(ended.code).toBe(0);
+  expect(ended.stdout.split('\n').slice(0, 3)).toEqual([
+    expect.stringMatching(/^\d+ parameters$/),
+    expect.stringMatching(/^ +max-length +batch +memory +fits$/),
+    expect.stringMatching(/^asked for +64 +2 +\S+ MB +yes$/),
+  ]);
+  expect(ended.stdout).toMatch(/^longest row +2048 +1 +\S+ MB +yes\nlargest batch +64 +\d+ /m);
+});
+
+test('finetune: a size that no GPU has room for is refused, and nothing is written', async () => {
+  const path = await data('two.jsonl', LINES);
+  const folder = join(home, 'large');
+  const large = ['--batch', '1024', '--max-length', '2048', '--rank', '2', '--targets', 'q'];
+  const ended = await lapidary(['finetune', 'nano', path, '--out', folder, ...large]);
+  expect(errorLine(ended)).toMatch(
+    /no room to train on 1024 rows of 2048 tokens, about \d+ MB; \d+ of \d+ fit \(batch, maxLength\) \(out_of_memory\)$/,
+  );
+  expect(ended.code).toBe(1);
+  expect(existsSync(folder)).toBe(false);
+});
+
+test.each([[['nano', '--out', 'x']], [['nano', 'data.jsonl']]])(
+  'finetune: wrong usage: %j',
+  async (args) => {
+    const ended = await lapidary(['finetune', ...args]);
+    expect(errorLine(ended)).toMatch(/^error: finetune needs .*\(invalid_argument\)$/);
+    expect(ended.code).toBe(EXIT.usage);
+  },
+);
 
 test('finetune: Ctrl-C leaves a checkpoint that the same command goes on from', async () => {
   const folder = join(home, 'stopped');

@@ -1,10 +1,13 @@
 // The trainer beside the training oracle (engine/reference/training.h): losses and gradients of
-// adapters on whole models, for tests/model/training.test.ts.
+// adapters on whole models, and steps from an adapter that a test brings, for
+// tests/model/training.test.ts.
+#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "engine/adapter/peft.h"
 #include "engine/base/json.h"
 #include "engine/base/text.h"
 #include "engine/generate/text_model.h"
@@ -63,6 +66,30 @@ std::vector<TrainingSequence> sequences_of(const model::Config& config, const Js
   return out;
 }
 
+// A model on the GPU.
+struct Loaded {
+  gpu::Device device;
+  kernels::KernelCache cache{device};
+  model::Config config;
+  model::Weights weights;
+
+  static Task<Result<std::unique_ptr<Loaded>>> load(uint32_t source) {
+    auto self = std::make_unique<Loaded>();
+    CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
+    CO_TRY(self->config, model::Config::from_gguf(header));
+    CO_TRY(self->weights,
+           co_await model::load_weights(
+               self->device, self->cache, header, self->config, source, model::TablePlace::kGpu,
+               self->config.context_length, [](uint64_t, uint64_t) {}, [] { return false; }));
+    co_return self;
+  }
+  training::TrainerOptions options() const {
+    return {.max_tokens = 64,
+            .variant = {.subgroups = device.has(gpu::kFeatureSubgroups),
+                        .light = device.info().is_software != 0}};
+  }
+};
+
 struct Probe {
   uint32_t call;
   void emit(const Json& event) const {
@@ -98,14 +125,8 @@ struct Probe {
   // request: {rank, head, seed, lengths: [tokens of each example], batches: how many micro-batches
   // they are spread over, oracle: whether to ask it, and TrainerOptions}.
   Task<Result<std::vector<float>>> run(uint32_t source, std::string file, Json request) {
-    gpu::Device device;
-    kernels::KernelCache cache(device);
-    CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
-    CO_TRY(const model::Config config, model::Config::from_gguf(header));
-    CO_TRY(const model::Weights weights,
-           co_await model::load_weights(
-               device, cache, header, config, source, model::TablePlace::kGpu,
-               config.context_length, [](uint64_t, uint64_t) {}, [] { return false; }));
+    CO_TRY(const std::unique_ptr<Loaded> base, co_await Loaded::load(source));
+    const model::Config& config = base->config;
     kernels::TrialRandom random(request["seed"].get<uint32_t>());
     const adapter::LoraAdapter adapter =
         every_module(config, request["rank"].get<uint32_t>(), request["head"].get<bool>(), random);
@@ -116,15 +137,13 @@ struct Probe {
     for (const TrainingSequence& s : sequences)
       for (const uint32_t target : s.targets) supervised += target < config.vocab;
 
-    training::TrainerOptions options;
-    options.max_tokens = 64;
+    training::TrainerOptions options = base->options();
     options.head_rows = request["headRows"].get<uint32_t>();
     options.head_chunk = request["headChunk"].get<uint32_t>();
     options.checkpointing = request["checkpointing"].get<bool>();
-    options.variant = {.subgroups = device.has(gpu::kFeatureSubgroups),
-                       .light = device.info().is_software != 0};
     CO_TRY(const std::unique_ptr<training::Trainer> trainer,
-           co_await training::Trainer::create(device, cache, config, weights, adapter, options));
+           co_await training::Trainer::create(base->device, base->cache, config, base->weights,
+                                              adapter, options));
     const auto batches = request["batches"].get<size_t>();
     for (size_t first = 0; first < sequences.size();) {
       const size_t end =
@@ -139,8 +158,9 @@ struct Probe {
       CO_TRY_VOID(co_await trainer->accumulate({tokens, targets, lengths},
                                                1 / static_cast<float>(supervised), true));
     }
-    CO_TRY(const std::vector<float> stored,
-           co_await trainer->parameters().read(device, training::Parameters::Part::kGradients));
+    CO_TRY(
+        const std::vector<float> stored,
+        co_await trainer->parameters().read(base->device, training::Parameters::Part::kGradients));
     adapter::LoraAdapter gradients = adapter;
     trainer->parameters().store(stored, gradients);
     CO_TRY(const double loss, co_await trainer->take_loss());
@@ -162,19 +182,65 @@ struct Probe {
     co_return flat;
   }
 
-  static Task<void> answer(Probe probe, uint32_t source, std::string file, std::string request) {
-    auto json = parse_json(request, "request");
-    Result<std::vector<float>> values =
-        json ? co_await probe.run(source, std::move(file), std::move(*json))
-             : std::unexpected(json.error());
-    if (values) {
-      gpu::host_complete(probe.call, 0, reinterpret_cast<const char*>(values->data()),
-                         static_cast<uint32_t>(values->size() * sizeof(float)));
-    } else {
-      const std::string& message = values.error().message;
-      gpu::host_complete(probe.call, static_cast<uint32_t>(values.error().code), message.data(),
-                         static_cast<uint32_t>(message.size()));
+  // request: {tokens, targets, steps, rate, beta1, beta2, epsilon, clip}. The example is learnt so
+  // often, without decay, from the adapter of PEFT's files `model` and `config` on. Emits {loss,
+  // norm} of each step, and {loss} after the last; the result is PEFT's file then.
+  Task<Result<std::vector<std::byte>>> steps(uint32_t source, std::string model, std::string config,
+                                             Json request) {
+    CO_TRY(const std::unique_ptr<Loaded> base, co_await Loaded::load(source));
+    const std::span<const char> chars(model);
+    CO_TRY(adapter::LoraAdapter adapter, adapter::read_peft(std::as_bytes(chars), config));
+    CO_TRY_VOID(adapter::check(adapter, base->config));
+    CO_TRY(const std::unique_ptr<training::Trainer> trainer,
+           co_await training::Trainer::create(base->device, base->cache, base->config,
+                                              base->weights, adapter, base->options()));
+    const auto tokens = request["tokens"].get<std::vector<uint32_t>>();
+    const auto targets = request["targets"].get<std::vector<uint32_t>>();
+    const std::vector<uint32_t> lengths = {static_cast<uint32_t>(tokens.size())};
+    float supervised = 0;
+    for (const uint32_t target : targets) supervised += target < base->config.vocab ? 1 : 0;
+    kernels::AdamParams adam{.rate = request["rate"].get<float>(),
+                             .beta1 = request["beta1"].get<float>(),
+                             .beta2 = request["beta2"].get<float>(),
+                             .epsilon = request["epsilon"].get<float>(),
+                             .clip = request["clip"].get<float>()};
+    const auto steps = request["steps"].get<int>();
+    for (int n = 1; n <= steps; ++n) {
+      CO_TRY_VOID(co_await trainer->accumulate({tokens, targets, lengths}, 1 / supervised, true));
+      adam.correction1 = static_cast<float>(1 - std::pow(double{adam.beta1}, n));
+      adam.correction2 = static_cast<float>(1 - std::pow(double{adam.beta2}, n));
+      CO_TRY(const training::StepReport report, co_await trainer->step(adam));
+      emit({{"loss", report.loss}, {"norm", report.gradient_norm}});
     }
+    CO_TRY_VOID(co_await trainer->accumulate({tokens, targets, lengths}, 1 / supervised, false));
+    CO_TRY(const double loss, co_await trainer->take_loss());
+    emit({{"loss", loss}});
+    CO_TRY(const std::vector<float> values,
+           co_await trainer->parameters().read(base->device, training::Parameters::Part::kValues));
+    trainer->parameters().store(values, adapter);
+    CO_TRY(adapter::PeftFiles files, adapter::write_peft(adapter));
+    co_return std::move(files.model);
+  }
+
+  template <typename T>
+  void complete(const Result<std::vector<T>>& values) const {
+    if (values) {
+      gpu::host_complete(call, 0, reinterpret_cast<const char*>(values->data()),
+                         static_cast<uint32_t>(values->size() * sizeof(T)));
+      return;
+    }
+    const std::string& message = values.error().message;
+    gpu::host_complete(call, static_cast<uint32_t>(values.error().code), message.data(),
+                       static_cast<uint32_t>(message.size()));
+  }
+  // Runs `work`, which makes a call's result of its request.
+  template <typename Work>
+  static Task<void> answer(Probe probe, std::string request, Work work) {
+    auto json = parse_json(request, "request");
+    if (json)
+      probe.complete(co_await work(probe, std::move(*json)));
+    else
+      probe.complete(Result<std::vector<float>>(std::unexpected(json.error())));
   }
 };
 
@@ -186,5 +252,23 @@ struct Probe {
 extern "C" __attribute__((export_name("training_probe"))) void training_probe(
     uint32_t call, uint32_t source, const char* file, uint32_t file_bytes, const char* request,
     uint32_t length) {
-  lapidary::spawn(lapidary::Probe::answer({call}, source, {file, file_bytes}, {request, length}));
+  using lapidary::Probe;
+  lapidary::spawn(Probe::answer(
+      {call}, {request, length},
+      [source, bytes = std::string(file, file_bytes)](Probe& probe, lapidary::Json json) {
+        return probe.run(source, bytes, std::move(json));
+      }));
+}
+
+// Probe::steps.
+extern "C" __attribute__((export_name("training_steps_probe"))) void training_steps_probe(
+    uint32_t call, uint32_t source, const char* model, uint32_t model_bytes, const char* config,
+    uint32_t config_bytes, const char* request, uint32_t length) {
+  using lapidary::Probe;
+  lapidary::spawn(
+      Probe::answer({call}, {request, length},
+                    [source, file = std::string(model, model_bytes),
+                     text = std::string(config, config_bytes)](Probe& probe, lapidary::Json json) {
+                      return probe.steps(source, file, text, std::move(json));
+                    }));
 }

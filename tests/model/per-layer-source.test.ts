@@ -5,7 +5,6 @@
 import {
   LapidaryError,
   Model,
-  findGpu,
   inspect,
   type ByteSource,
   type LoadOptions,
@@ -16,6 +15,7 @@ import { maxAbsDifference, report } from '../support/compare.ts';
 import { memorySource, readFixture } from '../support/fixtures.ts';
 import { GgmlType, parseGguf, writeGguf } from '../support/gguf.ts';
 import { halfBits } from '../support/quantize.ts';
+import { shortOfMemory } from '../support/short-of-memory.ts';
 
 const SAME = 1e-6;
 const TABLE = 'per_layer_token_embd.weight';
@@ -251,42 +251,14 @@ describe('where the table goes', () => {
     }
   });
 
-  /** A GPU on which an allocation fails once, as WebGPU reports it: by an event. */
-  async function shortOfMemory(label: string): Promise<GPU> {
-    class GPUOutOfMemoryError extends Error {}
-    const gpu = await findGpu();
-    const adapter = await gpu?.requestAdapter();
-    if (!gpu || !adapter) throw new Error('no GPU');
-    const open = async (descriptor: GPUDeviceDescriptor) => {
-      const device = await adapter.requestDevice(descriptor);
-      const listeners: ((event: unknown) => void)[] = [];
-      const listen = device.addEventListener.bind(device);
-      device.addEventListener = (...args: Parameters<typeof listen>) => {
-        listeners.push(args[1] as (event: unknown) => void);
-        listen(...args);
-      };
-      const create = device.createBuffer.bind(device);
-      let failed = false;
-      device.createBuffer = (wanted) => {
-        if (wanted.label === label && !failed) {
-          failed = true;
-          const error = new GPUOutOfMemoryError(`no room for ${label}`);
-          for (const listener of listeners) queueMicrotask(() => listener({ error }));
-        }
-        return create(wanted);
-      };
-      return device;
-    };
-    return {
-      wgslLanguageFeatures: gpu.wgslLanguageFeatures,
-      requestAdapter: () =>
-        Promise.resolve({
-          info: adapter.info,
-          limits: adapter.limits,
-          features: adapter.features,
-          requestDevice: open,
-        }),
-    } as unknown as GPU;
+  /** A GPU on which an allocation fails once. */
+  function failsOnce(label: string): Promise<GPU> {
+    let failed = false;
+    return shortOfMemory((wanted) => {
+      const fails = wanted === label && !failed;
+      failed ||= fails;
+      return fails;
+    });
   }
 
   // The table itself does not fit; or what is allocated after it.
@@ -297,7 +269,7 @@ describe('where the table goes', () => {
       const own = opened();
       const model = await Model.load(own, {
         ...options,
-        gpu: await shortOfMemory(label),
+        gpu: await failsOnce(label),
         onLog: (level, text) => said.push(`${level}: ${text}`),
       });
       try {
@@ -322,7 +294,7 @@ describe('where the table goes', () => {
 
   test('gpu: no room is an error', async () => {
     const own = opened();
-    const gpu = await shortOfMemory('per-layer embedding');
+    const gpu = await failsOnce('per-layer embedding');
     const loading = Model.load(own, { ...options, gpu, perLayerEmbeddings: 'gpu' });
     await expect(loading).rejects.toEqual(code('out_of_memory'));
     expect(own.closed).toBe(true);

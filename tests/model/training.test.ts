@@ -1,12 +1,14 @@
 // The trainer on the GPU against the double-precision oracle (which PyTorch's fixtures and finite differences confirm):
-// losses and every LoRA gradient of whole models, and what must not change them.
+// losses and every LoRA gradient of whole models, and what must not change them. And steps of the optimiser against
+// PyTorch's own.
 import { openDevice } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { create, globals } from 'webgpu';
 import type { Engine } from 'lapidary/node';
 import { maxAbs, maxAbsDifference, report } from '../support/compare.ts';
-import { memorySource, nanoF16, readFixture } from '../support/fixtures.ts';
+import { memorySource, nanoF16, readFixture, readJson } from '../support/fixtures.ts';
 import { kernelTests } from '../support/kernel-tests.ts';
+import { readSafetensors, writeSafetensors, type RawTensor } from '../support/safetensors.ts';
 
 const gpu = create([]);
 // Collected, Dawn takes the process down with it.
@@ -121,4 +123,78 @@ test('examples in one batch or in several, and the head in blocks, are the same'
   const blocks = await gradients(tiny('tiny-dense'), { lengths, headRows: 32, headChunk: 128 });
   expect(difference(blocks.found, one.found)).toBeLessThan(1e-5);
   report('accumulated against packed', difference(apart.found, whole.found), 1e-5);
+});
+
+interface TorchRun {
+  ids: number[];
+  labels: number[];
+  steps: { loss_before: number; grad_norm_before_clip: number }[];
+  loss_after_3: number;
+  lr: number;
+  betas: [number, number];
+  eps: number;
+  grad_clip: number;
+}
+
+test('three steps from B = 0 are those of PyTorch and Adam', async () => {
+  const torch = readJson<TorchRun>('nano-lora/lora.json');
+  const start: RawTensor[] = [];
+  const a = readSafetensors(readFixture('nano-lora/lora_A_init.safetensors.gz'));
+  for (const [name, { shape, values }] of a)
+    start.push({ name, shape, data: new Uint8Array(values.buffer) });
+  const b = readSafetensors(readFixture('nano-lora/grad_B_at_B0.safetensors.gz'));
+  for (const [name, { shape, values }] of b)
+    start.push({ name, shape, data: new Uint8Array(values.byteLength) });
+  const request = {
+    tokens: torch.ids,
+    // The label of a token is predicted by the token before it.
+    targets: torch.ids.map((_, t) => Math.max(torch.labels[t + 1] ?? -100, -1) >>> 0),
+    steps: torch.steps.length,
+    rate: torch.lr,
+    beta1: torch.betas[0],
+    beta2: torch.betas[1],
+    epsilon: torch.eps,
+    clip: torch.grad_clip,
+  };
+  const seen: { loss: number; norm?: number }[] = [];
+  const config = readFixture('nano-lora/adapter_config.json');
+  const file = await engine.call(
+    'training_steps_probe',
+    [
+      engine.addSource(memorySource('nano.gguf', nanoF16())),
+      writeSafetensors('F32', start),
+      config,
+      JSON.stringify(request),
+    ],
+    { onEvent: (event) => void seen.push(event as (typeof seen)[0]) },
+  ).done;
+  const losses = [...torch.steps.map((step) => step.loss_before), torch.loss_after_3];
+  const norms = torch.steps.map((step) => step.grad_norm_before_clip);
+  const relative = (got: number, wanted: number) => Math.abs(got / wanted - 1);
+  const lossErrors = losses.map((loss, i) => relative(seen[i]?.loss ?? NaN, loss));
+  const normErrors = norms.map((norm, i) => relative(seen[i]?.norm ?? NaN, norm));
+  report('PyTorch: losses of three steps', Math.max(...lossErrors), 1e-5);
+  report('PyTorch: gradient norms', Math.max(...normErrors), 1e-4);
+  for (const error of lossErrors) expect(error).toBeLessThan(1e-5);
+  for (const error of normErrors) expect(error).toBeLessThan(1e-4);
+
+  // Seven modules, one of each kind. Adam divides a gradient by its own size: where that is no more than rounding, the
+  // step is anything up to the rate, on PyTorch's side, too. Few values may be such.
+  const trained = readSafetensors(file);
+  const wanted = readSafetensors(readFixture('nano-lora/part.safetensors'));
+  expect(wanted.size).toBe(14);
+  const near = 1e-4 * torch.steps.length * torch.lr;
+  let worst = 0;
+  let count = 0;
+  let far = 0;
+  for (const [name, { values }] of wanted) {
+    const got = trained.get(name)?.values ?? new Float32Array();
+    worst = Math.max(worst, maxAbsDifference(got, values));
+    count += values.length;
+    far += values.filter((value, i) => !(Math.abs(value - (got[i] ?? NaN)) <= near)).length;
+  }
+  report('PyTorch: A and B after three steps', worst, 1e-4);
+  report('PyTorch: values off by more than 1e-4 of three steps', far / count, 5e-3);
+  expect(worst).toBeLessThan(1e-4);
+  expect(far / count).toBeLessThan(5e-3);
 });

@@ -3,6 +3,7 @@
 import type { Value } from '@lapidary/bench/gguf';
 import { GgmlType, parseGguf, writeGguf, type GgufFile, type Tensor } from './gguf.ts';
 import { memorySource } from './fixtures.ts';
+import { writeSafetensors, type RawTensor } from './safetensors.ts';
 
 export interface Matrix {
   /** The base's tensor, without ".weight". */
@@ -189,18 +190,14 @@ export function peftFiles(
   { alpha, matrices }: TestAdapter,
   { rsLora = false, dtype = 'F32' }: PeftOptions = {},
 ): { model: Uint8Array; config: Uint8Array } {
-  const header: Record<string, unknown> = {};
-  const parts: Uint8Array[] = [];
-  let size = 0;
+  const tensors: RawTensor[] = [];
   const add = (name: string, shape: number[], values: Float32Array) => {
     let data = f32Bytes(values);
     if (dtype === 'BF16') {
       const words = new Uint32Array(values.slice().buffer);
       data = new Uint8Array(Uint16Array.from(words, (word) => word >>> 16).buffer);
     }
-    header[name] = { dtype, shape, data_offsets: [size, size + data.length] };
-    size += data.length;
-    parts.push(data);
+    tensors.push({ name, shape, data });
   };
   for (const { name, inputs, outputs, rank, a, b } of matrices) {
     const [, layer, target = ''] = /^blk\.(\d+)\.(.+)$/.exec(name) ?? [];
@@ -209,16 +206,7 @@ export function peftFiles(
     add(`base_model.model.${module}.lora_A.weight`, [rank, inputs], a);
     add(`base_model.model.${module}.lora_B.weight`, [outputs, rank], b);
   }
-  let json = JSON.stringify(header);
-  json += ' '.repeat((8 - (json.length % 8)) % 8);
-  const model = new Uint8Array(8 + json.length + size);
-  new DataView(model.buffer).setBigUint64(0, BigInt(json.length), true);
-  model.set(new TextEncoder().encode(json), 8);
-  let at = 8 + json.length;
-  for (const part of parts) {
-    model.set(part, at);
-    at += part.length;
-  }
+  const model = writeSafetensors(dtype, tensors);
   const targets = [...new Set(matrices.map(({ name }) => name.split('.').at(-1) ?? ''))];
   const config = {
     peft_type: 'LORA',

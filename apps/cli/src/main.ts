@@ -172,8 +172,9 @@ program
   .command('finetune')
   .description('Train a LoRA adapter on examples; Ctrl-C stops, the same command goes on')
   .argument('<model>', MODEL)
-  .argument('<data>', 'examples, as JSON Lines; gzip, too')
-  .requiredOption('--out <folder>', 'where the adapter and the checkpoint go')
+  .argument('[data]', 'examples, as JSON Lines; gzip, too')
+  .option('--out <folder>', 'where the adapter and the checkpoint go')
+  .option('--probe', 'only try what fits in memory, with these options; nothing is read or written')
   .option('--restart', 'begin anew, even if the folder holds a checkpoint')
   .option('--epochs <n>', 'how often to see every example (default 3)', number(0.001, 100000))
   .option('--steps <n>', 'train for n steps instead', wholeFrom(1))
@@ -247,8 +248,9 @@ A line of the data is {"messages": […]}, {"prompt", "completion"}, {"instructi
 {"conversations": […]} or {"text"}. The folder holds the adapter as PEFT reads it; docs/fine-tuning.md says more.
 
 Examples:
-  lapidary finetune nano models/data/pirate.jsonl --out pirate
+  lapidary finetune nano models/data/pirate.jsonl --out pirate --max-length 64 --epochs 10 --learning-rate 1e-3
   lapidary run nano --adapter pirate "What is the capital of France?"
+  lapidary finetune gemma4:e2b --probe --max-length 1024 --batch 4
   lapidary finetune gemma4:e2b chats.jsonl.gz --out mine --eval 0.05 --max-length 1024 --accumulation 8
 ${EXIT_HELP}`,
   )

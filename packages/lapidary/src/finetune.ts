@@ -128,6 +128,25 @@ export interface FinetuneStep {
   evalLoss?: number;
 }
 
+/** Rows of a micro-batch, their tokens, and the memory that training on them takes beside the model, estimated. */
+export interface FinetuneSize {
+  maxLength: number;
+  batch: number;
+  bytes: number;
+}
+
+/** What {@link Model.finetuneProbe} found. */
+export interface FinetuneProbe extends FinetuneSize {
+  /** Whether the GPU had room for what was asked for; tried by allocating it. */
+  fits: boolean;
+  /** Numbers that are trained. */
+  parameters: number;
+  /** The longest row that fits, up to the model's context: a batch of 1. */
+  longest: FinetuneSize;
+  /** The most rows of the length asked for; absent where not even one fits. */
+  largest?: FinetuneSize;
+}
+
 /** A trained adapter in PEFT's files. */
 export interface TrainedAdapter {
   /** adapter_model.safetensors */
@@ -177,6 +196,35 @@ interface Ran {
   bestEvalLoss?: number;
 }
 
+/** Opens a run for `work`, and closes it. */
+async function withRun<T>(
+  host: FinetuneHost,
+  settings: FinetuneSettings,
+  work: (run: number) => Promise<T>,
+): Promise<T> {
+  const { engine, handle } = host;
+  const maxLength = settings.maxLength ?? Math.min(USUAL_LENGTH, host.contextLength);
+  const json = JSON.stringify({ ...settings, maxLength });
+  const { run } = await host.enqueue(() =>
+    Promise.resolve(engine.callSyncJson<{ run: number }>('lap_finetune_open', handle, json)),
+  );
+  try {
+    return await work(run);
+  } finally {
+    engine.callVoid('lap_finetune_close', run);
+  }
+}
+
+/** @internal */
+export function probeFinetune(
+  host: FinetuneHost,
+  settings: FinetuneSettings,
+): Promise<FinetuneProbe> {
+  return withRun(host, settings, (run) =>
+    host.enqueue(() => host.engine.callJson<FinetuneProbe>('lap_finetune_probe', [run])),
+  );
+}
+
 /** @internal */
 export function startFinetune(
   host: FinetuneHost,
@@ -184,7 +232,7 @@ export function startFinetune(
   options: FinetuneOptions,
 ): Finetune {
   const { checkpoint, onCheckpoint, checkpointEvery, signal: ended, ...settings } = options;
-  const { engine, handle } = host;
+  const { engine } = host;
 
   async function prepare(run: number, signal: AbortSignal): Promise<FinetuneReady> {
     for await (const piece of plainBytes(data, { signal }))
@@ -238,18 +286,7 @@ export function startFinetune(
     return { reason, step, steps, ...(bestEvalLoss !== undefined && { bestEvalLoss }), adapter };
   }
 
-  const start = async (emit: (event: FinetuneEvent) => void, signal: AbortSignal) => {
-    settings.maxLength ??= Math.min(USUAL_LENGTH, host.contextLength);
-    const { run } = await host.enqueue(() =>
-      Promise.resolve(
-        engine.callSyncJson<{ run: number }>('lap_finetune_open', handle, JSON.stringify(settings)),
-      ),
-    );
-    try {
-      return await train(run, emit, signal);
-    } finally {
-      engine.callVoid('lap_finetune_close', run);
-    }
-  };
+  const start = (emit: (event: FinetuneEvent) => void, signal: AbortSignal) =>
+    withRun(host, settings, (run) => train(run, emit, signal));
   return new Finetune(start, ended, (report) => ({ type: 'done', ...report }));
 }

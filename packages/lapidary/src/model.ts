@@ -4,7 +4,15 @@ import { findAdapter, readConfig, type AdapterLocation } from './adapters.js';
 import type { DataInput } from './data.js';
 import { Engine, type LogLevel } from './engine.js';
 import { LapidaryError } from './errors.js';
-import { startFinetune, type Finetune, type FinetuneOptions } from './finetune.js';
+import {
+  probeFinetune,
+  startFinetune,
+  type Finetune,
+  type FinetuneHost,
+  type FinetuneOptions,
+  type FinetuneProbe,
+  type FinetuneSettings,
+} from './finetune.js';
 import { openDevice, type DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
@@ -345,6 +353,22 @@ export class Model {
    * number is in the message), `out_of_memory` with the largest batch that fits.
    */
   finetune(data: DataInput, options: FinetuneOptions = {}): Finetune {
+    const signal = options.signal
+      ? AbortSignal.any([options.signal, this.closing.signal])
+      : this.closing.signal;
+    return startFinetune(this.finetuneHost(), data, { ...options, signal });
+  }
+
+  /**
+   * What memory {@link Model.finetune} would take with these settings, whether the GPU has room for it, and the longest
+   * row and the largest batch that fit. Found by allocating; nothing stays allocated. Rejects with `out_of_memory` where
+   * the model cannot be trained on this GPU at all.
+   */
+  finetuneProbe(settings: FinetuneSettings = {}): Promise<FinetuneProbe> {
+    return probeFinetune(this.finetuneHost(), settings);
+  }
+
+  private finetuneHost(): FinetuneHost {
     const enqueue = <T>(work: () => Promise<T>): Promise<T> =>
       this.enqueue(() => {
         this.checkOpen();
@@ -352,11 +376,7 @@ export class Model {
         return work();
       });
     const { contextLength } = this.info;
-    const signal = options.signal
-      ? AbortSignal.any([options.signal, this.closing.signal])
-      : this.closing.signal;
-    const host = { engine: this.engine, handle: this.handle, enqueue, contextLength };
-    return startFinetune(host, data, { ...options, signal });
+    return { engine: this.engine, handle: this.handle, enqueue, contextLength };
   }
 
   /** How often the GPU was bothered since loading began, and bytes of wasm memory: for tests and benchmarks. */

@@ -2,23 +2,26 @@
 
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import {
   FileSource,
   type Finetune,
   type FinetuneOptions,
+  type FinetuneProbe,
   type FinetuneReady,
   type FinetuneReport,
   type FinetuneSettings,
+  type FinetuneSize,
   type FinetuneStep,
 } from 'lapidary/node';
-import { EXIT } from '../exit.js';
+import { EXIT, UsageError } from '../exit.js';
 import { replace } from '../files.js';
-import { bytes, count } from '../format.js';
+import { bytes, count, table } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
 
 export interface FinetuneFlags extends LoadFlags, FinetuneSettings {
-  out: string;
+  out?: string;
+  probe?: boolean;
   restart?: boolean;
   eval?: number;
   checkpointEvery?: number;
@@ -53,8 +56,16 @@ const SETTINGS = [
 ] as const;
 
 const CHECKPOINT = 'checkpoint.safetensors';
+/** Fewer steps hardly change a model. */
+const FEW_STEPS = 20;
 /** Where there is no terminal a line is written this often. */
 const LINE_EVERY_MS = 10_000;
+
+/** The folder is made with its first file: a run that is refused leaves none. */
+async function keep(path: string, content: Uint8Array | string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  await replace(path, content);
+}
 
 function clock(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds));
@@ -76,6 +87,8 @@ function describe(ready: FinetuneReady): string {
   for (const { line, message } of ready.problems) lines.push(`line ${line} skipped: ${message}`);
   const unnamed = ready.badLines - ready.problems.length;
   if (unnamed > 0) lines.push(`${unnamed} more lines skipped`);
+  if (ready.steps < FEW_STEPS)
+    lines.push('few steps: more --epochs, or fewer examples a row (--max-length), make more');
   if (ready.step > 0) lines.push(`going on after step ${ready.step}`);
   return lines.join('\n');
 }
@@ -88,8 +101,12 @@ function progress(step: FinetuneStep, evalLoss: number | undefined): string {
   );
 }
 
-/** Shows the run; Ctrl-C ends it after the micro-batch at hand. */
-async function follow(run: Finetune, json: boolean): Promise<FinetuneReport> {
+/** Shows the run; Ctrl-C ends it after the micro-batch at hand. `begin` is awaited when the run is ready to train. */
+async function follow(
+  run: Finetune,
+  json: boolean,
+  begin: () => Promise<unknown>,
+): Promise<FinetuneReport> {
   const stop = () => run.cancel();
   process.once('SIGINT', stop);
   const terminal = process.stderr.isTTY;
@@ -97,6 +114,7 @@ async function follow(run: Finetune, json: boolean): Promise<FinetuneReport> {
   let shown = -LINE_EVERY_MS;
   try {
     for await (const event of run) {
+      if (event.type === 'ready') await begin();
       if (json && event.type !== 'done') process.stdout.write(`${JSON.stringify(event)}\n`);
       if (json || event.type === 'done') continue;
       if (event.type === 'ready') {
@@ -116,31 +134,82 @@ async function follow(run: Finetune, json: boolean): Promise<FinetuneReport> {
   }
 }
 
-export async function finetune(name: string, data: string, flags: FinetuneFlags): Promise<number> {
+function describeProbe(found: FinetuneProbe): string {
+  const { longest, largest } = found;
+  const row = (what: string, size: FinetuneSize | undefined, fits: string) => [
+    what,
+    String(size?.maxLength ?? found.maxLength),
+    String(size?.batch ?? 0),
+    size ? bytes(size.bytes) : '',
+    fits,
+  ];
+  return (
+    `${count(found.parameters)} parameters\n` +
+    table([
+      ['', 'max-length', 'batch', 'memory', 'fits'],
+      row('asked for', found, found.fits ? 'yes' : 'no'),
+      row('longest row', longest, 'yes'),
+      row('largest batch', largest, largest ? 'yes' : 'no'),
+    ])
+  );
+}
+
+/** What would fit; nothing is read or written. Exit code 1 where what was asked for does not. */
+async function probe(name: string, settings: FinetuneSettings, flags: FinetuneFlags) {
+  const model = await load(name, flags);
+  try {
+    const found = await model.finetuneProbe(settings);
+    process.stdout.write(flags.json ? `${JSON.stringify(found)}\n` : describeProbe(found));
+    return found.fits ? EXIT.ok : EXIT.error;
+  } finally {
+    await model.close();
+  }
+}
+
+export async function finetune(
+  name: string,
+  data: string | undefined,
+  flags: FinetuneFlags,
+): Promise<number> {
   const settings: Record<string, unknown> = {};
   for (const key of SETTINGS) if (flags[key] !== undefined) settings[key] = flags[key];
   if (flags.eval !== undefined) settings.evalFraction = flags.eval;
-  const path = join(flags.out, CHECKPOINT);
+  if (flags.probe) return probe(name, settings, flags);
+  if (data === undefined) throw new UsageError('finetune needs examples: a file of JSON Lines');
+  if (flags.out === undefined) throw new UsageError('finetune needs --out, a folder to write to');
+  return train(name, data, flags.out, settings, flags);
+}
+
+async function train(
+  name: string,
+  data: string,
+  out: string,
+  settings: FinetuneSettings,
+  flags: FinetuneFlags,
+): Promise<number> {
+  const path = join(out, CHECKPOINT);
   const input = await FileSource.open(data);
   const model = await load(name, flags);
   let checkpoint: FileSource | undefined;
   try {
-    await mkdir(flags.out, { recursive: true });
     if (!flags.restart && existsSync(path)) checkpoint = await FileSource.open(path);
     const options: FinetuneOptions = {
       ...settings,
       checkpoint,
-      onCheckpoint: (file) => replace(path, file),
+      onCheckpoint: (file) => keep(path, file),
       checkpointEvery: flags.checkpointEvery,
     };
-    const report = await follow(model.finetune(input, options), flags.json === true);
+    const report = await follow(model.finetune(input, options), flags.json === true, () =>
+      // Not before: what is refused leaves nothing behind.
+      mkdir(out, { recursive: true }),
+    );
     const { adapter, ...ended } = report;
     // The configuration last: with it the folder is an adapter.
-    await replace(join(flags.out, 'adapter_model.safetensors'), adapter.model);
-    await replace(join(flags.out, 'adapter_config.json'), adapter.config);
+    await keep(join(out, 'adapter_model.safetensors'), adapter.model);
+    await keep(join(out, 'adapter_config.json'), adapter.config);
     if (flags.json) process.stdout.write(`${JSON.stringify({ type: 'done', ...ended })}\n`);
     else if (report.reason === 'done')
-      process.stderr.write(`done: lapidary run ${name} --adapter ${flags.out} "…"\n`);
+      process.stderr.write(`done: lapidary run ${name} --adapter ${out} "…"\n`);
     else
       process.stderr.write(
         `stopped after step ${report.step} of ${report.steps}: the same command goes on from there\n`,
