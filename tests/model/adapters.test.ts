@@ -5,6 +5,7 @@ import { mergeAdapters, type Model } from 'lapidary/node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   adapterGguf,
+  TARGETS,
   adapterSource,
   merged,
   peftFiles,
@@ -179,7 +180,7 @@ describe('tiny-e, every matrix that an adapter can change', () => {
     expect(await cached()).toBe(0);
   });
 
-  test('a rank too large for attention to add q, k and v itself', async () => {
+  test('a rank too large for the kernels to make the change themselves', async () => {
     const large = randomAdapter(parseGguf(tinyE), {
       seed: 3,
       rank: 100,
@@ -262,26 +263,37 @@ describe('tiny-e, every matrix that an adapter can change', () => {
 });
 
 // With integer products gate and up hand signed bytes over to down, adapters or not. (nano in F16: tests/oracle.)
-test('nano Q8_0: prefill and decode with an adapter of all matrices', async () => {
+test('nano Q8_0: the seven projections change, in two dispatches more than the base takes', async () => {
   const file = quantizeModel(nanoF16(), 'Q8_0');
   const prompt = promptNamed('capital').ids;
   const adapter = randomAdapter(parseGguf(file), {
     seed: 5,
-    rank: 8,
-    skip: only([0, 5], 3),
+    rank: 9,
+    targets: TARGETS.filter((name) => !['inp_gate', 'proj'].includes(name)),
+    // The first layer, and the one in which the last token of a prompt comes from the batch.
+    skip: only([0, 3, 4], 3),
     most: 0.02,
   });
   const wanted = await referenceLogits(merged(file, [adapter, 1]), prompt);
   const model = await loadBytes('nano-q8_0.gguf', file, { kvType, variant: { dot: 'int16' } });
+  const dispatchesOfAToken = async () => {
+    await model.truncate(prompt.length - 1);
+    const { dispatches } = model.counters;
+    await model.logits(prompt);
+    return model.counters.dispatches - dispatches;
+  };
   try {
     const base = await model.logits(prompt);
+    const before = await dispatchesOfAToken();
     await model.loadAdapter(adapterSource(adapter));
     const { batch, step } = await bothWays(model, prompt);
     for (const [how, got] of Object.entries({ batch, step })) {
-      report(`nano Q8_0 with an adapter, ${how}`, maxAbsDifference(got, wanted), 1e-3);
-      expect(maxAbsDifference(got, wanted)).toBeLessThan(1e-3);
+      report(`nano Q8_0 with an adapter, ${how}`, maxAbsDifference(got, wanted), 2e-3);
+      expect(maxAbsDifference(got, wanted)).toBeLessThan(2e-3);
     }
     expect(maxAbsDifference(batch, base)).toBeGreaterThan(0.1);
+    // Those of q, k and v of the first layer; all others make their change by themselves.
+    expect(await dispatchesOfAToken()).toBe(before + 2);
   } finally {
     await model.close();
   }
