@@ -33,19 +33,47 @@ std::string& result() {
 // Of a checkpoint: the wasm heap must hold it.
 constexpr uint64_t kMaxCheckpointBytes = 512 << 20;
 
-// Loaded models by handle - 1.
-std::vector<std::shared_ptr<TextModel>>& models() {
-  static std::vector<std::shared_ptr<TextModel>> table;
-  return table;
-}
+// Things that the host names by handles from 1 on.
+template <typename T>
+class Table {
+ public:
+  // `what`: begins the message about a handle that names nothing.
+  explicit Table(std::string_view what) : what_(what) {}
+  uint32_t add(std::shared_ptr<T> entry) {
+    entries_.push_back(std::move(entry));
+    return static_cast<uint32_t>(entries_.size());
+  }
+  Result<std::shared_ptr<T>> find(uint32_t handle) const {
+    if (handle == 0 || handle > entries_.size() || entries_[handle - 1] == nullptr)
+      return fail(ErrorCode::kInvalidArgument, cat(what_, " has been closed"));
+    return entries_[handle - 1];
+  }
+  void close(uint32_t handle) {
+    if (find(handle)) entries_[handle - 1] = nullptr;
+  }
+
+ private:
+  std::string_view what_;
+  std::vector<std::shared_ptr<T>> entries_;
+};
+
 // A fine-tuning run and the model that it trains on, which must outlive it.
 struct FinetuneRun {
   std::shared_ptr<TextModel> model;
   std::unique_ptr<training::Finetune> run;
 };
-// By handle - 1.
-std::vector<std::shared_ptr<FinetuneRun>>& finetunes() {
-  static std::vector<std::shared_ptr<FinetuneRun>> table;
+
+Table<TextModel>& models() {
+  static Table<TextModel> table("this model");
+  return table;
+}
+Table<FinetuneRun>& finetunes() {
+  static Table<FinetuneRun> table("this fine-tuning run");
+  return table;
+}
+// They are never closed: the host gives each an engine of its own.
+Table<generate::Merge>& merges() {
+  static Table<generate::Merge> table("this merge");
   return table;
 }
 // Calls that were asked to stop.
@@ -61,19 +89,6 @@ uint32_t answer(std::string bytes) {
 uint32_t answer(const Error& error) {
   result() = error.message;
   return static_cast<uint32_t>(error.code);
-}
-
-Result<std::shared_ptr<TextModel>> find_model(uint32_t handle) {
-  if (handle == 0 || handle > models().size() || models()[handle - 1] == nullptr) {
-    return fail(ErrorCode::kInvalidArgument, "this model has been closed");
-  }
-  return models()[handle - 1];
-}
-
-Result<std::shared_ptr<FinetuneRun>> find_finetune(uint32_t handle) {
-  if (handle == 0 || handle > finetunes().size() || finetunes()[handle - 1] == nullptr)
-    return fail(ErrorCode::kInvalidArgument, "this fine-tuning run has been closed");
-  return finetunes()[handle - 1];
 }
 
 void complete(uint32_t call, const Result<std::string>& outcome) {
@@ -122,7 +137,7 @@ std::string bytes_of(const std::vector<T>& values) {
 // What chat and generate share: find the model, parse the request, run, serialise.
 void start_reply(uint32_t call, uint32_t model, std::string_view request, bool chat) {
   start(call, [=, text = std::string(request)]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
     CO_TRY(Json json, parse_json(text, "request"));
     CO_TRY(const Json report,
            chat ? co_await target->chat(std::move(json), emitter(call), cancel_check(call))
@@ -191,26 +206,25 @@ void lap_model_load(uint32_t call, uint32_t source, const char* options, uint32_
            co_await TextModel::load(source, std::move(json), progress_emitter(call),
                                     cancel_check(call)));
     Json info = model->info();
-    models().push_back(std::move(model));
-    info["model"] = models().size();
+    info["model"] = models().add(std::move(model));
     co_return dump_json(info);
   });
 }
 
 LAPIDARY_EXPORT(lap_model_close) void lap_model_close(uint32_t model) {
   // A call that still runs keeps its own reference.
-  if (find_model(model)) models()[model - 1] = nullptr;
+  models().close(model);
 }
 
 LAPIDARY_EXPORT(lap_model_info) uint32_t lap_model_info(uint32_t model) {
-  const auto target = find_model(model);
+  const auto target = models().find(model);
   return target ? answer(dump_json((*target)->info())) : answer(target.error());
 }
 
 // flags: bit 0 adds <bos>; bits 1-2: 0 plain, 1 user-defined specials, 2 all specials.
 LAPIDARY_EXPORT(lap_tokenize)
 uint32_t lap_tokenize(uint32_t model, const char* text, uint32_t length, uint32_t flags) {
-  const auto target = find_model(model);
+  const auto target = models().find(model);
   if (!target) return answer(target.error());
   const uint32_t mode = (flags >> 1) & 3;
   const auto specials = mode == 2   ? tokenizer::SpecialTokens::kParse
@@ -223,14 +237,14 @@ uint32_t lap_tokenize(uint32_t model, const char* text, uint32_t length, uint32_
 // flags: bit 0 shows control tokens.
 LAPIDARY_EXPORT(lap_detokenize)
 uint32_t lap_detokenize(uint32_t model, const void* ids, uint32_t bytes, uint32_t flags) {
-  const auto target = find_model(model);
+  const auto target = models().find(model);
   if (!target) return answer(target.error());
   return answer((*target)->tokenizer().decode(ids_of(ids, bytes), (flags & 1) != 0));
 }
 
 LAPIDARY_EXPORT(lap_render)
 uint32_t lap_render(uint32_t model, const char* request, uint32_t length) {
-  const auto target = find_model(model);
+  const auto target = models().find(model);
   if (!target) return answer(target.error());
   const auto json = parse_json({request, length}, "request");
   if (!json) return answer(json.error());
@@ -254,7 +268,7 @@ LAPIDARY_EXPORT(lap_prefill)
 void lap_prefill(uint32_t call, uint32_t model, const char* request, uint32_t length) {
   start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {
     CO_TRY(Json json, parse_json(text, "request"));
-    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
     CO_TRY(const Json done, co_await target->prefill(std::move(json), cancel_check(call)));
     co_return dump_json(done);
   });
@@ -264,7 +278,7 @@ void lap_prefill(uint32_t call, uint32_t model, const char* request, uint32_t le
 LAPIDARY_EXPORT(lap_logits)
 void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, uint32_t flags) {
   start(call, [=, tokens = ids_of(ids, bytes)]() mutable -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
     CO_TRY(const std::vector<float> logits,
            co_await target->logits(std::move(tokens), (flags & 1) != 0));
     co_return bytes_of(logits);
@@ -274,20 +288,20 @@ void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, 
 // The answer: {run}. options: training::FinetuneOptions.
 LAPIDARY_EXPORT(lap_finetune_open)
 uint32_t lap_finetune_open(uint32_t model, const char* options, uint32_t length) {
-  const auto target = find_model(model);
+  const auto target = models().find(model);
   if (!target) return answer(target.error());
   const auto json = parse_json({options, length}, "fine-tuning options");
   if (!json) return answer(json.error());
   auto run = training::Finetune::open((*target)->training_base(), *json);
   if (!run) return answer(run.error());
-  finetunes().push_back(std::make_shared<FinetuneRun>(*target, std::move(*run)));
-  return answer(dump_json({{"run", finetunes().size()}}));
+  const uint32_t handle = finetunes().add(std::make_shared<FinetuneRun>(*target, std::move(*run)));
+  return answer(dump_json({{"run", handle}}));
 }
 
 LAPIDARY_EXPORT(lap_finetune_probe)
 void lap_finetune_probe(uint32_t call, uint32_t run) {
   start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
     CO_TRY(const Json found, co_await target->run->probe());
     co_return dump_json(found);
   });
@@ -296,7 +310,7 @@ void lap_finetune_probe(uint32_t call, uint32_t run) {
 // Bytes of the dataset.
 LAPIDARY_EXPORT(lap_finetune_push)
 uint32_t lap_finetune_push(uint32_t run, const std::byte* bytes, uint32_t length) {
-  const auto target = find_finetune(run);
+  const auto target = finetunes().find(run);
   if (!target) return answer(target.error());
   const Status status = (*target)->run->push({bytes, length});
   return status ? answer(std::string()) : answer(status.error());
@@ -306,7 +320,7 @@ uint32_t lap_finetune_push(uint32_t run, const std::byte* bytes, uint32_t length
 LAPIDARY_EXPORT(lap_finetune_prepare)
 void lap_finetune_prepare(uint32_t call, uint32_t run, uint32_t checkpoint) {
   start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
     std::vector<std::byte> bytes;
     if (checkpoint != 0) {
       CO_TRY(bytes, co_await gpu::read_source(checkpoint, kMaxCheckpointBytes, "the checkpoint",
@@ -320,7 +334,7 @@ void lap_finetune_prepare(uint32_t call, uint32_t run, uint32_t checkpoint) {
 LAPIDARY_EXPORT(lap_finetune_run)
 void lap_finetune_run(uint32_t call, uint32_t run, uint32_t steps) {
   start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
     CO_TRY(const Json done, co_await target->run->run(steps, emitter(call), cancel_check(call)));
     co_return dump_json(done);
   });
@@ -330,7 +344,7 @@ void lap_finetune_run(uint32_t call, uint32_t run, uint32_t steps) {
 LAPIDARY_EXPORT(lap_finetune_checkpoint)
 void lap_finetune_checkpoint(uint32_t call, uint32_t run) {
   start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
     CO_TRY(const std::vector<std::byte> file, co_await target->run->checkpoint());
     co_return bytes_of(file);
   });
@@ -341,7 +355,7 @@ void lap_finetune_checkpoint(uint32_t call, uint32_t run) {
 LAPIDARY_EXPORT(lap_finetune_adapter)
 void lap_finetune_adapter(uint32_t call, uint32_t run, uint32_t what) {
   start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, find_finetune(run));
+    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
     CO_TRY(const adapter::LoraAdapter trained, co_await target->run->adapter((what & 4) != 0));
     if ((what & 3) == 2) {
       CO_TRY(const std::vector<std::byte> file, adapter::write_gguf_lora(trained));
@@ -354,7 +368,7 @@ void lap_finetune_adapter(uint32_t call, uint32_t run, uint32_t what) {
 
 LAPIDARY_EXPORT(lap_finetune_close) void lap_finetune_close(uint32_t run) {
   // A call that still runs keeps its own reference.
-  if (find_finetune(run)) finetunes()[run - 1] = nullptr;
+  finetunes().close(run);
 }
 
 // Completes with the adapter's description. options: {name, scale, config}; config: the text of a
@@ -364,7 +378,7 @@ void lap_adapter_load(uint32_t call, uint32_t model, uint32_t source, const char
                       uint32_t length) {
   start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
     CO_TRY(const Json json, parse_json(text, "adapter options"));
-    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
     CO_TRY(const Json loaded, co_await target->adapters().load(source, json, cancel_check(call)));
     co_return dump_json(loaded);
   });
@@ -375,7 +389,7 @@ LAPIDARY_EXPORT(lap_adapters_set)
 void lap_adapters_set(uint32_t call, uint32_t model, const char* request, uint32_t length) {
   start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {
     CO_TRY(const Json json, parse_json(text, "adapters"));
-    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
     CO_TRY_VOID(co_await target->adapters().set(json));
     co_return std::string();
   });
@@ -384,33 +398,22 @@ void lap_adapters_set(uint32_t call, uint32_t model, const char* request, uint32
 LAPIDARY_EXPORT(lap_adapter_remove)
 void lap_adapter_remove(uint32_t call, uint32_t model, uint32_t id) {
   start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<TextModel> target, find_model(model));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
     CO_TRY_VOID(co_await target->adapters().remove(id));
     co_return std::string();
   });
 }
 
 LAPIDARY_EXPORT(lap_adapters) uint32_t lap_adapters(uint32_t model) {
-  const auto target = find_model(model);
+  const auto target = models().find(model);
   return target ? answer(dump_json((*target)->adapters().describe())) : answer(target.error());
 }
 
 LAPIDARY_EXPORT(lap_truncate) uint32_t lap_truncate(uint32_t model, uint32_t length) {
-  const auto target = find_model(model);
+  const auto target = models().find(model);
   if (!target) return answer(target.error());
   (*target)->truncate(length);
   return answer(std::string());
-}
-
-// Adapters that are being merged into models, by handle - 1.
-static std::vector<std::shared_ptr<generate::Merge>>& merges() {
-  static std::vector<std::shared_ptr<generate::Merge>> table;
-  return table;
-}
-static Result<std::shared_ptr<generate::Merge>> find_merge(uint32_t handle) {
-  if (handle == 0 || handle > merges().size() || merges()[handle - 1] == nullptr)
-    return fail(ErrorCode::kInvalidArgument, "this merge has been closed");
-  return merges()[handle - 1];
 }
 
 // Completes with {merge, bytes, matrices}. options: as in generate::Merge::open.
@@ -421,8 +424,7 @@ void lap_merge_open(uint32_t call, uint32_t source, const char* options, uint32_
     CO_TRY(std::shared_ptr<generate::Merge> merge,
            co_await generate::Merge::open(source, std::move(json), cancel_check(call)));
     Json plan = merge->describe();
-    merges().push_back(std::move(merge));
-    plan["merge"] = merges().size();
+    plan["merge"] = merges().add(std::move(merge));
     co_return dump_json(plan);
   });
 }
@@ -430,14 +432,14 @@ void lap_merge_open(uint32_t call, uint32_t source, const char* options, uint32_
 // Completes with the next bytes of the merged file; none: that was all.
 LAPIDARY_EXPORT(lap_merge_read) void lap_merge_read(uint32_t call, uint32_t merge) {
   start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<generate::Merge> target, find_merge(merge));
+    CO_TRY(const std::shared_ptr<generate::Merge> target, merges().find(merge));
     CO_TRY(const std::vector<std::byte> piece, co_await target->read(cancel_check(call)));
     co_return bytes_of(piece);
   });
 }
 
 LAPIDARY_EXPORT(lap_merge_report) uint32_t lap_merge_report(uint32_t merge) {
-  const auto target = find_merge(merge);
+  const auto target = merges().find(merge);
   return target ? answer(dump_json((*target)->report())) : answer(target.error());
 }
 

@@ -19,27 +19,30 @@ namespace lapidary::kernels {
 // Of one product, all parts and adapters together.
 inline constexpr uint32_t kMaxFusedRank = 128;
 
+// What an adapter changes of one matrix of a product.
+struct LowRankPart {
+  uint32_t rank = 0;  // 0: the matrix is not changed
+  uint32_t rows = 0;  // of the matrix
+};
+inline uint32_t total_rank(const std::vector<LowRankPart>& parts) {
+  uint32_t sum = 0;
+  for (const LowRankPart& part : parts) sum += part.rank;
+  return sum;
+}
+
 // What a kernel makes of it; the parts say what changes its own rows, `next` whose U and V it
 // computes, `handed` whose A h it leaves in pieces. All ranks are whole fours: rows and columns of
 // zeros fill them up.
 struct FusedChange {
-  struct Part {
-    uint32_t rank = 0;  // 0: the matrix is not changed
-    uint32_t rows = 0;  // of the matrix
-  };
-  std::vector<Part> parts;   // of the product, a segment each; none: it is not changed
-  uint32_t cols = 0;         // of the product; with `next` a multiple of 32
-  uint32_t pieces = 0;       // of its own A h, where those were handed over by gate/up
-  uint32_t next_rank = 0;    // of the next product, all parts
-  uint32_t hidden = 0;       // its columns, a multiple of 32
-  uint32_t handed_rank = 0;  // of the product that takes this one's output
-  uint32_t handed_cols = 0;  // of that product
+  std::vector<LowRankPart> parts;  // of the product, a segment each; none: it is not changed
+  uint32_t cols = 0;               // of the product; with `next` a multiple of 32
+  uint32_t pieces = 0;             // of its own A h, where those were handed over by gate/up
+  uint32_t next_rank = 0;          // of the next product, all parts
+  uint32_t hidden = 0;             // its columns, a multiple of 32
+  uint32_t handed_rank = 0;        // of the product that takes this one's output
+  uint32_t handed_cols = 0;        // of that product
 
-  uint32_t rank() const {
-    uint32_t sum = 0;
-    for (const Part& part : parts) sum += part.rank;
-    return sum;
-  }
+  uint32_t rank() const { return total_rank(parts); }
   bool any() const { return rank() + next_rank + handed_rank > 0; }
 
   // The buffer `adapter`, offsets in floats, whole fours; V's and U's are multiples of 64.

@@ -25,15 +25,9 @@ uint32_t outputs(const LowRankAddSpec& spec) {
 
 }  // namespace
 
-uint32_t LowRank::rank() const {
-  uint32_t sum = 0;
-  for (const Part& part : parts) sum += part.rank;
-  return sum;
-}
-
 uint32_t LowRank::total_rows() const {
   uint32_t sum = 0;
-  for (const Part& part : parts) sum += part.rows;
+  for (const LowRankPart& part : parts) sum += part.rows;
   return sum;
 }
 

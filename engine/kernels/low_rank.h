@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/kernels/compose.h"
+#include "engine/kernels/fused_change.h"
 #include "engine/kernels/matvec.h"
 
 namespace lapidary::kernels {
@@ -21,14 +22,10 @@ inline constexpr uint32_t kMaxLowRank = 1024;
 
 // The change of a product: a part a segment, in their order.
 struct LowRank {
-  struct Part {
-    uint32_t rank = 0;  // 0: the matrix is not changed
-    uint32_t rows = 0;  // of the matrix
-  };
-  std::vector<Part> parts;
+  std::vector<LowRankPart> parts;
   uint32_t cols = 0;
 
-  uint32_t rank() const;        // of all parts
+  uint32_t rank() const { return total_rank(parts); }
   uint32_t total_rows() const;  // of all matrices
 
   // Where things lie in a buffer, in bytes. A: rank rows of f32, padded with zeros to whole units

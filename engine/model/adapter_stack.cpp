@@ -82,7 +82,7 @@ Status AdapterStack::add(gpu::Device& device, gpu::CommandList& list,
   std::vector<std::vector<Piece>> pieces(roles.size());
   kernels::LowRank shape{.cols = cols};
   for (size_t i = 0; i < roles.size(); ++i) {
-    kernels::LowRank::Part part{.rows = segments[i].rows};
+    kernels::LowRankPart part{.rows = segments[i].rows};
     for (const ActiveAdapter& adapter : active) {
       const auto* matrix = adapter.weights->find(roles[i], static_cast<uint32_t>(layer));
       if (matrix == nullptr) continue;

@@ -177,11 +177,8 @@ class Decoder {
   }
 
   using Change = AdapterStack::Change;
-  Changes changes(size_t layer, Product product, const gpu::Buffer& residual,
+  Changes changes(size_t layer, Product product, const gpu::Buffer* residual = nullptr,
                   uint32_t pieces = 0) const;
-  Changes changes(size_t layer, Product product) const {
-    return changes(layer, product, one_.x[0]);
-  }
   // The pieces that it hands over, if it does. adds: B follows at once.
   uint32_t record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
                          const Changes& changes = {}, bool adds = true);
@@ -229,7 +226,7 @@ class Decoder {
   AdapterFusion fusion_;
   Program entry_;  // V and U where a token enters from a batch
   // What the matrices gave before adapters add to it, where that is no output: gate and up. And A
-  // h, of one token whole or as kernels::FusedChange has it.
+  // h; in one_low_ also V and U on their way to where a fused change has them (record_entry).
   gpu::Buffer one_raw_, one_low_, batch_raw_, batch_low_;
   uint32_t logits_rows_ = 0;
 

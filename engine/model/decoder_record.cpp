@@ -34,13 +34,13 @@ void Decoder::record_gather(Program& program, const Table& table, const gpu::Buf
   }
 }
 
-Changes Decoder::changes(size_t layer, Product product, const gpu::Buffer& residual,
+Changes Decoder::changes(size_t layer, Product product, const gpu::Buffer* residual,
                          uint32_t pieces) const {
   const AdapterFusion::Fused* fused = fusion_.find(layer, product);
   const bool own = fused != nullptr && fused->shape.rank() > 0;
   return {.fused = fused,
           .change = own ? nullptr : stack_.find(layer, product),
-          .residual = &residual,
+          .residual = residual,
           .pieces = pieces};
 }
 
@@ -216,7 +216,7 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   output.max_splits = attention.max_splits;
   record_matvec(program, output,
                 {w.output.buffer, one_.delta, one_.attention, one_.stats, one_.step},
-                changes(l, Product::kOutput, one_.x[current]));
+                changes(l, Product::kOutput, &one_.x[current]));
 
   MatvecSpec gate_up = group_spec(w.gate_up, config_);
   MatvecSpec down = group_spec(w.down, config_);
@@ -234,7 +234,7 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
                                         changes(l, Product::kGateUp));
   current ^= 1;
   record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn},
-                changes(l, Product::kDown, one_.x[current], pieces));
+                changes(l, Product::kDown, &one_.x[current], pieces));
 
   if (config_.per_layer_dim == 0) return;
   const gpu::AlignedRange ple = gpu::align({one_.ple, 0, one_.ple.size()},
@@ -250,7 +250,7 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   current ^= 1;
   record_matvec(program, group_spec(w.ple_proj, config_),
                 {w.ple_proj.buffer, one_.delta, one_.ple_gate},
-                changes(l, Product::kPleProj, one_.x[current]));
+                changes(l, Product::kPleProj, &one_.x[current]));
 }
 
 void Decoder::record_sampling() {

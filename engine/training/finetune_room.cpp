@@ -2,6 +2,7 @@
 // memory is free: only an allocation tells.
 #include <algorithm>
 
+#include "engine/base/bytes.h"
 #include "engine/base/text.h"
 #include "engine/training/finetune.h"
 
@@ -10,7 +11,7 @@ namespace {
 
 constexpr uint32_t kUnit = 64;  // tokens; Trainer rounds up to them
 
-uint32_t rounded(uint32_t tokens) { return (tokens + kUnit - 1) / kUnit * kUnit; }
+uint32_t rounded(uint32_t tokens) { return static_cast<uint32_t>(round_up(tokens, kUnit)); }
 
 std::unexpected<Error> no_room() {
   return fail(ErrorCode::kOutOfMemory,

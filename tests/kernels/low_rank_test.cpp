@@ -32,7 +32,7 @@ struct TrialChange {
   }
 };
 
-TrialChange trial_change(std::vector<LowRank::Part> parts, uint32_t cols, uint32_t seed) {
+TrialChange trial_change(std::vector<LowRankPart> parts, uint32_t cols, uint32_t seed) {
   TrialChange change{.shape = {.parts = std::move(parts), .cols = cols}};
   TrialRandom random(seed);
   change.memory.resize(change.shape.bytes() / 4);
@@ -99,7 +99,7 @@ struct Case {
 // y of one token by the matvec and what follows it.
 Task<Status> expect_token(gpu::Device& device, const Case& c, const Variant& variant) {
   std::vector<TrialMatrix> matrices;
-  std::vector<LowRank::Part> parts;
+  std::vector<LowRankPart> parts;
   for (size_t i = 0; i < c.rows.size(); ++i) {
     matrices.push_back(trial_matrix(Codec::kQ8_0, c.rows[i], c.cols, 100 + i));
     parts.push_back({.rank = c.ranks[i], .rows = c.rows[i]});

@@ -13,7 +13,7 @@ import { parseAdapter } from '../adapters.js';
 import { EXIT, UsageError } from '../exit.js';
 import { freshPath, replace } from '../files.js';
 import { bytes } from '../format.js';
-import { progressLine } from '../loading.js';
+import { StatusLine, progressLine } from '../status.js';
 import { storeOptions, type StoreFlags } from '../stores.js';
 
 export interface ExportFlags extends StoreFlags {
@@ -26,8 +26,6 @@ export interface ExportFlags extends StoreFlags {
   json?: boolean;
 }
 
-/** Where there is no terminal a line is written this often. */
-const LINE_EVERY_MS = 10_000;
 /** Less of the change than this is worth a warning. */
 const MOST = 0.9;
 
@@ -50,19 +48,6 @@ async function checkPlace(path: string, force: boolean, model?: string): Promise
   if (!force) throw refuse(`there is a file ${path} already: --force replaces it`);
 }
 
-/** Shows how far it is, on a terminal often. */
-function progress() {
-  const terminal = process.stderr.isTTY;
-  let shown = performance.now();
-  return ({ loaded, total }: { loaded: number; total: number }) => {
-    const now = performance.now();
-    if (now - shown < (terminal ? 50 : LINE_EVERY_MS) && loaded < total) return;
-    shown = now;
-    const line = progressLine('merge', loaded, total);
-    process.stderr.write(terminal ? `\r\x1b[K${line}` : `${line}\n`);
-  };
-}
-
 /** "30 Q4_K, 6 Q6_K, 2 Q8_0 (were Q3_K)" */
 function types(merged: MergedModel): string {
   const counts = new Map<string, number>();
@@ -80,7 +65,7 @@ async function merge(
   flags: ExportFlags,
   signal: AbortSignal,
 ): Promise<void> {
-  const show = flags.json ? undefined : progress();
+  const status = flags.json ? undefined : new StatusLine();
   const merged = await mergeAdapters(
     model,
     adapters.map(({ path, scale }) => ({ adapter: path, scale })),
@@ -88,7 +73,10 @@ async function merge(
       ...storeOptions(flags),
       signal,
       ...(flags.type && { type: flags.type }),
-      ...(show && { onProgress: show }),
+      ...(status && {
+        onProgress: ({ loaded, total }) =>
+          status.show(() => progressLine('merge', loaded, total), loaded >= total),
+      }),
     },
   );
   try {
@@ -96,7 +84,7 @@ async function merge(
     await replace(out, merged);
   } finally {
     await merged.close();
-    if (process.stderr.isTTY && show) process.stderr.write('\r\x1b[K');
+    status?.clear();
   }
   const { kept, error } = merged.report();
   if (flags.json) {

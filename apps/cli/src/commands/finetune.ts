@@ -2,7 +2,7 @@
 
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import {
   FileSource,
   type Finetune,
@@ -18,6 +18,7 @@ import { EXIT, UsageError } from '../exit.js';
 import { replace } from '../files.js';
 import { bytes, count, table } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
+import { StatusLine } from '../status.js';
 
 export interface FinetuneFlags extends LoadFlags, FinetuneSettings {
   out?: string;
@@ -58,14 +59,6 @@ const SETTINGS = [
 const CHECKPOINT = 'checkpoint.safetensors';
 /** Fewer steps hardly change a model. */
 const FEW_STEPS = 20;
-/** Where there is no terminal a line is written this often. */
-const LINE_EVERY_MS = 10_000;
-
-/** The folder is made with its first file: a run that is refused leaves none. */
-async function keep(path: string, content: Uint8Array | string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  await replace(path, content);
-}
 
 function clock(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds));
@@ -109,9 +102,8 @@ async function follow(
 ): Promise<FinetuneReport> {
   const stop = () => run.cancel();
   process.once('SIGINT', stop);
-  const terminal = process.stderr.isTTY;
+  const status = new StatusLine();
   let evalLoss: number | undefined;
-  let shown = -LINE_EVERY_MS;
   try {
     for await (const event of run) {
       if (event.type === 'ready') await begin();
@@ -122,15 +114,12 @@ async function follow(
         continue;
       }
       evalLoss = event.evalLoss ?? evalLoss;
-      const due = performance.now() - shown > LINE_EVERY_MS || event.step === event.steps;
-      if (terminal) process.stderr.write(`\r\x1b[K${progress(event, evalLoss)}`);
-      else if (due) process.stderr.write(`${progress(event, evalLoss)}\n`);
-      if (due) shown = performance.now();
+      status.show(() => progress(event, evalLoss), event.step === event.steps);
     }
     return await run.report();
   } finally {
     process.off('SIGINT', stop);
-    if (terminal && !json) process.stderr.write('\n');
+    if (!json) status.keep();
   }
 }
 
@@ -191,22 +180,26 @@ async function train(
   const input = await FileSource.open(data);
   const model = await load(name, flags);
   let checkpoint: FileSource | undefined;
+  // Not before the run is ready, for what is refused leaves nothing behind, and once: a run that is stopped at once may
+  // have its checkpoint first.
+  let folder: Promise<unknown> | undefined;
+  const makeFolder = () => (folder ??= mkdir(out, { recursive: true }));
   try {
     if (!flags.restart && existsSync(path)) checkpoint = await FileSource.open(path);
     const options: FinetuneOptions = {
       ...settings,
       checkpoint,
-      onCheckpoint: (file) => keep(path, file),
+      onCheckpoint: async (file) => {
+        await makeFolder();
+        await replace(path, file);
+      },
       checkpointEvery: flags.checkpointEvery,
     };
-    const report = await follow(model.finetune(input, options), flags.json === true, () =>
-      // Not before: what is refused leaves nothing behind.
-      mkdir(out, { recursive: true }),
-    );
+    const report = await follow(model.finetune(input, options), flags.json === true, makeFolder);
     const { adapter, ...ended } = report;
     // The configuration last: with it the folder is an adapter.
-    await keep(join(out, 'adapter_model.safetensors'), adapter.model);
-    await keep(join(out, 'adapter_config.json'), adapter.config);
+    await replace(join(out, 'adapter_model.safetensors'), adapter.model);
+    await replace(join(out, 'adapter_config.json'), adapter.config);
     if (flags.json) process.stdout.write(`${JSON.stringify({ type: 'done', ...ended })}\n`);
     else if (report.reason === 'done')
       process.stderr.write(`done: lapidary run ${name} --adapter ${out} "…"\n`);
