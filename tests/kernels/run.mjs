@@ -5,8 +5,10 @@ import { create, globals } from 'webgpu';
 import { Engine } from '../../packages/lapidary/dist/engine.js';
 import { dawnFlags } from '../../packages/lapidary/dist/gpu/dawn.js';
 import { openDevice } from '../../packages/lapidary/dist/gpu/device.js';
+import { waitPatiently } from '../../packages/lapidary/dist/gpu/patience.js';
 
 Object.assign(globalThis, globals);
+waitPatiently(globals);
 const gpu = create(dawnFlags(process.env));
 globalThis.lapidaryTestGpu = gpu; // Dawn must outlive every object made from it
 

@@ -8,6 +8,7 @@ import { CONFIG_NAME, ifThere, type FoundAdapter } from './adapters.js';
 import { LapidaryError, messageOf } from './errors.js';
 import { dawnFlags } from './gpu/dawn.js';
 import { isSoftware } from './gpu/device.js';
+import { waitPatiently, type WaitedFor } from './gpu/patience.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
 import { FileSource } from './source/file.js';
 import { OllamaStore } from './source/ollama-store.js';
@@ -42,6 +43,7 @@ async function openDawn(): Promise<GPU> {
   try {
     const { create, globals } = await importDawn();
     Object.assign(globalThis, globals);
+    waitPatiently(globals as unknown as WaitedFor);
     // What a page must not have, for it may be anybody's, a program of one's own may. Timers to the nanosecond;
     // and on real GPUs no bounds checks inside kernels (an eighth of decoding's time): every kernel is the
     // engine's own, and its shapes are checked before it is made. Software GPUs keep the checks: tests run there.
