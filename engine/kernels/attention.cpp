@@ -161,11 +161,11 @@ Groups qkv_post_groups(const AttentionSpec& spec, uint32_t tokens) {
   return {spec.heads + (spec.shares_kv ? 0 : 2 * spec.kv_heads), tokens, 1};
 }
 
-// It has no reduction over subgroups, so its variants are one.
-KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant&) {
+// It has no reduction over subgroups: its variants differ in `light` alone.
+KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& variant) {
   const uint32_t fours = prefill_fours(spec);
   Composer composer;
-  add_shape(composer, spec, {}, kPrefillThreads, false);
+  add_shape(composer, spec, {.light = variant.light}, kPrefillThreads, false);
   // Rows that start at multiples of 4 are read and written as vectors.
   const bool vectors = spec.head_dim % 4 == 0;
   const std::string_view row_type = vectors ? "array<vec4<f32>>" : "array<f32>";
