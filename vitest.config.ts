@@ -54,9 +54,9 @@ export default defineConfig({
       tier('kernel-swiftshader', ['tests/kernels/**/*.test.ts'], 'swiftshader', 1200),
       tier('model', ['tests/model/**/*.test.ts'], 'llvmpipe', 900),
       tier('oracle', ['tests/oracle/**/*.test.ts'], 'llvmpipe', 900),
-      tier('bench', ['tests/bench/**/*.test.ts'], 'llvmpipe', 300),
-      tier('cli', ['tests/cli/**/*.test.ts'], 'llvmpipe', 300),
-      tier('browser', ['tests/browser/**/*.test.ts'], 'swiftshader', 300),
+      tier('bench', ['tests/bench/**/*.test.ts'], 'llvmpipe', 600),
+      tier('cli', ['tests/cli/**/*.test.ts'], 'llvmpipe', 600),
+      tier('browser', ['tests/browser/**/*.test.ts'], 'swiftshader', 900),
     ],
   },
 });

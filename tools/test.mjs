@@ -51,13 +51,14 @@ const built = (suffix) => {
     : [];
 };
 
-// Does `work` for every name, as many at once as there are processors.
-async function inParallel(names, work) {
+// Does `work` for every name, as many at once as there are processors, or `most`.
+async function inParallel(names, work, most = Infinity) {
   const queue = [...names];
   const worker = async () => {
     for (let name = queue.shift(); name; name = queue.shift()) await work(name);
   };
-  await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
+  const workers = Math.max(1, Math.min(most, availableParallelism()));
+  await Promise.all(Array.from({ length: workers }, worker));
 }
 
 // The native unit tests: one GoogleTest binary a room of engine/, under ASan and UBSan.
@@ -121,7 +122,7 @@ async function fuzz() {
   return total;
 }
 
-// A vitest project (vitest.config.ts). What it prints is held back until it ends where another tier runs beside it.
+// A vitest project (vitest.config.ts).
 const vitest = (project) => async (held) => {
   const report = `${results}/${project}.json`;
   rmSync(report, { force: true });
@@ -158,8 +159,18 @@ const tiers = {
   browser: vitest('browser'),
 };
 
-// Tiers that run beside another one: each keeps little more than one core busy.
-const beside = { 'kernel-swiftshader': 'model' };
+// Tiers that keep little more than one core busy, for software GPUs compile on one: two of them run at a time, the
+// long ones first. What each prints is held back until it ends.
+const single = [
+  'model',
+  'kernel-llvmpipe',
+  'browser',
+  'kernel-swiftshader',
+  'bench',
+  'cli',
+  'oracle',
+  'unit',
+];
 
 // "kernel" names all kernel tiers; what is tested is always built first.
 const named = process.argv.slice(2);
@@ -187,17 +198,19 @@ async function runTier(tier, held) {
     counts = { passed: 0, failed: 1 };
   }
   rows.push({ tier, ...counts, time: seconds(started) });
+  if (held) say(`${tier}: ${counts.passed} passed, ${counts.failed} failed (${seconds(started)})`);
   return counts.failed === 0;
 }
-for (const tier of chosen) {
-  if (chosen.includes(beside[tier])) continue;
-  const guests = chosen.filter((other) => beside[other] === tier);
-  const [good] = await Promise.all([
-    runTier(tier, false),
-    ...guests.map((guest) => runTier(guest, true)),
-  ]);
-  if (tier === 'build' && !good) break;
+let usable = true;
+for (const tier of chosen.filter((name) => !single.includes(name))) {
+  const good = await runTier(tier, false);
+  if (tier === 'build' && !good) {
+    usable = false;
+    break;
+  }
 }
+const beside = usable ? single.filter((name) => chosen.includes(name)) : [];
+await inParallel(beside, (tier) => runTier(tier, beside.length > 1), 2);
 
 console.log();
 for (const { tier, passed, failed, time } of rows) {

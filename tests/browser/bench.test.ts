@@ -9,7 +9,7 @@ const shared = siteAndBrowser();
 
 type Result = { report: BenchReport } | { error: { code: string; message: string } };
 async function result(page: Page): Promise<Result> {
-  await page.waitForFunction(() => 'lapidaryBench' in window, null, { timeout: 240_000 });
+  await page.waitForFunction(() => 'lapidaryBench' in window, null, { timeout: 480_000 });
   return page.evaluate(() => (window as unknown as { lapidaryBench: Result }).lapidaryBench);
 }
 

@@ -18,7 +18,7 @@ async function ask(page: Page, text: string): Promise<void> {
 /** Waits for a state; an error that the page shows meanwhile fails at once. */
 async function inState(page: Page, state: string): Promise<void> {
   const selector = `body[data-state=${state}], #status[data-error]`;
-  await page.waitForSelector(selector, { timeout: 4 * MINUTES });
+  await page.waitForSelector(selector, { timeout: 8 * MINUTES });
   const error = page.locator('#status[data-error]');
   if ((await error.count()) > 0) throw new Error((await error.textContent()) ?? '');
 }
@@ -43,7 +43,7 @@ test('loads over HTTP range, answers, stops when told, answers again', async () 
   await page.waitForFunction(
     () => document.querySelector('#log article:last-of-type .text')?.textContent !== '',
     null,
-    { timeout: 2 * MINUTES },
+    { timeout: 4 * MINUTES },
   );
   await page.getByRole('button', { name: 'Stop' }).click();
   await inState(page, 'ready');
