@@ -23,6 +23,9 @@ var<workgroup> y_tile: array<f32, TILE_ROWS * Y_STRIDE>;
 var<private> low_${t}: vec4<f32>;
 var<private> high_${t}: vec4<f32>;
 //#end
+//#if LIGHT
+var<private> sums: array<vec4<f32>, 16>;
+//#endif
 
 fn stage(tid: u32, first_token: u32, first_unit: u32) {
   let r = tid % TILE_ROWS;
@@ -88,8 +91,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
   }
   let column = 128u * group.x + 4u * tx;
+//#if LIGHT
+  // Software GPUs compile what stores a value anew for each place where it stands.
+//#repeat t EIGHT
+  sums[${t}u] = low_${t};
+  sums[8u + ${t}u] = high_${t};
+//#end
+  for (var i = 0u; i < bound(16u); i++) {
+    store(first_token + 8u * ty + (i & 7u), column + 8u * (i & 8u), sums[i]);
+  }
+//#else
 //#repeat t EIGHT
   store(first_token + 8u * ty + ${t}u, column, low_${t});
   store(first_token + 8u * ty + ${t}u, column + 64u, high_${t});
 //#end
+//#endif
 }

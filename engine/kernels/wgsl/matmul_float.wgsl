@@ -23,7 +23,7 @@ fn x_vector(token: u32, k: u32) -> vec4<f32> {
   return vec4<f32>(0.0);
 //#else
   var v = vec4<f32>(0.0);
-  for (var i = 0u; i < 4u; i++) {
+  for (var i = 0u; i < bound(4u); i++) {
     if (4u * k + i < COLS) {
       v[i] = x[token * COLS + 4u * k + i];
     }
@@ -56,7 +56,7 @@ fn stage(tid: u32, u: u32) {
 }
 
 fn multiply(i: u32, j: u32) {
-  for (var k = 0u; k < 8u; k++) {
+  for (var k = 0u; k < bound(8u); k++) {
 //#repeat b FOUR
     let x_${b} = x_tile[k * X_STRIDE + j + ${b}u * TOKEN_STEP];
 //#end
