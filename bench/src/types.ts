@@ -48,8 +48,8 @@ export interface BenchOptions {
    * projections of every layer.
    */
   loraRank?: number;
-  /** Whether loads look for faster cuts of kernels: as for `Model.load`. */
-  tune?: boolean;
+  /** Whether, or how long, loads look for faster cuts of kernels: as for `Model.load`. */
+  tune?: boolean | number;
   /** Known answers beside those that come with the project; the first that are of the file count. */
   knownAnswers?: LogitAnswers[];
   /** Nano's known answers, where not the project's own: for tests of the gate. */

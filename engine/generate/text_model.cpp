@@ -73,8 +73,9 @@ Result<std::vector<uint32_t>> parse_ids(const Json& json) {
   return ids;
 }
 
-// How long a load may look for faster cuts of kernels, in milliseconds.
+// How long a load may look for faster cuts of kernels, in milliseconds: by default, and at most.
 constexpr double kTuning = 300;
+constexpr double kMaxTuning = 600'000;
 // Of cuts from a cache.
 constexpr size_t kMaxCuts = 1024;
 constexpr size_t kMaxCutKey = 256;
@@ -126,10 +127,14 @@ model::Cuts parse_cuts(const Json& json) {
   if (!json.is_object()) return cuts;
   for (const auto& [key, value] : json.items()) {
     model::Cut cut;
-    bool good = value.is_array() && value.size() == cut.size() && key.size() <= kMaxCutKey;
-    for (size_t i = 0; good && i < cut.size(); ++i) {
-      good = value[i].is_number_unsigned() && value[i].get<uint64_t>() <= kMaxCut;
-      if (good) cut[i] = value[i].get<uint32_t>();
+    std::vector<uint32_t*> numbers;
+    for (uint32_t& number : cut.numbers) numbers.push_back(&number);
+    if (value.size() != numbers.size()) numbers.insert(numbers.end(), {&cut.tried, &cut.needed_ms});
+    bool good = value.is_array() && value.size() == numbers.size() && key.size() <= kMaxCutKey;
+    for (size_t i = 0; good && i < numbers.size(); ++i) {
+      const uint64_t most = numbers[i] == &cut.needed_ms ? UINT32_MAX : kMaxCut;
+      good = value[i].is_number_unsigned() && value[i].get<uint64_t>() <= most;
+      if (good) *numbers[i] = value[i].get<uint32_t>();
     }
     if (good && cuts.size() < kMaxCuts) cuts.emplace(key, cut);
   }
@@ -148,8 +153,14 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
   TRY_VOID(parse_count(json, "sessions", kernels::kMaxSequences, out.sessions));
   if (const Json* cuts = json_member(json, "cuts")) out.cuts = parse_cuts(*cuts);
   if (const Json* tune = json_member(json, "tune"); tune != nullptr && !tune->is_null()) {
-    if (!tune->is_boolean()) return fail(ErrorCode::kInvalidArgument, "tune must be true or false");
-    out.tune = tune->get<bool>();
+    const double ms = tune->is_number()    ? tune->get<double>()
+                      : tune->is_boolean() ? (tune->get<bool>() ? kTuning : 0)
+                                           : NAN;
+    if (!(ms >= 0 && ms <= kMaxTuning)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  cat("tune must be true, false or milliseconds, at most ", kMaxTuning));
+    }
+    out.tuning_ms = ms;
   }
   if (const Json* place = json_member(json, "perLayerEmbeddings");
       place != nullptr && !place->is_null() && *place != "auto") {
@@ -232,7 +243,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
                                               .sequences = options.sessions,
                                               .variant = self->variant_,
                                               .cuts = options.cuts,
-                                              .tuning_ms = options.tune ? kTuning : 0};
+                                              .tuning_ms = options.tuning_ms};
   using MadeDecoder = Result<std::unique_ptr<model::Decoder>>;
   const auto make_decoder = [&](model::TablePlace per_layer) -> Task<MadeDecoder> {
     CO_TRY(
@@ -279,7 +290,12 @@ training::Base TextModel::training_base() {
 Json TextModel::info() const {
   const model::Decoder& decoder = session_->decoder();
   Json cuts = Json::object();
-  for (const auto& [key, cut] : decoder.cuts()) cuts[key] = cut;
+  for (const auto& [key, cut] : decoder.cuts()) {
+    Json& numbers = cuts[key] = cut.numbers;
+    if (!cut.is_open()) continue;
+    numbers.push_back(cut.tried);
+    numbers.push_back(cut.needed_ms);
+  }
   Json variant = {{"subgroups", variant_.subgroups}, {"dot", kernels::dot_name(variant_.dot)}};
   if (variant_.prefill) variant["prefill"] = kernels::dot_name(*variant_.prefill);
   if (variant_.matrix) variant["matrix"] = true;

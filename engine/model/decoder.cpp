@@ -50,7 +50,7 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
   // Buffers that the GPU has no memory for show now, not in what tuning measures.
   CO_TRY_VOID(co_await device.sync());
   decoder->record();
-  if (options.tuning_ms > 0 && decoder->tuner_.has_work()) {
+  if (options.tuning_ms > 0 && decoder->tuner_.has_work(options.tuning_ms)) {
     CO_TRY_VOID(co_await decoder->tune());
     cache.forget_added();
     decoder->record();

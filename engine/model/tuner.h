@@ -1,9 +1,10 @@
 // Times a few cuts of each matrix product on the device at hand, and keeps the fastest. Cuts change
 // how work is spread over threads, never what is computed: each is checked against the usual one
-// before it is timed. A matmul's cut has a form, too (kernels::matmul_forms): an integer form or
-// the matrix form, which computes the same within the error of its Dot, takes the place of the
-// forms before it where it is faster than the best cut of those by as much as a cut must be, the
-// quantisation of its input included.
+// before it is timed. How much of that a load does is TuningSchedule's to say; what is left undone
+// the next one goes on with. A matmul's cut has a form, too (kernels::matmul_forms): an integer
+// form or the matrix form, which computes the same within the error of its Dot, takes the place of
+// the forms before it where it is faster than the best cut of those by as much as a cut must be,
+// the quantisation of its input included.
 #pragma once
 
 #include <array>
@@ -17,12 +18,22 @@
 #include "engine/kernels/cache.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/matvec.h"
+#include "engine/model/tuning_schedule.h"
 
 namespace lapidary::model {
 
-// A cut as numbers: of a matvec threads, lanes, rows; of a matmul threads, rows, form
-// (kernels::Dot).
-using Cut = std::array<uint32_t, 3>;
+struct Cut {
+  // Of a matvec threads, lanes, rows; of a matmul threads, rows, form (kernels::Dot).
+  std::array<uint32_t, 3> numbers{};
+  // So many of the product's candidates were compared, of which this one is the best; 0: all.
+  uint32_t tried = 0;
+  // Where not all were: a load that tunes for less than so many milliseconds cannot go on. 0: any
+  // may try.
+  uint32_t needed_ms = 0;
+
+  bool is_open() const { return tried > 0; }
+  friend bool operator==(const Cut&, const Cut&) = default;
+};
 // Cuts by kernels::tuning_key.
 using Cuts = std::map<std::string, Cut, std::less<>>;
 
@@ -40,11 +51,12 @@ class Tuner {
   void use(kernels::MatmulSpec& spec, const std::vector<gpu::Range>& ranges,
            const gpu::Buffer& quantized);
 
-  // Whether a product was noted.
-  bool has_work() const { return !products_.empty(); }
-  // Tunes the products noted, those that cost most first, until `budget_ms`
-  // have passed; the rest keep the usual cut and stay unknown. The buffers that products read must
-  // hold finite numbers other than 0, and their uniforms a step of `tokens` tokens.
+  // Whether a product was noted that tuning for so long may get on with.
+  bool has_work(double budget_ms) const;
+  // Tunes the products noted, those that cost most first, for `budget_ms` and at most one step
+  // (tuning_schedule.h) longer; a product of which not all candidates were compared takes the best
+  // of those that were. The buffers that products read must hold finite numbers other than 0, and
+  // their uniforms a step of `tokens` tokens.
   Task<Status> run(double budget_ms, uint32_t tokens);
   const Cuts& cuts() const { return cuts_; }
 
@@ -56,10 +68,10 @@ class Tuner {
     std::vector<std::vector<gpu::Range>> uses;  // a layer each
     const gpu::Buffer* quantized = nullptr;     // of matmuls
     uint64_t weights = 0;                       // elements, all uses together
+    Cut known;                                  // open: where to go on
   };
   struct Dispatch {
     uint32_t slot = 0;
-    const gpu::Kernel* kernel = nullptr;
     kernels::Groups groups;
     std::vector<std::vector<gpu::Range>> uses;
     std::vector<gpu::Bindings> bindings;  // by use
@@ -68,21 +80,38 @@ class Tuner {
     Cut cut{};
     kernels::Dot form = kernels::Dot::kF32;  // of matmuls
     std::vector<Dispatch> dispatches;        // one after another: the last is the product
+    size_t place = 0;                        // among the cuts of its heat
     std::string wrong;                       // why it is not used
-    double ms = 1e30;                        // the least time of a submission
+    double ms = kNever;                      // the least time of a submission
   };
+  // What is compared of one product in one load: the first trial is of the usual cut.
+  struct Heat {
+    explicit Heat(gpu::Device& device) : cache(device) {}
+    kernels::KernelCache cache;
+    std::vector<Trial> trials;
+    std::vector<float> usual;  // its output
+    double one = 0;            // what a submission of the usual cut takes, in milliseconds
+    double each = 0;           // what a turn in it does
+    size_t turns = 1;          // in a timed submission
+  };
+  static constexpr double kNever = 1e30;
 
   const Cut* find(std::string_view key) const;
-  void note(Product product, const std::vector<gpu::Range>& ranges);
+  void note(Product product, const Cut* known, const std::vector<gpu::Range>& ranges);
   std::vector<Cut> candidates(const Spec& spec) const;
   Trial trial(const Product& product, const Cut& cut, uint32_t tokens,
               kernels::KernelCache& cache) const;
-  Status bind(Trial& trial, const kernels::KernelCache& cache, const Status& compiled) const;
-  static void append(gpu::CommandList& list, const Trial& trial, size_t use);
+  Status bind(Trial& trial, const kernels::KernelCache& cache) const;
+  static void append(gpu::CommandList& list, const Heat& heat, const Trial& trial, size_t use);
   static Cut best(const std::vector<Trial>& trials);
-  Task<Result<std::vector<float>>> output(const Trial& trial, const Product& product) const;
-  Task<Status> time(Trial& trial, size_t turns);
-  Task<Status> tune(const Product& product, uint32_t tokens);
+  Task<Result<std::vector<float>>> output(const Heat& heat, const Trial& trial,
+                                          const Product& product) const;
+  Task<Result<double>> time(const Heat& heat, const Trial& trial, size_t turns,
+                            TuningSchedule& schedule) const;
+  Task<Status> check(Heat& heat, Trial& trial, const Product& product) const;
+  Task<Result<bool>> probe(Heat& heat, TuningSchedule& schedule) const;
+  Task<Result<bool>> time_all(Heat& heat, TuningSchedule& schedule) const;
+  Task<Status> tune(const Product& product, uint32_t tokens, TuningSchedule& schedule);
 
   gpu::Device& device_;
   kernels::Variant variant_;

@@ -11,6 +11,8 @@ import { models, promptNamed } from '../support/fixtures.ts';
 const NAME = 'capital';
 const { ids } = promptNamed(NAME);
 const cacheBefore = process.env.LAPIDARY_CACHE;
+/** Milliseconds that suffice for two kernels of a software GPU at least. */
+const TUNING = 5000;
 let folder: string;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'lapidary-cuts-'));
@@ -22,7 +24,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-async function load(tune: boolean) {
+async function load(tune: boolean | number) {
   const said: string[] = [];
   const onLog = (level: string, text: string) => said.push(`${level}: ${text}`);
   const model = await Model.load('nano', { stores: [models], kvType: 'f32', tune, onLog });
@@ -39,7 +41,7 @@ test('cuts are found, kept and used again; the answers stay', async () => {
   expect(plain.cuts).toEqual({});
   expect(await readdir(folder)).toEqual([]);
 
-  const first = await load(true);
+  const first = await load(TUNING);
   const found = Object.keys(first.cuts);
   expect(found.length).toBeGreaterThan(0);
   expect(first.said).toEqual([]);
@@ -49,7 +51,7 @@ test('cuts are found, kept and used again; the answers stay', async () => {
   expect(JSON.parse(await readFile(path, 'utf8'))).toEqual(first.cuts);
 
   // A cut that is valid but another one, several that fit no kernel, and what is no cut at all.
-  const [known = ''] = found;
+  const known = 'matvec q4_k 512 q4_k 512 x 256 21 f32';
   await writeFile(
     path,
     JSON.stringify({
@@ -62,12 +64,15 @@ test('cuts are found, kept and used again; the answers stay', async () => {
       negative: [-1, 8, 1],
       huge: [1e300, 8, 1],
       long: [64, 8, 1, 1],
+      longer: [64, 8, 1, 1, 0, 0],
+      started: [64, 8, 1, 2, 900],
     }),
   );
   const second = await load(true);
   expect(second.cuts[known]).toEqual([64, 4, 2]);
   expect(Object.keys(second.cuts).length).toBeGreaterThan(4);
-  for (const name of ['text', 'negative', 'huge', 'long'])
+  expect(second.cuts).toMatchObject({ started: [64, 8, 1, 2, 900] });
+  for (const name of ['text', 'negative', 'huge', 'long', 'longer'])
     expect(second.cuts).not.toHaveProperty(name);
   expect(second.tokens).toEqual(plain.tokens);
   let worst = 0;
@@ -76,3 +81,9 @@ test('cuts are found, kept and used again; the answers stay', async () => {
   }
   expect(worst).toBeLessThan(1e-3);
 }, 900_000);
+
+test('tune is a switch or milliseconds', async () => {
+  for (const tune of [-1, 1e9, 'long']) {
+    await expect(load(tune as number)).rejects.toMatchObject({ code: 'invalid_argument' });
+  }
+});

@@ -68,10 +68,12 @@ export interface LoadOptions extends FindOptions {
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
   /**
-   * Whether to time kernels for at most 300 ms and keep the fastest cuts, for this load and, by adapter, for those to
-   * come (in Node in `~/.cache/lapidary`, in a page in its cache storage). Default: on real GPUs.
+   * Whether to time kernels and keep the fastest cuts, for this load and, by adapter, for those to come (in Node in
+   * `~/.cache/lapidary`, in a page in its cache storage). A number: for so many milliseconds, 0 to 600,000; `true`: 300.
+   * What does not fit is left to the next load; a single compilation or timed submission that takes longer than those
+   * before it may overrun. Default: `true` on real GPUs, `false` on software ones.
    */
-  tune?: boolean;
+  tune?: boolean | number;
   /** WebGPU itself, where `navigator.gpu` is not it. */
   gpu?: GPU;
   /** The engine: its URL, bytes, or compiled module. Default: `lapidary.wasm` beside this file. */
