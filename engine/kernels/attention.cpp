@@ -9,10 +9,12 @@
 namespace lapidary::kernels {
 namespace {
 
-constexpr uint32_t kDecodeThreads = 256;
 constexpr uint32_t kPrefillThreads = 256;
 constexpr uint32_t kPrefillKeys = 64;  // of a tile; KEYS in attention_prefill.wgsl
 constexpr uint32_t kPostThreads = 64;
+constexpr uint32_t kMaxSplits = 64;
+// Weights of splits that the merge keeps in workgroup memory.
+constexpr uint32_t kMaxMerged = 2048;
 
 uint32_t units(const AttentionSpec& spec) { return (spec.head_dim + 7) / 8; }
 
@@ -50,6 +52,13 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
       .include("bound.wgsl");
 }
 
+// Whether decode's kernel can be cut so: without loops a thread turns each pair of elements.
+bool is_valid(const AttentionSpec& spec, const AttentionTiling& tiling) {
+  return (tiling.threads == 128 || tiling.threads == 256) && 2 * tiling.threads >= spec.head_dim &&
+         tiling.keys >= 32 && tiling.keys <= 1024 && tiling.splits >= 1 &&
+         tiling.splits <= kMaxSplits;
+}
+
 void bind_cache(Composer& composer, const AttentionSpec& spec, char access) {
   const std::string_view type = spec.kv_f32 ? "array<vec4<f32>>" : "array<vec4<u32>>";
   composer.bind(access, "k_cache", type).bind(access, "v_cache", type);
@@ -79,8 +88,9 @@ Status check_attention(const AttentionSpec& spec) {
   if (spec.sequences == 0 || spec.sequences > kMaxSequences) {
     return bad(spec.sequences, " sequences; 1 to ", kMaxSequences, " are possible");
   }
-  if (spec.max_splits == 0 || spec.max_splits > 64) {
-    return bad(spec.max_splits, " splits; 1 to 64 are possible");
+  if (!is_valid(spec, spec.tiling)) {
+    return bad(spec.tiling.splits, " splits of ", spec.tiling.keys, " keys by ",
+               spec.tiling.threads, " threads; 1 to 64 of 32 to 1024 by 128 or 256 are possible");
   }
   // Indices of units are 32 bits wide, byte offsets of a binding too.
   if (kv_cache_bytes(spec) > 0xffffffffull) {
@@ -97,34 +107,63 @@ uint64_t kv_cache_bytes(const AttentionSpec& spec) {
          (spec.kv_f32 ? 4 : 2);
 }
 
-uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_splits) {
+uint32_t attention_splits(uint32_t position, uint32_t window, const AttentionTiling& tiling) {
   uint64_t keys = uint64_t{position} + 1;
   if (window != 0) keys = std::min<uint64_t>(keys, window);
   return static_cast<uint32_t>(
-      std::clamp<uint64_t>((keys + kKeysPerSplit - 1) / kKeysPerSplit, 1, max_splits));
+      std::clamp<uint64_t>((keys + tiling.keys - 1) / tiling.keys, 1, tiling.splits));
+}
+
+bool fits(const AttentionSpec& spec, const AttentionTiling& tiling) {
+  return is_valid(spec, tiling) && tiling.splits <= kMaxTunedSplits &&
+         spec.heads * tiling.splits <= kMaxMerged;
+}
+
+std::vector<AttentionTiling> near_tilings(const AttentionSpec& spec, uint32_t position) {
+  const auto [threads, keys, splits] = spec.tiling;
+  const AttentionTiling near[] = {
+      {128, keys, splits},         {threads, keys / 2, splits}, {threads, keys / 2, splits * 2},
+      {128, keys / 2, splits * 2}, {threads, keys * 2, splits}, {128, keys * 2, splits},
+      {threads, keys, splits * 2},
+  };
+  std::vector<AttentionTiling> tilings{spec.tiling};
+  for (const AttentionTiling& tiling : near) {
+    const bool known = std::ranges::any_of(tilings, [&](const AttentionTiling& other) {
+      return other.threads == tiling.threads && attention_splits(position, spec.window, other) ==
+                                                    attention_splits(position, spec.window, tiling);
+    });
+    if (!known && fits(spec, tiling)) tilings.push_back(tiling);
+  }
+  return tilings;
+}
+
+std::string tuning_key(const AttentionSpec& spec, const Variant& variant) {
+  return cat(label("attention decode", spec), spec.kv_f32 ? " f32" : " f16",
+             spec.shares_kv ? " shared" : "", spec.v_from_k ? " v from k" : "",
+             variant.subgroups ? " subgroups" : "");
 }
 
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
                                      const FusedChange& fused) {
   Composer composer;
-  add_shape(composer, spec, variant, kDecodeThreads, !spec.shares_kv);
+  add_shape(composer, spec, variant, spec.tiling.threads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
-      .constant("MAX_SPLITS", spec.max_splits)
-      .constant("KEYS_PER_SPLIT", kKeysPerSplit)
+      .constant("MAX_SPLITS", spec.tiling.splits)
+      .constant("KEYS_PER_SPLIT", spec.tiling.keys)
       .bind('r', "qkv", "array<f32>")
       .bind('r', "qk_norms", "array<f32>")
       .bind('r', "rope", "array<vec2<f32>>");
   bind_cache(composer, spec, spec.shares_kv ? 'r' : 'w');
   composer.bind('w', "partial", "array<f32>").bind('w', "stats", "array<f32>");
   if (fused.handed_rank > 0) {
-    const uint32_t handing = handers(fused.handed_rank, kDecodeThreads, spec.head_dim);
+    const uint32_t handing = handers(fused.handed_rank, spec.tiling.threads, spec.head_dim);
     composer.bind('r', "adapter", "array<vec4<f32>>")
         .constant("HANDED_RANK", fused.handed_rank)
         .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 4))
         .constant("HANDERS", handing)
         .constant("HANDED_AHEAD",
                   variant.light ? 0 : std::min(div_ceil(spec.head_dim, handing), 8u))
-        .constant("PARTIAL_LOW", spec.max_splits * spec.heads * spec.head_dim);
+        .constant("PARTIAL_LOW", spec.tiling.splits * spec.heads * spec.head_dim);
   } else {
     composer.flag("HANDED_RANK", 0);
   }
@@ -138,7 +177,7 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
 }
 
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position) {
-  return {spec.heads, attention_splits(position, spec.window, spec.max_splits), 1};
+  return {spec.heads, attention_splits(position, spec.window, spec.tiling), 1};
 }
 
 KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant) {

@@ -9,6 +9,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "engine/base/error.h"
 #include "engine/kernels/compose.h"
@@ -17,6 +19,16 @@
 namespace lapidary::kernels {
 
 inline constexpr uint32_t kMaxSequences = 64;
+
+// How decode attention is cut. The product that merges the splits must know the same cut.
+struct AttentionTiling {
+  uint32_t threads = 256;  // of a workgroup, 128 or 256
+  uint32_t keys = 128;     // that a split takes while there are no more than `splits`, 32 to 1024
+  uint32_t splits = 16;    // most workgroups per head, 1 to 64
+  friend bool operator==(const AttentionTiling&, const AttentionTiling&) = default;
+};
+// The most splits that a cut found by tuning has: buffers have room for them.
+inline constexpr uint32_t kMaxTunedSplits = 32;
 
 struct AttentionSpec {
   uint32_t heads = 1;           // query heads; a multiple of kv_heads
@@ -31,7 +43,7 @@ struct AttentionSpec {
   bool shares_kv = false;       // the layer has no K/V of its own: it only reads another's cache
   bool v_from_k = false;        // no V projection: v = rms(k before norm and rope)
   float eps = 1e-6f;
-  uint32_t max_splits = 16;  // most workgroups per head in decode, 1..64
+  AttentionTiling tiling;  // of decode
 
   // Rows of the fused q,k,v projection, so the stride of a token: q [heads][head_dim], then k and v
   // [kv_heads][head_dim] each. No k, v when shares_kv; no v when v_from_k.
@@ -51,11 +63,19 @@ uint32_t kv_row_elements(const AttentionSpec& spec);
 // (WebGPU does).
 uint64_t kv_cache_bytes(const AttentionSpec& spec);
 
-// How many parts a head's keys are split into at `position` (0-based) in decode, 1..max_splits:
-// clamp(ceil(n_keys / kKeysPerSplit), 1, max_splits), n_keys = position + 1, at most the window.
-// splits.wgsl is its twin (const WINDOW and MAX_SPLITS are given by whoever includes it).
-inline constexpr uint32_t kKeysPerSplit = 128;
-uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_splits);
+// How many parts a head's keys are split into at `position` (0-based) in decode, 1..tiling.splits:
+// clamp(ceil(n_keys / tiling.keys), 1, tiling.splits), n_keys = position + 1, at most the window.
+// splits.wgsl is its twin (const WINDOW, KEYS_PER_SPLIT and MAX_SPLITS are given by whoever
+// includes it).
+uint32_t attention_splits(uint32_t position, uint32_t window, const AttentionTiling& tiling);
+// Whether decode can be cut so: a thread for each pair of a head's elements, and buffers and the
+// merge have room for the splits.
+bool fits(const AttentionSpec& spec, const AttentionTiling& tiling);
+// The spec's cut, and those beside it that make a difference at `position`.
+std::vector<AttentionTiling> near_tilings(const AttentionSpec& spec, uint32_t position);
+// Names what a cut of decode is chosen for: the shape, the cache's type, and the form of the
+// kernel.
+std::string tuning_key(const AttentionSpec& spec, const Variant& variant);
 
 // Decode: q/k/v norms, rope, cache write and attention of one token at step.position.
 //   0 r qkv       f32 [qkv_rows()], raw projections
@@ -63,8 +83,9 @@ uint32_t attention_splits(uint32_t position, uint32_t window, uint32_t max_split
 //   2 r rope      rope_table() of this layer's kind
 //   3 w K cache   (r when shares_kv)
 //   4 w V cache   (r when shares_kv)
-//   5 w partial   f32 [max_splits][heads][head_dim]: sums of p*v, not divided by the sum of p
-//   6 w stats     f32 [max_splits][heads][2]: maximum score of the split, sum of p = exp(s - max)
+//   5 w partial   f32 [tiling.splits][heads][head_dim]: sums of p*v, not divided by the sum of p
+//   6 w stats     f32 [tiling.splits][heads][2]: maximum score of the split, sum of p =
+//                 exp(s - max)
 //   7 u step
 // Only the first attention_splits() splits are written. A split without keys has max -1e30 and sum
 // 0. When shares_kv the owner must have written the slot of step.position before.

@@ -6,7 +6,6 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
-#include "engine/kernels/attention.h"
 
 namespace lapidary::kernels {
 namespace {
@@ -112,7 +111,7 @@ constexpr uint32_t kLimit = 16384;  // bytes: what every WebGPU device has
 uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   const uint32_t slots = tiling.threads / tiling.lanes;
   uint32_t used = 512 + outputs(spec, tiling) * slots * (tiling.lanes + 1) * 4;
-  if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.max_splits * 4;
+  if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.attention.splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
   return used + (spec.fused.rank() + low_stage(spec, tiling)) * 4;
 }
@@ -275,7 +274,7 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
         .constant("CHANGES_AHEAD", changes_ahead(spec, tiling, variant))
         .flag("STREAMS", streams(spec))
         .constant("PIECES", fused.pieces)
-        .constant("PARTIAL_LOW", spec.max_splits * spec.cols / 4);
+        .constant("PARTIAL_LOW", spec.attention.splits * spec.cols / 4);
   } else {
     composer.flag("FUSED_RANK", 0);
   }
@@ -400,8 +399,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
     composer.constant("HEADS", spec.heads)
         .constant("HEAD_DIM", spec.head_dim)
         .constant("WINDOW", spec.window)
-        .constant("MAX_SPLITS", spec.max_splits)
-        .constant("KEYS_PER_SPLIT", kKeysPerSplit);
+        .constant("MAX_SPLITS", spec.attention.splits)
+        .constant("KEYS_PER_SPLIT", spec.attention.keys);
   }
   set_fused(composer, spec, tiling, variant);
   add_segments(composer, spec.segments, spec.cols, dot);

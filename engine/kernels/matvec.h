@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/kernels/attention.h"
 #include "engine/kernels/compose.h"
 #include "engine/kernels/fused_change.h"
 
@@ -74,11 +75,11 @@ struct MatvecSpec {
   bool quantizes = false;
   bool has_post = true;
   bool has_pre = true;
-  // kMerge, as in attention.h; heads * max_splits <= 2048.
+  // kMerge, as in attention.h; heads * attention.splits <= 2048.
   uint32_t heads = 0;
   uint32_t head_dim = 0;
   uint32_t window = 0;
-  uint32_t max_splits = 16;
+  AttentionTiling attention;
   // A low-rank change that the kernel makes. Parts: not with kNorm, with kMerge of one part and a
   // head_dim that is a multiple of 4, else cols are. What its A h is made from lies behind delta,
   // partial or x (as if that held f32), what it passes on behind y (fused_change.h). next: not with

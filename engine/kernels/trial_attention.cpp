@@ -103,8 +103,8 @@ Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
       trial_buffer(device, rope_table(spec.head_dim, spec.rotated_pairs, kTheta, {}, context)));
   TRY(layer.k, trial_zeros(device, kv_cache_bytes(spec)));
   TRY(layer.v, trial_zeros(device, kv_cache_bytes(spec)));
-  TRY(layer.partial, trial_zeros(device, 4 * spec.max_splits * row));
-  TRY(layer.stats, trial_zeros(device, uint64_t{8} * spec.max_splits * spec.heads));
+  TRY(layer.partial, trial_zeros(device, 4 * spec.tiling.splits * row));
+  TRY(layer.stats, trial_zeros(device, uint64_t{8} * spec.tiling.splits * spec.heads));
   TRY(layer.out, trial_zeros(device, 4 * tokens * row));
   TRY(layer.spans, trial_zeros(device, kMaxSequences * sizeof(TokenSpan)));
   TRY(layer.step, trial_zeros(device, sizeof(Step)));
@@ -169,7 +169,7 @@ Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLa
   write_step(device, layer, {.position = position, .sequence = sequence});
   gpu::CommandList list;
   list.begin_pass();
-  list.dispatch(kernel, bound, spec.heads, spec.max_splits);
+  list.dispatch(kernel, bound, spec.heads, spec.tiling.splits);
   list.end_pass();
   device.submit(list);
   const uint32_t splits = attention_decode_groups(spec, position).y;

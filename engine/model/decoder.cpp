@@ -105,8 +105,8 @@ Task<Status> Decoder::tune() {
     device_.write(buffer, 0, std::as_bytes(std::span(values)));
   };
   for (const Scratch* s : {&one_, &batch_}) {
-    for (const gpu::Buffer* b : {&s->x[0], &s->x[1], &s->h, &s->delta, &s->attention, &s->stats,
-                                 &s->ffn, &s->ple, &s->ple_gate}) {
+    for (const gpu::Buffer* b : {&s->x[0], &s->x[1], &s->h, &s->delta, &s->qkv, &s->attention,
+                                 &s->stats, &s->ffn, &s->ple, &s->ple_gate}) {
       fill(*b);
     }
   }
@@ -135,6 +135,13 @@ kernels::AttentionSpec Decoder::attention_spec(size_t l) const {
   return spec;
 }
 
+// For which the buffers that attention leaves them in have room: cuts that are known or will be
+// found may have more than the usual one.
+uint32_t Decoder::attention_splits() const {
+  const bool tuned = options_.tuning_ms > 0 || !tuner_.cuts().empty();
+  return tuned ? kernels::kMaxTunedSplits : kernels::AttentionTiling{}.splits;
+}
+
 uint32_t Decoder::window() const {
   const bool slides = std::ranges::any_of(config_.layers, &LayerConfig::sliding);
   return slides ? config_.window : 0;
@@ -146,7 +153,7 @@ Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
   const uint32_t ffn = max_of(config_, [](const LayerConfig& l) { return l.ffn; });
   const uint64_t row = uint64_t{tokens} * sizeof(float);
   const uint64_t q_width = uint64_t{config_.heads} * head_dim;
-  const uint64_t splits = batch ? 1 : kernels::AttentionSpec{}.max_splits;
+  const uint64_t splits = batch ? 1 : attention_splits();
   TRY(s.tokens, buffer(uint64_t{tokens} * 4, gpu::kStorageUsage, "tokens"));
   TRY(s.step, buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step"));
   for (gpu::Buffer& x : s.x) {

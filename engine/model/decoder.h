@@ -168,6 +168,7 @@ class Decoder {
   Status allocate_scratch(Scratch& scratch, uint32_t tokens, bool batch);
   Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
   kernels::AttentionSpec attention_spec(size_t layer) const;
+  uint32_t attention_splits() const;
   gpu::Range vectors(const Site& site) const { return {weights_.vectors, site.offset, site.bytes}; }
   const gpu::Buffer& k_cache(size_t layer) const {
     return k_cache_[config_.layers[layer].kv_source];

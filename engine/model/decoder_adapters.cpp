@@ -24,7 +24,7 @@ Status Decoder::allocate_for_adapters() {
     uint64_t partial = 0;
     for (size_t l = 0; l < config_.layers.size(); ++l) {
       const kernels::AttentionSpec attention = attention_spec(l);
-      const uint64_t splits = uint64_t{attention.max_splits} * attention.heads;
+      const uint64_t splits = uint64_t{attention_splits()} * attention.heads;
       const auto* gate_up = fusion_.find(l, Product::kGateUp);
       const auto* qkv = fusion_.find(l, Product::kQkv);
       if (gate_up != nullptr) {

@@ -177,7 +177,7 @@ void Decoder::record_decode() {
 void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   Program& program = decode_layers_[l];
   const LayerWeights& w = weights_.layers[l];
-  const kernels::AttentionSpec attention = attention_spec(l);
+  kernels::AttentionSpec attention = attention_spec(l);
 
   MatvecSpec qkv = group_spec(w.qkv, config_);
   if (l == 0) {
@@ -196,6 +196,17 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
   std::vector<gpu::Range> ranges{one_.qkv,   vectors(w.qk_norms), weights_.rope(config_.layers[l]),
                                  k_cache(l), v_cache(l),          one_.attention,
                                  one_.stats};
+  MatvecSpec output = group_spec(w.output, config_);
+  output.prologue = Prologue::kMerge;
+  output.heads = attention.heads;
+  output.head_dim = attention.head_dim;
+  output.window = attention.window;
+  const std::vector<gpu::Range> output_ranges{w.output.buffer, one_.delta, one_.attention,
+                                              one_.stats, one_.step};
+  std::vector<gpu::Range> tuned = ranges;
+  tuned.emplace_back(one_.step);
+  tuner_.use(attention, tuned, output, output_ranges);
+  output.attention = attention.tiling;
   kernels::FusedChange handed;
   if (const auto* fused = fusion_.find(l, Product::kQkv);
       fused != nullptr && fused->shape.handed_rank > 0) {
@@ -208,15 +219,7 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
                 return kernels::attention_decode_groups(attention, position);
               });
 
-  MatvecSpec output = group_spec(w.output, config_);
-  output.prologue = Prologue::kMerge;
-  output.heads = attention.heads;
-  output.head_dim = attention.head_dim;
-  output.window = attention.window;
-  output.max_splits = attention.max_splits;
-  record_matvec(program, output,
-                {w.output.buffer, one_.delta, one_.attention, one_.stats, one_.step},
-                changes(l, Product::kOutput, &one_.x[current]));
+  record_matvec(program, output, output_ranges, changes(l, Product::kOutput, &one_.x[current]));
 
   MatvecSpec gate_up = group_spec(w.gate_up, config_);
   MatvecSpec down = group_spec(w.down, config_);

@@ -8,6 +8,8 @@
 namespace lapidary::model {
 namespace {
 
+using kernels::AttentionSpec;
+using kernels::AttentionTiling;
 using kernels::Dot;
 using kernels::MatmulSpec;
 using kernels::MatmulTiling;
@@ -16,6 +18,9 @@ using kernels::MatvecTiling;
 
 // Layers whose matrices a trial reads in turn, so that they do not all lie in the GPU's cache.
 constexpr size_t kMaxUses = 40;
+// Positions in the cache while attention is timed, or as many as there is room for.
+constexpr uint32_t kContext = 2048;
+
 MatvecTiling matvec_tiling(const Cut& cut) {
   return {.threads = cut.numbers[0], .lanes = cut.numbers[1], .rows = cut.numbers[2]};
 }
@@ -26,6 +31,15 @@ MatmulTiling matmul_tiling(const Cut& cut) {
 Dot matmul_form(const Cut& cut) { return static_cast<Dot>(cut.numbers[2]); }
 Cut cut_of(const MatmulTiling& t, Dot form) {
   return {.numbers = {t.threads, t.rows, static_cast<uint32_t>(form)}};
+}
+
+AttentionTiling attention_tiling(const Cut& cut) {
+  return {.threads = cut.numbers[0], .keys = cut.numbers[1], .splits = cut.numbers[2]};
+}
+Cut cut_of(const AttentionTiling& t) { return {.numbers = {t.threads, t.keys, t.splits}}; }
+
+uint64_t elements(const auto& spec) {
+  return uint64_t{kernels::total_rows(spec.segments)} * spec.cols;
 }
 
 // Sets the cut of a matmul if it is one of its cuts.
@@ -42,11 +56,16 @@ bool set_cut(MatmulSpec& spec, const Cut& cut, const std::vector<Dot>& forms,
 
 }  // namespace
 
+uint32_t Tuner::attention_position(const AttentionSpec& spec) {
+  return std::min(spec.slots, kContext) - 1;
+}
+
 void Tuner::use(MatvecSpec& spec, const std::vector<gpu::Range>& ranges) {
   std::string key = tuning_key(spec, variant_);
   const Cut* known = find(key);
   if (known && !fits(spec, matvec_tiling(*known), variant_)) known = nullptr;
-  if (!known || known->is_open()) note({.key = std::move(key), .spec = spec}, known, ranges);
+  if (!known || known->is_open())
+    note({.key = std::move(key), .spec = spec}, known, ranges, elements(spec));
   if (known) spec.tiling = matvec_tiling(*known);
 }
 
@@ -60,7 +79,25 @@ void Tuner::use(MatmulSpec& spec, const std::vector<gpu::Range>& ranges,
   const Cut* known = find(key);
   if (known && !set_cut(spec, *known, forms, device_.info().max_workgroup_storage)) known = nullptr;
   if (!known || known->is_open())
-    note({.key = std::move(key), .spec = usual, .quantized = &quantized}, known, ranges);
+    note({.key = std::move(key), .spec = usual, .quantized = &quantized}, known, ranges,
+         elements(usual));
+}
+
+void Tuner::use(AttentionSpec& spec, const std::vector<gpu::Range>& ranges, const MatvecSpec& merge,
+                const std::vector<gpu::Range>& merged) {
+  const uint32_t context = attention_position(spec) + 1;
+  const uint32_t keys = spec.window > 0 ? std::min(context, spec.window) : context;
+  std::string key = cat(tuning_key(spec, variant_), " over ", keys);
+  const Cut* known = find(key);
+  if (known && !fits(spec, attention_tiling(*known))) known = nullptr;
+  if (!known || known->is_open()) {
+    // What a token reads of the cache, as if it were weights: an element counts as much as four.
+    const uint64_t weights = uint64_t{4} * 2 * keys * spec.kv_heads * spec.head_dim;
+    Product& product =
+        note({.key = std::move(key), .spec = spec, .merge = merge}, known, ranges, weights);
+    if (product.merges.size() < product.uses.size()) product.merges.push_back(merged);
+  }
+  if (known) spec.tiling = attention_tiling(*known);
 }
 
 const Cut* Tuner::find(std::string_view key) const {
@@ -68,17 +105,17 @@ const Cut* Tuner::find(std::string_view key) const {
   return known == cuts_.end() ? nullptr : &known->second;
 }
 
-void Tuner::note(Product noted, const Cut* known, const std::vector<gpu::Range>& ranges) {
+Tuner::Product& Tuner::note(Product noted, const Cut* known, const std::vector<gpu::Range>& ranges,
+                            uint64_t weights) {
   if (known) noted.known = *known;
   auto product = std::ranges::find(products_, noted.key, &Product::key);
   if (product == products_.end()) {
     products_.push_back(std::move(noted));
     product = products_.end() - 1;
   }
-  product->weights +=
-      std::visit([](const auto& s) { return uint64_t{kernels::total_rows(s.segments)} * s.cols; },
-                 product->spec);
+  product->weights += weights;
   if (product->uses.size() < kMaxUses) product->uses.push_back(ranges);
+  return *product;
 }
 
 // The usual cut first, then those beside it.
@@ -94,6 +131,11 @@ std::vector<Cut> Tuner::candidates(const Spec& spec) const {
         if (fits(tiling, form, device_.info().max_workgroup_storage)) add(cut_of(tiling, form));
       }
     }
+    return cuts;
+  }
+  if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
+    for (const AttentionTiling& tiling : near_tilings(*attention, attention_position(*attention)))
+      add(cut_of(tiling));
     return cuts;
   }
   const auto& matvec = std::get<MatvecSpec>(spec);
@@ -136,6 +178,17 @@ Tuner::Trial Tuner::trial(const Product& product, const Cut& cut, uint32_t token
       add(quantize_source(quantize), quantize_groups(quantize, tokens), std::move(inputs));
     }
     add(matmul_source(spec), matmul_groups(spec, tokens), std::move(uses));
+    return trial;
+  }
+  if (const auto* attention = std::get_if<AttentionSpec>(&product.spec)) {
+    AttentionSpec spec = *attention;
+    spec.tiling = attention_tiling(cut);
+    MatvecSpec merge = product.merge;
+    merge.attention = spec.tiling;
+    if (variant_.light) merge.tiling = light_tiling(merge);
+    add(attention_decode_source(spec, variant_),
+        attention_decode_groups(spec, attention_position(spec)), std::move(uses));
+    add(matvec_source(merge, variant_), matvec_groups(merge), product.merges);
     return trial;
   }
   MatvecSpec spec = std::get<MatvecSpec>(product.spec);

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "engine/gpu/device.h"
+#include "engine/kernels/attention.h"
 #include "engine/kernels/cache.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/matvec.h"
@@ -23,7 +24,8 @@
 namespace lapidary::model {
 
 struct Cut {
-  // Of a matvec threads, lanes, rows; of a matmul threads, rows, form (kernels::Dot).
+  // Of a matvec threads, lanes, rows; of a matmul threads, rows, form (kernels::Dot); of decode
+  // attention threads, keys, splits.
   std::array<uint32_t, 3> numbers{};
   // So many of the product's candidates were compared, of which this one is the best; 0: all.
   uint32_t tried = 0;
@@ -51,6 +53,11 @@ class Tuner {
   void use(kernels::MatmulSpec& spec, const std::vector<gpu::Range>& ranges,
            const gpu::Buffer& quantized);
 
+  // Attention is tuned together with the product that merges its splits, for that pays for their
+  // number: binding 1 of `merged` is y. Of the merge the cut is the caller's to set.
+  void use(kernels::AttentionSpec& spec, const std::vector<gpu::Range>& ranges,
+           const kernels::MatvecSpec& merge, const std::vector<gpu::Range>& merged);
+
   // Whether a product was noted that tuning for so long may get on with.
   bool has_work(double budget_ms) const;
   // Tunes the products noted, those that cost most first, for `budget_ms` and at most one step
@@ -61,14 +68,16 @@ class Tuner {
   const Cuts& cuts() const { return cuts_; }
 
  private:
-  using Spec = std::variant<kernels::MatvecSpec, kernels::MatmulSpec>;
+  using Spec = std::variant<kernels::MatvecSpec, kernels::MatmulSpec, kernels::AttentionSpec>;
   struct Product {
     std::string key;
     Spec spec;
-    std::vector<std::vector<gpu::Range>> uses;  // a layer each
-    const gpu::Buffer* quantized = nullptr;     // of matmuls
-    uint64_t weights = 0;                       // elements, all uses together
-    Cut known;                                  // open: where to go on
+    std::vector<std::vector<gpu::Range>> uses;    // a layer each
+    const gpu::Buffer* quantized = nullptr;       // of matmuls
+    kernels::MatvecSpec merge;                    // of attention
+    std::vector<std::vector<gpu::Range>> merges;  // the same layers
+    uint64_t weights = 0;                         // elements, all uses together
+    Cut known;                                    // open: where to go on
   };
   struct Dispatch {
     uint32_t slot = 0;
@@ -96,12 +105,16 @@ class Tuner {
   };
   static constexpr double kNever = 1e30;
 
+  // Where a token stands while attention is timed.
+  static uint32_t attention_position(const kernels::AttentionSpec& spec);
   const Cut* find(std::string_view key) const;
-  void note(Product product, const Cut* known, const std::vector<gpu::Range>& ranges);
+  Product& note(Product product, const Cut* known, const std::vector<gpu::Range>& ranges,
+                uint64_t weights);
   std::vector<Cut> candidates(const Spec& spec) const;
   Trial trial(const Product& product, const Cut& cut, uint32_t tokens,
               kernels::KernelCache& cache) const;
   Status bind(Trial& trial, const kernels::KernelCache& cache) const;
+  void prepare(const Product& product) const;
   static void append(gpu::CommandList& list, const Heat& heat, const Trial& trial, size_t use);
   static Cut best(const std::vector<Trial>& trials);
   Task<Result<std::vector<float>>> output(const Heat& heat, const Trial& trial,

@@ -4,13 +4,16 @@
 #include <cmath>
 
 #include "engine/base/text.h"
+#include "engine/kernels/step.h"
 #include "engine/model/tuner.h"
 
 namespace lapidary::model {
 namespace {
 
+using kernels::AttentionSpec;
 using kernels::Dot;
 using kernels::MatmulSpec;
+using kernels::MatvecSpec;
 using Step = TuningSchedule::Step;
 
 // A timed submission takes about so long, in milliseconds, unless one product takes longer; and
@@ -55,7 +58,46 @@ std::string difference(const std::vector<float>& y, const std::vector<float>& us
   return off <= tolerance * most ? "" : cat("its sums are off by ", off, " of ", most);
 }
 
+// The step that decode's kernels bind last.
+void write_position(const std::vector<gpu::Range>& ranges, uint32_t position) {
+  const kernels::Step step{.position = position};
+  const gpu::Range& target = ranges.back();
+  gpu::host_buffer_write(target.buffer, target.offset, &step, sizeof(step));
+}
+
+// Fills the beginning of a cache with numbers of both signs whose exponent is that of `unit`, in
+// its type. They do not repeat from split to split: then no mistake about splits would show.
+void fill_cache(const gpu::Range& cache, uint64_t bytes, uint32_t unit, uint32_t mantissa) {
+  constexpr uint32_t kWords = 16381;  // a prime: rows and splits have none of it
+  std::vector<uint32_t> words(kWords);
+  for (uint32_t i = 0; i < kWords; ++i) {
+    uint32_t mixed = i * 2654435761u;
+    mixed = (mixed ^ mixed >> 15) * 2246822519u;
+    words[i] = unit | ((mixed ^ mixed >> 13) & mantissa);
+  }
+  for (uint64_t at = 0; at < bytes; at += 4 * kWords) {
+    gpu::host_buffer_write(cache.buffer, static_cast<double>(cache.offset + at), words.data(),
+                           static_cast<uint32_t>(std::min<uint64_t>(bytes - at, 4 * kWords)));
+  }
+}
+
 }  // namespace
+
+// Attention alone reads a cache, and at a position of its own. K is small, so that many keys have a
+// weight that counts.
+void Tuner::prepare(const Product& product) const {
+  const auto* spec = std::get_if<AttentionSpec>(&product.spec);
+  if (spec == nullptr) return;
+  const std::vector<gpu::Range>& ranges = product.uses[0];
+  const uint32_t position = attention_position(*spec);
+  write_position(ranges, position);
+  const uint64_t bytes =
+      (uint64_t{position} + 1) * spec->kv_heads * kv_row_elements(*spec) * (spec->kv_f32 ? 4 : 2);
+  // 2^-5 and 2^-1, and the bits that may differ.
+  const uint32_t mantissa = spec->kv_f32 ? 0x807fffff : 0x83ff83ff;
+  fill_cache(ranges[3], bytes, spec->kv_f32 ? 0x3d000000 : 0x28002800, mantissa);
+  fill_cache(ranges[4], bytes, spec->kv_f32 ? 0x3f000000 : 0x38003800, mantissa);
+}
 
 void Tuner::append(gpu::CommandList& list, const Heat& heat, const Trial& trial, size_t use) {
   for (const Dispatch& d : trial.dispatches)
@@ -66,16 +108,22 @@ void Tuner::append(gpu::CommandList& list, const Heat& heat, const Trial& trial,
 Task<Result<std::vector<float>>> Tuner::output(const Heat& heat, const Trial& trial,
                                                const Product& product) const {
   const bool matmul = std::holds_alternative<MatmulSpec>(product.spec);
-  const uint32_t rows = std::visit(
-      [](const auto& s) { return kernels::output_rows(s.segments, s.epilogue); }, product.spec);
+  const bool attention = std::holds_alternative<AttentionSpec>(product.spec);
+  uint32_t rows = 0;
+  if (const auto* spec = std::get_if<MatmulSpec>(&product.spec)) {
+    rows = output_rows(spec->segments, spec->epilogue);
+  } else {
+    const MatvecSpec& one = attention ? product.merge : std::get<MatvecSpec>(product.spec);
+    rows = output_rows(one.segments, one.epilogue);
+  }
   std::vector<float> y(matmul ? std::min(kCompared, 4 * rows) : std::min(kCompared, rows));
   gpu::CommandList list;
   list.begin_pass();
   append(list, heat, trial, 0);
   list.end_pass();
   CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
-    list.read(product.uses[0][1], static_cast<uint32_t>(y.size() * sizeof(float)), y.data(),
-              ticket);
+    list.read(attention ? product.merges[0][1] : product.uses[0][1],
+              static_cast<uint32_t>(y.size() * sizeof(float)), y.data(), ticket);
     device_.submit(list);
   }));
   co_return std::move(y);
@@ -207,6 +255,8 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens, TuningSchedule
     co_return Status{};
   }
   schedule.begin_product();
+  if (!schedule.fits_candidate(0, needed)) co_return Status{};
+  prepare(product);
   Heat heat(device_);
   const auto ready = [&] { return static_cast<uint32_t>(heat.trials.size()); };
   size_t next = 0;
@@ -263,7 +313,9 @@ Task<Status> Tuner::run(double budget_ms, uint32_t tokens) {
   std::ranges::stable_sort(products_, std::ranges::greater{}, &Product::weights);
   TuningSchedule schedule(budget_ms, gpu::host_now);
   for (const Product& product : products_) {
-    if (product.known.needed_ms <= budget_ms) CO_TRY_VOID(co_await tune(product, tokens, schedule));
+    if (product.known.needed_ms > budget_ms) continue;
+    CO_TRY_VOID(co_await tune(product, tokens, schedule));
+    if (std::holds_alternative<AttentionSpec>(product.spec)) write_position(product.uses[0], 0);
   }
   products_.clear();
   co_return Status{};

@@ -261,18 +261,58 @@ Task<Status> check_long(gpu::Device& device, AttentionSpec spec, std::vector<uin
   co_return Status{};
 }
 
+constexpr uint32_t kKeys = AttentionTiling{}.keys;  // of a split
+
 KERNEL_TEST(attention_decode_long_global) {
-  co_return co_await check_long(
-      device, shape(2, 1, 64, 0, 6000),
-      {kKeysPerSplit - 1, kKeysPerSplit, kKeysPerSplit + 1, 16 * kKeysPerSplit, 5555});
+  co_return co_await check_long(device, shape(2, 1, 64, 0, 6000),
+                                {kKeys - 1, kKeys, kKeys + 1, 16 * kKeys, 5555});
 }
 KERNEL_TEST(attention_decode_long_unrolled) {
-  co_return co_await check_long(device, shape(2, 1, 16, 0, 300),
-                                {kKeysPerSplit - 1, kKeysPerSplit, 2 * kKeysPerSplit + 1},
+  co_return co_await check_long(device, shape(2, 1, 16, 0, 300), {kKeys - 1, kKeys, 2 * kKeys + 1},
                                 {unrolled_variants(device).back()});
 }
 KERNEL_TEST(attention_decode_long_window) {
   co_return co_await check_long(device, shape(2, 2, 256, 512, 600), {511, 512, 700});
+}
+
+// Cuts beside the usual one: tiles of fewer threads than a split has keys, odd numbers of splits, a
+// ring that is read across its end.
+AttentionSpec cut(AttentionSpec spec, AttentionTiling tiling) {
+  spec.tiling = tiling;
+  return spec;
+}
+KERNEL_TEST(attention_decode_cut_global) {
+  co_return co_await check_long(device, cut(shape(2, 1, 64, 0, 3000), {128, 256, 5}),
+                                {0, 255, 256, 600, 2900}, {variants(device).front()});
+}
+KERNEL_TEST(attention_decode_cut_ring) {
+  co_return co_await check_long(device, cut(shape(2, 2, 256, 512, 600), {128, 64, 32}),
+                                {511, 700, 1100}, {variants(device).back()});
+}
+// As real GPUs run them.
+KERNEL_TEST(attention_decode_cut_unrolled) {
+  co_return co_await check_long(device, cut(shape(2, 1, 16, 100, 120), {128, 32, 32}), {98, 250},
+                                {unrolled_variants(device).front()});
+}
+
+KERNEL_TEST(attention_cuts_that_fit) {
+  const AttentionSpec small = shape(8, 1, 256, 512, 1100);
+  const AttentionSpec large = shape(8, 1, 512, 0, 8192);
+  KERNEL_EXPECT(fits(small, {128, 64, 32}) && fits(large, {256, 64, 32}),
+                "cuts near the usual one");
+  KERNEL_EXPECT(!fits(large, {128, 128, 16}), "128 threads for 256 pairs");
+  for (const AttentionTiling& wrong : {AttentionTiling{64, 128, 16}, AttentionTiling{192, 128, 16},
+                                       AttentionTiling{256, 16, 16}, AttentionTiling{256, 2048, 16},
+                                       AttentionTiling{256, 128, 0}, AttentionTiling{256, 128, 33}})
+    KERNEL_EXPECT(!fits(small, wrong), wrong.threads, " ", wrong.keys, " ", wrong.splits);
+  KERNEL_EXPECT(!fits(shape(128, 1, 64, 0, 512), {256, 128, 32}), "too many weights to merge");
+  for (const AttentionSpec& spec : {small, large}) {
+    const std::vector<AttentionTiling> near = near_tilings(spec, 1099);
+    KERNEL_EXPECT(near.size() > 2 && near[0] == AttentionTiling{}, near.size(), " cuts");
+    for (size_t i = 1; i < near.size(); ++i)
+      KERNEL_EXPECT(fits(spec, near[i]) && near[i] != near[0], "cut ", i);
+  }
+  co_return Status{};
 }
 
 }  // namespace

@@ -287,19 +287,21 @@ KERNEL_TEST(matvec_handed_over) {
 }
 
 struct MergeCase {
-  uint32_t heads, head_dim, window, max_splits, position;
+  uint32_t heads, head_dim, window;
+  AttentionTiling attention;
+  uint32_t position;
 };
 
 KERNEL_TEST(matvec_merge_of_attention_splits) {
-  for (const MergeCase& c : {MergeCase{4, 16, 0, 16, 0}, MergeCase{3, 10, 512, 16, 5000},
-                             MergeCase{32, 64, 0, 64, 100000}}) {
+  for (const MergeCase& c : {MergeCase{4, 16, 0, {}, 0}, MergeCase{3, 10, 512, {}, 5000},
+                             MergeCase{32, 64, 0, {.keys = 64, .splits = 63}, 100000}}) {
     const uint32_t cols = c.heads * c.head_dim;
-    const uint32_t splits = attention_splits(c.position, c.window, c.max_splits);
+    const uint32_t splits = attention_splits(c.position, c.window, c.attention);
     CO_TRY(const TrialGroup group, co_await make_group(device, {{Codec::kF16, 11}}, cols));
     TrialRandom random(3);
-    const std::vector<float> partial = random.floats(size_t{c.max_splits} * cols);
+    const std::vector<float> partial = random.floats(size_t{c.attention.splits} * cols);
     std::vector<float> stats;
-    for (uint32_t i = 0; i < c.max_splits * c.heads; ++i) {
+    for (uint32_t i = 0; i < c.attention.splits * c.heads; ++i) {
       stats.push_back(random.next() * 4.0f + 30.0f);
       stats.push_back(random.next() + 1.5f);
     }
@@ -329,7 +331,7 @@ KERNEL_TEST(matvec_merge_of_attention_splits) {
                             .heads = c.heads,
                             .head_dim = c.head_dim,
                             .window = c.window,
-                            .max_splits = c.max_splits};
+                            .attention = c.attention};
       CO_TRY(const std::vector<float> y, co_await run(device, spec, variant, group, 11,
                                                       {partial_buffer, stats_buffer, step_buffer}));
       CO_TRY_VOID(

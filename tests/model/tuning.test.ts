@@ -52,10 +52,14 @@ test('cuts are found, kept and used again; the answers stay', async () => {
 
   // A cut that is valid but another one, several that fit no kernel, and what is no cut at all.
   const known = 'matvec q4_k 512 q4_k 512 x 256 21 f32';
+  const attention = 'attention decode 4/1x128 global0 f32 over 2048';
+  expect(found).toContain(attention);
   await writeFile(
     path,
     JSON.stringify({
       [known]: [64, 4, 2],
+      [attention]: [128, 64, 32],
+      'attention decode 4/1x128 global0 f32 shared over 2048': [64, 128, 65],
       'matmul q4_k 256 x 256 0 f32': [1, 1, 1],
       'matvec q4_k 256 x 512 30 f32': [4096, 3, 0],
       'matvec q4_k 256 x 256 20 f32': [256, 1, 8],
@@ -69,7 +73,7 @@ test('cuts are found, kept and used again; the answers stay', async () => {
     }),
   );
   const second = await load(true);
-  expect(second.cuts[known]).toEqual([64, 4, 2]);
+  expect(second.cuts).toMatchObject({ [known]: [64, 4, 2], [attention]: [128, 64, 32] });
   expect(Object.keys(second.cuts).length).toBeGreaterThan(4);
   expect(second.cuts).toMatchObject({ started: [64, 8, 1, 2, 900] });
   for (const name of ['text', 'negative', 'huge', 'long', 'longer'])
