@@ -1,6 +1,6 @@
 // chat.completions.create: a reply in OpenAI's chunks, and those put together.
 
-import type { ReplyEvent } from '../types.js';
+import type { ChatOptions, ReplyEvent } from '../types.js';
 import {
   TokenTrail,
   lengthOrStop,
@@ -127,6 +127,14 @@ async function together(
   };
 }
 
+/** The options with the token that begins calls forbidden: a model may call even what it was not told of. */
+async function withoutCalls(model: OpenAIModel, options: ChatOptions): Promise<ChatOptions> {
+  const [id] = await model.tokenize('<|tool_call>', { addBos: false, special: 'parse' });
+  return id === undefined
+    ? options
+    : { ...options, logitBias: { ...options.logitBias, [id]: -100 } };
+}
+
 /** Checks the request, starts the reply, and gives its chunks or its whole. */
 export async function createChat(
   model: OpenAIModel,
@@ -135,7 +143,8 @@ export async function createChat(
 ): Promise<ChatCompletion | ChunkStream<ChatCompletionChunk>> {
   const asked = readChat(params);
   const { controller, signal } = stoppable(options.signal);
-  const reply = model.chat(asked.messages, { ...asked.options, signal });
+  const chosen = asked.noCalls ? await withoutCalls(model, asked.options) : asked.options;
+  const reply = model.chat(asked.messages, { ...chosen, signal });
   if (asked.stream) return new ChunkStream(chunksOf(model, reply, asked), controller);
   const chunks = chunksOf(model, reply, { ...asked, includeUsage: true });
   return together(chunks, asked.topLogprobs !== undefined);

@@ -1,6 +1,7 @@
 // What of a model OpenAI's shape stands on, and what a reply's pieces are called there.
 
 import { LapidaryError } from '../errors.js';
+import type { TokenizeOptions } from '../model.js';
 import type {
   ChatOptions,
   Message,
@@ -22,6 +23,7 @@ export interface OpenAIModel {
   chat(messages: Message[], options?: ChatOptions): ReplyLike;
   generate(prompt: string | number[], options?: RawOptions): ReplyLike;
   detokenize(ids: ArrayLike<number>): string;
+  tokenize(text: string, options?: TokenizeOptions): number[] | Promise<number[]>;
 }
 
 /** "chatcmpl-4f1c…" */

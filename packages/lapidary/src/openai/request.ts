@@ -37,6 +37,8 @@ export interface AskedChat extends Asked {
   /** Alternatives to show with each token; undefined: no log probabilities at all. */
   topLogprobs: number | undefined;
   oneCall: boolean;
+  /** Whether the reply must not call. */
+  noCalls: boolean;
 }
 
 export interface AskedCompletion extends Asked {
@@ -255,7 +257,6 @@ function readChosenTools(fields: Fields): Tool[] | undefined {
   const tools = readTools(fields);
   const choice = fields.get('tool_choice');
   if (choice === undefined || choice === 'auto') return tools;
-  // What the model is not told of it cannot call.
   if (choice === 'none') return undefined;
   if (choice === 'required' || typeof choice === 'object') {
     throw fields.unsupported('tool_choice', "a call cannot be forced; there are 'auto' and 'none'");
@@ -300,6 +301,7 @@ export function readChat(value: unknown): AskedChat {
     messages: readMessages(fields),
     topLogprobs,
     oneCall: fields.boolean('parallel_tool_calls') === false,
+    noCalls: fields.get('tool_choice') === 'none',
     options: withoutAbsent<ChatOptions>({
       ...readSampling(fields),
       maxTokens: readMaxTokens(fields),
