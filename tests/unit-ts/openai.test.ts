@@ -8,6 +8,7 @@ import {
   createOpenAI,
   errorAnswer,
   type ChatCompletionChunk,
+  type ChatParams,
   type OpenAIModel,
   type ReplyLike,
 } from 'lapidary/openai';
@@ -58,7 +59,7 @@ function pretend(events: ReplyEvent[] = [], report: Partial<ReplyReport> = {}) {
       calls.push({ prompt, options });
       return reply(options.signal);
     },
-    detokenize: ([id]) => (id === 100 ? '' : 'x'),
+    detokenize: (ids) => (ids[0] === 100 ? '' : 'x'),
     tokenize: () => [48],
   };
   return { calls, openai: createOpenAI(model) };
@@ -158,13 +159,13 @@ describe('what is refused, by name', () => {
     ['__proto__', 'invalid_argument', JSON.parse('{"__proto__":{"stream":true}}') as object],
   ])('%s: %s, %j', async (param, code, more) => {
     // Not spread: that would set a prototype.
-    const request = Object.defineProperties(
+    const request = Object.defineProperties<object>(
       {},
       {
         ...Object.getOwnPropertyDescriptors({ messages }),
         ...Object.getOwnPropertyDescriptors(more),
       },
-    ) as object;
+    );
     const error = await refusal(request);
     expect([error.param, error.code]).toEqual([param, code]);
     expect(error.message.length).toBeLessThan(300);
@@ -338,10 +339,14 @@ test('aborting rejects with cancelled, whole and in chunks', async () => {
 test("the types are those of OpenAI's client", async () => {
   const { openai } = pretend([text('a')]);
   const params: OpenAI.ChatCompletionCreateParamsNonStreaming = {
-    ...{ model: 'any', messages: [{ role: 'user', content: 'Hello' }] },
+    model: 'any',
+    messages: [{ role: 'user', content: 'Hello' }],
   };
   // Its parts that cannot be honoured are typed away here, and refused when they come.
-  const whole: OpenAI.ChatCompletion = await openai.chat.completions.create(params as never);
+  const whole: OpenAI.ChatCompletion = await openai.chat.completions.create({
+    ...params,
+    messages: messages as never,
+  } as ChatParams & { stream: false });
   expect(whole.choices[0]?.message.content).toBe('a');
   const stream = await openai.chat.completions.create({
     messages: messages as never,

@@ -82,7 +82,7 @@ export function makeApp(services: Services, options: GuardOptions): Hono<Env> {
       // Who goes on sending is not listened to.
       onError: (c) =>
         refusal(
-          c,
+          c as Ctx,
           new HttpError(413, `a body has at most ${MAX_BODY} bytes`, 'too_large', {
             connection: 'close',
           }),

@@ -27,7 +27,7 @@ export interface Lease {
   /** Milliseconds that loading took for this request; 0 where the model was there. */
   loadMs: number;
   /** Gives it back; `error` is how the work failed. To be called once. */
-  release(error?: unknown): void;
+  release: (error?: unknown) => void;
 }
 
 export interface LoadedModel {

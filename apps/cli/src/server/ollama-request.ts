@@ -1,7 +1,7 @@
 // Requests to Ollama's interface, checked, in the model's own terms. Unknown members are ignored, as Ollama does.
 
 import { LapidaryError, type GenerateOptions, type Message, type Tool } from 'lapidary/node';
-import { Fields, LIMITS, isShallow, readTools } from 'lapidary/openai';
+import { Fields, LIMITS, isShallow, readStops, readTools } from 'lapidary/openai';
 import { requireName } from './answer.js';
 
 /** What chat and generate both ask for. */
@@ -33,10 +33,10 @@ const UNITS: Record<string, number> = {
 /** "5m", "1h30m", or seconds; below zero for ever. Milliseconds. */
 export function parseKeepAlive(value: unknown): number | undefined {
   if (value === undefined || value === null) return undefined;
-  const text = String(value as string | number);
+  const text = typeof value === 'number' ? String(value) : value;
   const bad = () =>
     new LapidaryError('invalid_argument', "'keep_alive' must be seconds, or a time like 5m or -1");
-  if (text.length > 64 || (typeof value !== 'number' && typeof value !== 'string')) throw bad();
+  if (typeof text !== 'string' || text.length > 64) throw bad();
   const plain = /^-?\d+(\.\d+)?$/.test(text) ? Number(text) * 1000 : undefined;
   if (plain !== undefined) return plain < 0 ? Infinity : plain;
   if (!/^-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+$/.test(text)) throw bad();
@@ -47,14 +47,6 @@ export function parseKeepAlive(value: unknown): number | undefined {
 
 /** Members of `options` that ask for what is done otherwise here, unless they have the value that changes nothing. */
 const REFUSED: Record<string, unknown[]> = { typical_p: [0, 1], mirostat: [0], tfs_z: [0, 1] };
-
-function readStops(fields: Fields): string[] | undefined {
-  const value = fields.get('stop');
-  const list = typeof value === 'string' ? [value] : fields.list('stop', LIMITS.stops);
-  const good = list?.every((stop) => typeof stop === 'string' && stop.length <= LIMITS.stopText);
-  if (good === false) throw fields.invalid('stop', 'texts');
-  return list as string[] | undefined;
-}
 
 function readOptions(request: Fields): {
   options: GenerateOptions;

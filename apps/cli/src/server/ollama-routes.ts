@@ -2,6 +2,7 @@
 
 import type { Hono } from 'hono';
 import { LapidaryError, type ReplyEvent, type ReplyReport } from 'lapidary/node';
+import { withoutBos } from 'lapidary/openai';
 import { bodyOf, readJson, sendLines, type Ctx, type Env } from './answer.js';
 import type { Services } from './app.js';
 import { addOllamaModels } from './ollama-models.js';
@@ -12,8 +13,6 @@ type Body = Record<string, unknown>;
 
 /** Nanoseconds. */
 const ns = (milliseconds: number) => Math.round(milliseconds * 1e6);
-
-const withoutBos = (prompt: string) => prompt.replace(/^<bos>/, '');
 
 /** What text, thinking and calls are called, in a chat and in a plain reply. */
 interface Shape {

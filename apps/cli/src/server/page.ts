@@ -64,14 +64,14 @@ export function addPage(app: Hono<Env>, store: OllamaStore): void {
     const { incoming, outgoing } = c.env;
     // What the checks before this one say is Hono's; the rest is written here.
     for (const [name, value] of c.res.headers) outgoing.setHeader(name, value);
-    await sendWeights(store, incoming as IncomingMessage, outgoing as ServerResponse);
+    await sendWeights(store, incoming, outgoing);
     return RESPONSE_ALREADY_SENT;
   });
   // Looks at the files at each request: the page may be built anew meanwhile.
   const page = sirv(PAGE, { dev: true, etag: true });
   app.on(['GET', 'HEAD'], '*', (c) => {
-    const incoming = c.env.incoming as IncomingMessage;
-    const outgoing = c.env.outgoing as ServerResponse;
+    const incoming = c.env.incoming;
+    const outgoing = c.env.outgoing;
     // The page's files are small, and sirv fails on some ranges.
     delete incoming.headers.range;
     page(incoming, outgoing, () => refuse(outgoing, 404, 'there is nothing here'));

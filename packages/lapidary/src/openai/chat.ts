@@ -98,7 +98,9 @@ async function together(
     if (!choice) continue;
     content += choice.delta.content ?? '';
     reasoning += choice.delta.reasoning ?? '';
-    for (const { index: _, ...call } of choice.delta.tool_calls ?? []) calls.push(call);
+    for (const { id, type, function: called } of choice.delta.tool_calls ?? []) {
+      calls.push({ id, type, function: called });
+    }
     shown.push(...(choice.logprobs?.content ?? []));
     finish = choice.finish_reason ?? finish;
   }

@@ -19,7 +19,7 @@ export { errorAnswer, errorBody, type ErrorBody } from './error-body.js';
 export { Fields, RequestError, isShallow, type NumberLimits } from './fields.js';
 export { LIMITS } from './limits.js';
 export type { OpenAIModel, ReplyLike } from './model.js';
-export { readTools } from './request.js';
+export { readStops, readTools, withoutBos } from './request.js';
 export { ChunkStream } from './stream.js';
 export type * from './types.js';
 

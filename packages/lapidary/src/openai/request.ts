@@ -58,7 +58,8 @@ function readStream(fields: Fields): Asked {
   return { stream, includeUsage: streamOptions?.boolean('include_usage') ?? false };
 }
 
-function readStops(fields: Fields): string[] | undefined {
+/** The texts that end a reply; one, or a list. */
+export function readStops(fields: Fields): string[] | undefined {
   const value = fields.get('stop');
   const list = typeof value === 'string' ? [value] : fields.list('stop', LIMITS.stops);
   const good = (stop: unknown): stop is string =>
@@ -66,7 +67,7 @@ function readStops(fields: Fields): string[] | undefined {
   if (list && !list.every(good)) {
     throw fields.invalid('stop', `texts of at most ${LIMITS.stopText} characters`);
   }
-  return list as string[] | undefined;
+  return list;
 }
 
 function readBias(fields: Fields): Record<number, number> | undefined {
@@ -104,7 +105,7 @@ function readSampling(fields: Fields): GenerateOptions {
     logitBias: readBias(fields),
     seed: readSeed(fields),
     stop: readStops(fields),
-  } as GenerateOptions;
+  };
 }
 
 function refuseMore(fields: Fields, key: string): void {
@@ -214,7 +215,7 @@ function readMessage(message: Fields, budget: TextBudget): Message {
     ...(thought !== undefined && { thinking: budget.take(thought, message, 'reasoning') }),
     ...(calls && { tool_calls: calls }),
     ...(callId !== undefined && { tool_call_id: callId }),
-  } as Message;
+  };
 }
 
 export function readMessages(fields: Fields): Message[] {
@@ -308,7 +309,7 @@ export function readChat(value: unknown): AskedChat {
       tools: readChosenTools(fields),
       think: effort !== undefined && effort !== 'none' && effort !== 'minimal',
       logprobs: reported(topLogprobs),
-    } as ChatOptions),
+    }),
   };
 }
 
@@ -357,6 +358,6 @@ export function readCompletion(value: unknown): AskedCompletion {
       special: 'parse',
       maxTokens: readMaxTokens(fields) ?? COMPLETION_TOKENS,
       logprobs: reported(topLogprobs),
-    } as RawOptions),
+    }),
   };
 }
