@@ -135,8 +135,35 @@ test('a port in use is said, and its owner goes on', async () => {
   expect((await get('/')).status).toBe(200);
 });
 
-test('a port that cannot be is wrong usage', async () => {
-  expect((await lapidary(['serve', '--port', '70000'])).code).toBe(2);
+test.each([
+  ['--port', '70000'],
+  ['--host', '0.0.0.0'],
+  ['--host', '127.0.0.1.evil.example'],
+  ['--token', 'guessable'],
+  ['--origin', '*'],
+  ['--origin', 'https://site.example/path'],
+  ['--log', 'xml'],
+  ['--sessions', '0'],
+])('%s %s is wrong usage', async (...flags) => {
+  expect((await lapidary(['serve', '--port', '0', ...flags])).code).toBe(2);
+});
+
+test('200 slow clients and 2000 quick requests, 32 at a time', async () => {
+  const slow = Array.from({ length: 200 }, () => {
+    const socket = connect(port, '127.0.0.1', () =>
+      socket.write('POST /api/chat HTTP/1.1\r\nHost:'),
+    );
+    return socket.on('error', () => {});
+  });
+  const paths = ['/api/version', '/v1/models', '/api/tags', '/metrics', '/'];
+  let left = 2000;
+  const statuses = new Set<number>();
+  const worker = async () => {
+    while (left-- > 0) statuses.add((await get(paths[left % paths.length]!)).status);
+  };
+  await Promise.all(Array.from({ length: 32 }, worker));
+  expect([...statuses]).toEqual([200]);
+  for (const socket of slow) socket.destroy();
 });
 
 test('Ctrl-C ends it well', async () => {

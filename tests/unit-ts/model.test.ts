@@ -11,6 +11,7 @@ import {
   type ReplyEvent,
   type Tool,
 } from 'lapidary/node';
+import { createOpenAI } from 'lapidary/openai';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { promptNamed } from '../support/fixtures.ts';
 
@@ -144,6 +145,23 @@ test('an AbortSignal ends a running reply, a waiting one, and one not begun', as
     reason: 'cancelled',
   });
   expect(await last.text()).toContain('Paris');
+});
+
+test("OpenAI's shape: a whole answer, chunks, and a loop that is left", async () => {
+  const openai = createOpenAI(model);
+  const { choices, usage } = await openai.chat.completions.create({
+    messages: question,
+    ...greedy,
+  });
+  expect(choices[0]?.message.content).toBe('The capital of France is Paris.');
+  expect(usage.total_tokens).toBe(usage.prompt_tokens + usage.completion_tokens);
+  const long = { prompt: 'Once', temperature: 2, top_k: 0, seed: 1, max_tokens: 1500 };
+  const submits = model.counters.submits;
+  for await (const chunk of await openai.completions.create({ ...long, stream: true })) {
+    if (chunk.choices[0]?.text) break;
+  }
+  expect(await model.chat(question, greedy).text()).toContain('Paris');
+  expect(model.counters.submits - submits).toBeLessThan(500);
 });
 
 test('requests made together run one after another, each with its own answer', async () => {

@@ -380,17 +380,46 @@ ${EXIT_HELP}`,
 
 program
   .command('serve')
-  .description('Serve the page and the models to a browser on this machine')
+  .description("Serve the page, the models, and OpenAI's and Ollama's interfaces to them")
   .option('--port <n>', 'where to listen; 0 is any free port', number(0, 65535, true), 11535)
+  .option('--host <address>', 'on which address; others than loopback need --token', '127.0.0.1')
+  .option('--token <text>', 'what requests must bear (or LAPIDARY_TOKEN, which others cannot see)')
+  .option('--origin <origin>', 'a site whose pages may ask, too (several times)', collect)
+  .option(
+    '--allow-host <name>',
+    'a name by which requests may call this machine (several times)',
+    collect,
+  )
+  .option(
+    '--keep-alive <time>',
+    'how long a model stays after its last reply: 5m, 0, -1 for ever',
+    '5m',
+  )
+  .option(
+    '--sessions <n>',
+    'conversations that stay in the cache side by side',
+    number(1, 64, true),
+    4,
+  )
+  .addOption(
+    new Option('--log <format>', 'a line a request on standard error')
+      .choices(['text', 'json'])
+      .default('text'),
+  )
+  .addOption(context())
+  .addOption(kvType())
+  .addOption(perLayerEmbeddings())
   .addOption(models())
   .addHelpText(
     'after',
     `
-Only this machine reaches it. The page is at /, the weights of a model at /models/NAME. Ctrl-C stops it.
+The page is at /, the weights of a model at /models/NAME, OpenAI's interface at /v1, Ollama's at /api, counters at
+/metrics. Only this machine reaches it unless --host says otherwise. Ctrl-C stops it.
 
 Examples:
   lapidary serve
-  lapidary serve --port 8080`,
+  lapidary serve --port 11434        # where Ollama's clients look
+  LAPIDARY_TOKEN=$(openssl rand -hex 16) lapidary serve --host 0.0.0.0`,
   )
   .action(guardedLater(async () => (await import('./commands/serve.js')).serve));
 

@@ -1,72 +1,40 @@
-// `serve`: the page and the models of this machine, for a browser on this machine.
+// `serve`: the page and the models of this machine, and OpenAI's and Ollama's interfaces to them.
 
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { existsSync } from 'node:fs';
-import { basename } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { LapidaryError, OllamaStore } from 'lapidary/node';
-import sirv from 'sirv';
-import { EXIT } from '../exit.js';
-import { refuse, sendFile } from '../send-file.js';
+import { createServer, type Server } from 'node:http';
+import { getRequestListener } from '@hono/node-server';
+import { LapidaryError, Model, OllamaStore } from 'lapidary/node';
+import { EXIT, UsageError } from '../exit.js';
+import { makeApp } from '../server/app.js';
+import { allowedHosts, isLoopback } from '../server/guard.js';
+import { ModelKeeper, type LoadModel } from '../server/keeper.js';
+import { makeLog, type Log, type LogFormat } from '../server/log.js';
+import { Metrics } from '../server/metrics.js';
+import { parseKeepAlive } from '../server/ollama-request.js';
+import { checkPage } from '../server/page.js';
 import { storeOptions, type StoreFlags } from '../stores.js';
 
 export interface ServeFlags extends StoreFlags {
+  host: string;
   port: number;
+  token?: string;
+  origin?: string[];
+  allowHost?: string[];
+  keepAlive?: string;
+  context?: number;
+  kvType?: 'f16' | 'f32';
+  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  sessions: number;
+  log: LogFormat;
 }
 
-const PAGE = fileURLToPath(new URL('../../../web/dist', import.meta.url));
-/** Only this machine reaches it. */
-const HOST = '127.0.0.1';
-const BLOB = /^sha256-[0-9a-f]{64}$/;
+/** As Ollama. */
+const KEEP_ALIVE_MS = 5 * 60_000;
+/** A shorter one can be guessed. */
+const MIN_TOKEN = 16;
+/** How long streams have to say that they end. */
+const GRACE_MS = 2000;
 
-type Handler = (request: IncomingMessage, response: ServerResponse, next: () => void) => void;
-
-/** The file of the weights of a model's name. Names and digests are checked by the store; no path comes from a request. */
-async function weightsOf(store: OllamaStore, name: string): Promise<string | undefined> {
-  try {
-    const path = await store.weights(name);
-    return BLOB.test(basename(path)) ? path : undefined;
-  } catch (error) {
-    if (error instanceof LapidaryError) return undefined;
-    throw error;
-  }
-}
-
-/** The page at /, and the weights of each model that `list` shows at /models/NAME, with byte ranges. */
-function answer(store: OllamaStore): Handler {
-  // Looks at the files at each request: the page may be built anew meanwhile.
-  const page = sirv(PAGE, { dev: true, etag: true });
-  const models = async (request: IncomingMessage, response: ServerResponse, next: () => void) => {
-    let name: string;
-    try {
-      name = decodeURIComponent((request.url ?? '').slice('/models/'.length).split('?')[0]!);
-    } catch {
-      return refuse(response, 400, 'this address is malformed');
-    }
-    const path = await weightsOf(store, name);
-    if (!path) return next();
-    await sendFile(path, request, response, {
-      'content-type': 'application/octet-stream',
-      etag: `"${basename(path)}"`,
-      // Gigabytes that lie on this disk already.
-      'cache-control': 'no-store',
-    });
-  };
-  return (request, response, next) => {
-    if (!request.url?.startsWith('/models/')) {
-      // The page's files are small, and sirv fails on some ranges.
-      delete request.headers.range;
-      return page(request, response, next);
-    }
-    models(request, response, next).catch(() => {
-      // A reader that went away, or a file that cannot be read.
-      if (response.headersSent) response.destroy();
-      else refuse(response, 500, 'this file cannot be read');
-    });
-  };
-}
-
-function listen(server: Server, port: number): Promise<void> {
+function listen(server: Server, { host, port }: ServeFlags): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       reject(
@@ -79,39 +47,89 @@ function listen(server: Server, port: number): Promise<void> {
           : new LapidaryError('io_error', `port ${port}: ${error.message}`, { cause: error }),
       );
     });
-    server.listen(port, HOST, resolve);
+    server.listen(port, host, resolve);
   });
 }
 
-export async function serve(flags: ServeFlags): Promise<number> {
-  if (!existsSync(`${PAGE}/index.html`)) {
-    throw new LapidaryError('not_found', "the page is not built: run 'npm run build'");
+/** The token that requests must bear, from the command line or, where others cannot see it, the environment. */
+function tokenOf({ host, token = process.env.LAPIDARY_TOKEN }: ServeFlags): string | undefined {
+  if (token && token.length < MIN_TOKEN) {
+    throw new UsageError(`a token has at least ${MIN_TOKEN} characters`);
   }
-  const store = await OllamaStore.open(storeOptions(flags));
-  const handle = answer(store);
-  let hosts = new Set<string>();
-  const server = createServer((request, response) => {
-    // Another site's page can make a browser ask here under that site's name; its own name gives it away.
-    if (!hosts.has(request.headers.host ?? '')) {
-      return refuse(response, 403, 'this server answers to localhost only');
+  if (!token && !isLoopback(host)) {
+    throw new UsageError(
+      `whoever reaches ${host} could use this server: give it a --token, or leave --host away`,
+    );
+  }
+  return token || undefined;
+}
+
+function originsOf({ origin = [] }: ServeFlags): Set<string> {
+  for (const each of origin) {
+    if (each !== 'null' && !/^[a-z][a-z0-9+.-]*:\/\/[^/?#\s*]+$/i.test(each)) {
+      throw new UsageError(`'${each}' is no origin: https://example.org, without a path`);
     }
-    if (request.method !== 'GET' && request.method !== 'HEAD') {
-      return refuse(response, 405, 'only GET and HEAD are answered');
-    }
-    handle(request, response, () => refuse(response, 404, 'there is nothing here'));
-  });
-  await listen(server, flags.port);
-  const address = server.address();
-  const port = typeof address === 'object' && address ? address.port : flags.port;
-  // Port 80 goes unsaid.
-  hosts = new Set(['localhost', HOST].flatMap((host) => [host, `${host}:${port}`]));
-  process.stdout.write(`http://localhost:${port}/\n`);
-  process.stderr.write('Open this address in a browser with WebGPU. Ctrl-C stops the server.\n');
-  await new Promise<void>((resolve) => {
+  }
+  return new Set(origin);
+}
+
+function loader(flags: ServeFlags, log: Log): LoadModel {
+  return (name, contextLength = flags.context, signal) =>
+    Model.load(name, {
+      ...storeOptions(flags),
+      signal,
+      sessions: flags.sessions,
+      ...(contextLength !== undefined && { contextLength }),
+      ...(flags.kvType && { kvType: flags.kvType }),
+      ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+      onLog: (level, text) => {
+        if (level === 'warning' || level === 'error') log(level, { text });
+      },
+    });
+}
+
+/** Resolves with the first of the signals that end programs. */
+const interrupted = () =>
+  new Promise<void>((resolve) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve());
   });
+
+export async function serve(flags: ServeFlags): Promise<number> {
+  const token = tokenOf(flags);
+  const origins = originsOf(flags);
+  const keepAliveMs = parseKeepAlive(flags.keepAlive) ?? KEEP_ALIVE_MS;
+  checkPage();
+  const log = makeLog(flags.log, (line) => process.stderr.write(line));
+  const store = await OllamaStore.open(storeOptions(flags));
+  const keeper = new ModelKeeper(loader(flags, log), keepAliveMs, (event, model, ms) =>
+    log(event, { model, ms: Math.round(ms) }),
+  );
+  const stopping = new AbortController();
+  const services = { store, keeper, metrics: new Metrics(), log, stopping: stopping.signal };
+  let hosts: ReadonlySet<string> = new Set();
+  const app = makeApp(services, { hosts: () => hosts, origins, token });
+  const server = createServer(
+    { headersTimeout: 10_000, requestTimeout: 60_000 },
+    getRequestListener(app.fetch) as Parameters<typeof createServer>[1],
+  );
+  await listen(server, flags);
+  const address = server.address();
+  const port = typeof address === 'object' && address ? address.port : flags.port;
+  hosts = allowedHosts(flags.host, port, flags.allowHost ?? []);
+  const shown = isLoopback(flags.host) ? 'localhost' : flags.host;
+  process.stdout.write(`http://${shown.includes(':') ? `[${shown}]` : shown}:${port}/\n`);
+  process.stderr.write(
+    'Open this address in a browser with WebGPU, or point a client of OpenAI (…/v1) or Ollama at it. Ctrl-C stops it.\n',
+  );
+  await interrupted();
+  log('stopping');
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  server.closeAllConnections();
+  // Streams say why they end; then whoever is still there is cut off.
+  stopping.abort();
+  server.closeIdleConnections();
+  const cut = setTimeout(() => server.closeAllConnections(), GRACE_MS);
   await closed;
+  clearTimeout(cut);
+  await keeper.close();
   return EXIT.ok;
 }

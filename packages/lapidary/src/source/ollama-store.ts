@@ -2,6 +2,7 @@
 // configs are parsed by the engine; here is what touches the disk.
 
 import { distance } from 'fastest-levenshtein';
+import { createHash } from 'node:crypto';
 import { readFile, readdir, realpath, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, posix, sep, win32 } from 'node:path';
@@ -26,6 +27,8 @@ export interface StoredModel {
   name: string;
   /** The store that holds it. */
   store: string;
+  /** SHA-256 of its manifest in hexadecimal, which Ollama calls the model's digest; empty when it cannot be read. */
+  digest: string;
   /** Bytes of all layers. */
   size: number;
   modified: Date;
@@ -60,6 +63,8 @@ export type StoreOptions = Pick<FindOptions, 'stores' | 'fallbackStores'> & {
 };
 
 interface Manifest {
+  /** Of the manifest's own text. */
+  digest: string;
   layers: StoreLayer[];
   config: { digest: string; size: number; blob: string } | null;
 }
@@ -200,6 +205,7 @@ export class OllamaStore {
     const found: StoredModel = {
       name: name.display,
       store,
+      digest: '',
       size: 0,
       modified: new Date(0),
       family: '',
@@ -209,6 +215,7 @@ export class OllamaStore {
     try {
       found.modified = (await stat(path)).mtime;
       const manifest = await this.readManifest(store, path);
+      found.digest = manifest.digest;
       found.size = manifest.layers.reduce((sum, layer) => sum + layer.size, 0);
       const config = await this.readConfig(store, manifest);
       if (config)
@@ -239,8 +246,11 @@ export class OllamaStore {
   }
 
   private async readManifest(store: string, path: string): Promise<Manifest> {
-    const inside = await within(join(store, 'manifests'), path);
-    return this.engine.callSyncJson<Manifest>('lap_ollama_manifest', await readText(inside));
+    const text = await readText(await within(join(store, 'manifests'), path));
+    return {
+      ...this.engine.callSyncJson<Omit<Manifest, 'digest'>>('lap_ollama_manifest', text),
+      digest: createHash('sha256').update(text).digest('hex'),
+    };
   }
 
   private async readConfig(store: string, manifest: Manifest): Promise<Config | undefined> {

@@ -1,0 +1,109 @@
+// The server's routes, and what is before and after all of them.
+
+import { Hono } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
+import { routePath } from 'hono/route';
+import type { OllamaStore } from 'lapidary/node';
+import { HttpError, refusal, type Ctx, type Env } from './answer.js';
+import { guard, type GuardOptions } from './guard.js';
+import type { ModelKeeper } from './keeper.js';
+import type { Log } from './log.js';
+import type { Metrics } from './metrics.js';
+import { addOllama } from './ollama-routes.js';
+import { addOpenAI } from './openai-routes.js';
+import { addPage } from './page.js';
+
+export interface Services {
+  store: OllamaStore;
+  keeper: ModelKeeper;
+  metrics: Metrics;
+  log: Log;
+  /** Aborted when the server ends. */
+  stopping: AbortSignal;
+}
+
+/** Bytes of a request's body. */
+const MAX_BODY = 8 << 20;
+
+/** Counts a request, and says it, when its answer has ended. */
+function watch(c: Ctx, { metrics, log }: Services): void {
+  const started = performance.now();
+  const { method, path } = c.req;
+  const { outgoing } = c.env;
+  outgoing.once('close', () => {
+    const status = outgoing.statusCode;
+    metrics.countRequest(method, routeOf(c), status);
+    const ms = Math.round(performance.now() - started);
+    const gone = outgoing.writableFinished ? undefined : 'client gone';
+    log('request', { method, path: path.slice(0, 256), status, ms, note: gone });
+  });
+}
+
+/** The route, not the path: there are only so many of those. */
+function routeOf(c: Ctx): string {
+  const path = routePath(c);
+  return path === '*' || path === '/*' ? 'other' : path;
+}
+
+/** Refuses every other method of the paths that have routes, and what has no route under the interfaces' roofs. */
+function addRefusals(app: Hono<Env>): void {
+  const methods = new Map<string, Set<string>>();
+  for (const { path, method } of app.routes) {
+    if (method !== 'ALL') methods.set(path, (methods.get(path) ?? new Set()).add(method));
+  }
+  for (const [path, allowed] of methods) {
+    // Hono answers HEAD where there is GET.
+    if (allowed.has('GET')) allowed.add('HEAD');
+    const allow = [...allowed].join(', ');
+    app.all(path, (c) =>
+      refusal(c, new HttpError(405, `only ${allow} is answered here`, null, { allow })),
+    );
+  }
+  const nothing = (c: Ctx) => refusal(c, new HttpError(404, 'there is nothing here', 'not_found'));
+  for (const roof of ['/v1', '/v1/*', '/api', '/api/*']) app.all(roof, nothing);
+}
+
+export function makeApp(services: Services, options: GuardOptions): Hono<Env> {
+  const app = new Hono<Env>();
+  app.onError((error, c) => {
+    if (!(error instanceof HttpError) && error.name === 'Error') {
+      services.log('failure', { path: c.req.path, message: error.message });
+    }
+    return refusal(c, error);
+  });
+  app.use(async (c, next) => {
+    watch(c, services);
+    await next();
+  });
+  app.use(guard(options));
+  app.use(
+    bodyLimit({
+      maxSize: MAX_BODY,
+      // Who goes on sending is not listened to.
+      onError: (c) =>
+        refusal(
+          c as Ctx,
+          new HttpError(413, `a body has at most ${MAX_BODY} bytes`, 'too_large', {
+            connection: 'close',
+          }),
+        ),
+    }),
+  );
+  const { keeper } = services;
+  app.get('/metrics', (c) => {
+    const { waiting, running, loaded } = keeper;
+    const text = services.metrics.text({ waiting, running, models: loaded ? 1 : 0 });
+    return c.text(text, 200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
+  });
+  addOpenAI(app, services);
+  addOllama(app, services);
+  addRefusals(app);
+  addPage(app, services.store);
+  app.all('*', (c) =>
+    refusal(
+      c,
+      new HttpError(405, 'only GET and HEAD are answered here', null, { allow: 'GET, HEAD' }),
+    ),
+  );
+  return app;
+}

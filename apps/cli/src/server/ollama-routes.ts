@@ -1,0 +1,142 @@
+// Ollama's interface: /api.
+
+import type { Hono } from 'hono';
+import { LapidaryError, type ReplyEvent, type ReplyReport } from 'lapidary/node';
+import { withoutBos } from 'lapidary/openai';
+import { bodyOf, readJson, sendLines, type Ctx, type Env } from './answer.js';
+import type { Services } from './app.js';
+import { addOllamaModels } from './ollama-models.js';
+import { readChat, readGenerate, type AskedChat, type AskedGenerate } from './ollama-request.js';
+import { ServedModel, findWanted, type ServedReply } from './served.js';
+
+type Body = Record<string, unknown>;
+
+/** Nanoseconds. */
+const ns = (milliseconds: number) => Math.round(milliseconds * 1e6);
+
+/** What text, thinking and calls are called, in a chat and in a plain reply. */
+interface Shape {
+  piece(text: string, thinking?: string, calls?: unknown[]): Body;
+}
+const CHAT: Shape = {
+  piece: (content, thinking, calls) => ({
+    message: {
+      role: 'assistant',
+      content,
+      ...(thinking && { thinking }),
+      ...(calls?.length && { tool_calls: calls }),
+    },
+  }),
+};
+const GENERATE: Shape = {
+  piece: (response, thinking) => ({ response, ...(thinking && { thinking }) }),
+};
+
+function ending(report: ReplyReport, reply: ServedReply, started: number): Body {
+  const { usage, timings, reason } = report;
+  return {
+    done: true,
+    done_reason: reason === 'length' || reason === 'context' ? 'length' : 'stop',
+    total_duration: ns(performance.now() - started),
+    load_duration: ns(reply.loadMs),
+    prompt_eval_count: usage.promptTokens,
+    prompt_eval_duration: ns(timings.prefillMs),
+    eval_count: usage.completionTokens,
+    eval_duration: ns(timings.decodeMs),
+  };
+}
+
+const callOf = (event: ReplyEvent & { type: 'tool_call' }, index: number) => ({
+  function: { index, name: event.name, arguments: event.arguments },
+});
+
+async function finished(reply: ServedReply): Promise<ReplyReport> {
+  const report = await reply.report();
+  if (report.reason === 'cancelled') throw new LapidaryError('cancelled', 'the reply was stopped');
+  return report;
+}
+
+/** One object for each piece, and one for the end. */
+async function* pieces(reply: ServedReply, shape: Shape, started: number) {
+  let calls = 0;
+  for await (const event of reply) {
+    if (event.type === 'text') yield { ...shape.piece(event.text), done: false };
+    if (event.type === 'thinking') yield { ...shape.piece('', event.text), done: false };
+    if (event.type === 'tool_call') {
+      yield { ...shape.piece('', undefined, [callOf(event, calls++)]), done: false };
+    }
+  }
+  yield { ...shape.piece(''), ...ending(await finished(reply), reply, started) };
+}
+
+async function whole(reply: ServedReply, shape: Shape, started: number): Promise<Body> {
+  let [text, thinking] = ['', ''];
+  const calls: unknown[] = [];
+  for await (const event of reply) {
+    if (event.type === 'text') text += event.text;
+    if (event.type === 'thinking') thinking += event.text;
+    if (event.type === 'tool_call') calls.push(callOf(event, calls.length));
+  }
+  const report = await finished(reply);
+  return { ...shape.piece(text, thinking, calls), ...ending(report, reply, started) };
+}
+
+interface Work {
+  asked: AskedChat | AskedGenerate;
+  shape: Shape;
+  /** Absent: the model is only to be loaded, or unloaded. */
+  start: ((model: ServedModel, signal: AbortSignal) => ServedReply) | undefined;
+}
+
+async function answer(c: Ctx, services: Services, { asked, shape, start }: Work) {
+  const { store, keeper, metrics, stopping } = services;
+  const started = performance.now();
+  const signal = AbortSignal.any([c.req.raw.signal, stopping]);
+  const wanted = await findWanted(store, asked.name);
+  const { contextLength, keepAliveMs } = asked;
+  const model = new ServedModel(keeper, metrics, wanted, { contextLength, keepAliveMs, signal });
+  const stamped = (body: Body): Body => ({
+    model: asked.name,
+    created_at: new Date().toISOString(),
+    ...body,
+  });
+  if (!start) {
+    const unload = keepAliveMs === 0;
+    if (unload) keeper.keep(wanted.name, 0);
+    else await model.use(() => {});
+    const done_reason = unload ? 'unload' : 'load';
+    return c.json(stamped({ ...shape.piece(''), done: true, done_reason }));
+  }
+  const reply = start(model, signal);
+  if (!asked.stream) return c.json(stamped(await whole(reply, shape, started)));
+  const lines = async function* () {
+    for await (const piece of pieces(reply, shape, started)) {
+      yield `${JSON.stringify(stamped(piece))}\n`;
+    }
+  };
+  return sendLines('application/x-ndjson', lines(), (error) => `${bodyOf('/api/', error).body}\n`);
+}
+
+export function addOllama(app: Hono<Env>, services: Services): void {
+  addOllamaModels(app, services);
+  app.post('/api/chat', async (c) => {
+    const asked = readChat(await readJson(c));
+    const { messages, tools, think, options } = asked;
+    const start = (model: ServedModel, signal: AbortSignal) =>
+      model.chat(messages, { ...options, think, signal, ...(tools && { tools }) });
+    return answer(c, services, { asked, shape: CHAT, start: messages.length ? start : undefined });
+  });
+  app.post('/api/generate', async (c) => {
+    const asked = readGenerate(await readJson(c));
+    const { prompt, system, raw, think, options } = asked;
+    const start = (model: ServedModel, signal: AbortSignal) => {
+      if (raw) {
+        return model.generate(withoutBos(prompt), { ...options, special: 'parse', signal });
+      }
+      const said = system ? [{ role: 'system' as const, content: system }] : [];
+      const messages = [...said, { role: 'user' as const, content: prompt }];
+      return model.chat(messages, { ...options, think, signal });
+    };
+    return answer(c, services, { asked, shape: GENERATE, start: prompt ? start : undefined });
+  });
+}

@@ -1,0 +1,79 @@
+// The entry point `lapidary/openai`: a model behind OpenAI's interface, so that code written for their client runs here.
+
+import { createChat } from './chat.js';
+import { createCompletion } from './completions.js';
+import { nowSeconds, type OpenAIModel } from './model.js';
+import type { ChunkStream } from './stream.js';
+import type {
+  ChatCompletion,
+  ChatCompletionChunk,
+  ChatParams,
+  Completion,
+  CompletionChunk,
+  CompletionParams,
+  ModelEntry,
+  RequestOptions,
+} from './types.js';
+
+export { errorAnswer, errorBody, type ErrorBody } from './error-body.js';
+export { Fields, RequestError, isShallow, type NumberLimits } from './fields.js';
+export { LIMITS } from './limits.js';
+export type { OpenAIModel, ReplyLike } from './model.js';
+export { readStops, readTools, withoutBos } from './request.js';
+export { ChunkStream } from './stream.js';
+export type * from './types.js';
+
+/** Answers of one kind: whole, or in chunks where `stream` is true. */
+interface Create<Params, Whole, Chunk> {
+  (params: Params & { stream: true }, options?: RequestOptions): Promise<ChunkStream<Chunk>>;
+  (params: Params & { stream?: false | null }, options?: RequestOptions): Promise<Whole>;
+  (params: Params, options?: RequestOptions): Promise<Whole | ChunkStream<Chunk>>;
+}
+
+export interface OpenAIShape {
+  chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
+  completions: { create: Create<CompletionParams, Completion, CompletionChunk> };
+  models: { list(): Promise<{ object: 'list'; data: ModelEntry[] }> };
+}
+
+/**
+ * OpenAI's interface over a loaded model.
+ *
+ * ```ts
+ * const openai = createOpenAI(await Model.load('gemma4:e2b'));
+ * const messages = [{ role: 'user' as const, content: 'Why is the sky blue?' }];
+ * for await (const chunk of await openai.chat.completions.create({ messages, stream: true })) {
+ *   process.stdout.write(chunk.choices[0]?.delta.content ?? '');
+ * }
+ * ```
+ *
+ * A request that cannot be honoured is refused, never answered otherwise than asked: a {@link RequestError} with the code
+ * `unsupported` or `invalid_argument` whose `param` names the member. Replies fail with `context_overflow`, `cancelled`
+ * and what else a {@link Model}'s do.
+ */
+export function createOpenAI(model: OpenAIModel): OpenAIShape {
+  const created = nowSeconds();
+  return {
+    chat: {
+      completions: {
+        create: ((params: ChatParams, options: RequestOptions = {}) =>
+          createChat(model, params, options)) as OpenAIShape['chat']['completions']['create'],
+      },
+    },
+    completions: {
+      create: ((params: CompletionParams, options: RequestOptions = {}) =>
+        createCompletion(model, params, options)) as OpenAIShape['completions']['create'],
+    },
+    models: {
+      list: () => {
+        const entry: ModelEntry = {
+          id: model.info.name,
+          object: 'model',
+          created,
+          owned_by: 'lapidary',
+        };
+        return Promise.resolve({ object: 'list', data: [entry] });
+      },
+    },
+  };
+}

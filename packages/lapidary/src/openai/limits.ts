@@ -1,0 +1,20 @@
+// How much one request may hold. What fits the model's context is far smaller; these only bound the work of refusing.
+
+export const LIMITS = {
+  /** UTF-16 units of one text, and of all texts of a request. */
+  text: 4 << 20,
+  messages: 4096,
+  /** Parts of one message's content, and calls that one message makes. */
+  parts: 1024,
+  tools: 128,
+  /** UTF-16 units of the JSON of all tools. */
+  toolText: 1 << 20,
+  /** Objects and lists in each other. */
+  depth: 64,
+  /** Tokens of a prompt that is given as ids. */
+  promptTokens: 1 << 20,
+  stops: 16,
+  stopText: 1024,
+  biases: 1024,
+  name: 256,
+} as const;

@@ -1,0 +1,466 @@
+// `serve` to the clients that people have: npm's `openai` and `ollama`, on nano; and to those who should get nothing.
+
+import { request } from 'node:http';
+import { Ollama } from 'ollama';
+import OpenAI, { APIError } from 'openai';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { QUESTION, main, root, start, type Running } from './harness.ts';
+
+const TOKEN = 'a token of these tests';
+const FRIEND = 'https://friend.example';
+
+let server: Running;
+let base = '';
+let openai: OpenAI;
+let ollama: Ollama;
+
+beforeAll(async () => {
+  const flags = ['--models', `${root}models`, '--origin', FRIEND, '--context', '512'];
+  server = start(process.execPath, [main, 'serve', '--port', '0', '--log', 'json', ...flags], {
+    LAPIDARY_TOKEN: TOKEN,
+  });
+  await server.until(/http:\/\/localhost:\d+\//);
+  base = /http:\/\/localhost:\d+/.exec(server.printed())![0].replace('localhost', '127.0.0.1');
+  openai = new OpenAI({ baseURL: `${base}/v1`, apiKey: TOKEN, maxRetries: 0 });
+  ollama = new Ollama({ host: base, headers: { Authorization: `Bearer ${TOKEN}` } });
+});
+afterAll(() => server.kill('SIGKILL'));
+
+const question = [{ role: 'user' as const, content: QUESTION }];
+const ANSWER = 'The capital of France is Paris.';
+const greedy = { model: 'nano', messages: question, temperature: 0 };
+/** A reply that goes on and on. */
+const endless = {
+  model: 'nano',
+  messages: [{ role: 'user' as const, content: 'Tell me a story.' }],
+  temperature: 0,
+  logit_bias: { 1: -100, 106: -100, 50: -100 },
+};
+
+async function metric(name: string): Promise<number> {
+  const answer = await fetch(`${base}/metrics`, { headers: { authorization: `Bearer ${TOKEN}` } });
+  const line = new RegExp(`^lapidary_${name} (\\d+)$`, 'm').exec(await answer.text());
+  return Number(line?.[1]);
+}
+
+/** Waits until nothing runs; then nothing more may be written. */
+async function settled(): Promise<number> {
+  while ((await metric('replies_running')) + (await metric('queue_length')) > 0) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return metric('generated_tokens_total');
+}
+
+const weather = {
+  type: 'function' as const,
+  function: {
+    name: 'get_weather',
+    description: 'Get the weather in a city.',
+    parameters: {
+      type: 'object',
+      properties: { city: { type: 'string', description: 'The city.' } },
+      required: ['city'],
+    },
+  },
+};
+const ask = [{ role: 'user' as const, content: 'What is the weather in Paris?' }];
+
+describe("OpenAI's client", () => {
+  test('lists the models and finds one', async () => {
+    const ids: string[] = [];
+    for await (const { id } of openai.models.list()) ids.push(id);
+    expect(ids).toContain('nano:latest');
+    expect(await openai.models.retrieve('nano')).toMatchObject({ id: 'nano:latest' });
+    await expect(openai.models.retrieve('nothing')).rejects.toMatchObject({ status: 404 });
+  });
+
+  test('gets a whole answer with its usage, and after that from the cache', async () => {
+    const first = await openai.chat.completions.create(greedy);
+    const { message, finish_reason } = first.choices[0]!;
+    expect([message.role, message.content, finish_reason]).toEqual(['assistant', ANSWER, 'stop']);
+    const { prompt_tokens, completion_tokens, total_tokens } = first.usage!;
+    expect(total_tokens).toBe(prompt_tokens + completion_tokens);
+    expect(first).toMatchObject({ object: 'chat.completion', model: 'nano:latest' });
+    const again = await openai.chat.completions.create(greedy);
+    expect(again.usage?.prompt_tokens_details?.cached_tokens).toBe(prompt_tokens - 1);
+  });
+
+  test('gets it in chunks, with the usage last where it is asked for', async () => {
+    const stream_options = { include_usage: true };
+    const stream = await openai.chat.completions.create({
+      ...greedy,
+      stream: true,
+      stream_options,
+    });
+    const chunks: OpenAI.ChatCompletionChunk[] = [];
+    for await (const chunk of stream) chunks.push(chunk);
+    expect(chunks[0]?.choices[0]?.delta).toEqual({ role: 'assistant', content: '' });
+    expect(chunks.map((each) => each.choices[0]?.delta.content ?? '').join('')).toBe(ANSWER);
+    expect(chunks.length).toBeGreaterThan(4);
+    expect(chunks.at(-2)?.choices[0]?.finish_reason).toBe('stop');
+    expect(chunks.at(-1)?.choices).toEqual([]);
+    expect(chunks.at(-1)?.usage?.completion_tokens).toBeGreaterThan(4);
+    expect(new Set(chunks.map(({ id }) => id)).size).toBe(1);
+  });
+
+  test('calls a tool, whole and in chunks, and answers from its result', async () => {
+    const request = { ...greedy, messages: ask, tools: [weather] };
+    const { choices } = await openai.chat.completions.create(request);
+    const { message, finish_reason } = choices[0]!;
+    expect([finish_reason, message.content]).toEqual(['tool_calls', null]);
+    const [call] = message.tool_calls!;
+    expect(call).toMatchObject({ type: 'function', function: { name: 'get_weather' } });
+    if (call?.type !== 'function') throw new Error('no call');
+    expect(JSON.parse(call.function.arguments)).toEqual({ city: 'Paris' });
+
+    const stream = openai.chat.completions.stream(request);
+    const final = await stream.finalChatCompletion();
+    expect(final.choices[0]?.message.tool_calls).toMatchObject([{ function: call.function }]);
+
+    const content = '{"sky":"sunny","temperature":21}';
+    const result = { role: 'tool' as const, tool_call_id: call.id, content };
+    const next = await openai.chat.completions.create({
+      ...request,
+      messages: [...ask, message, result],
+    });
+    expect(next.choices[0]?.message.content).toMatch(/^It is sunny in Paris\b/);
+    const none = await openai.chat.completions.create({ ...request, tool_choice: 'none' });
+    expect(none.choices[0]?.finish_reason).not.toBe('tool_calls');
+  });
+
+  test('thinks where it is told to', async () => {
+    const messages = [{ role: 'user' as const, content: 'What is 12 + 7?' }];
+    const { choices } = await openai.chat.completions.create({
+      ...{ ...greedy, messages, reasoning_effort: 'medium' },
+    });
+    expect(choices[0]?.message).toMatchObject({
+      content: '12 + 7 = 19.',
+      reasoning: expect.stringContaining('12 and 7') as string,
+    });
+  });
+
+  test('stop, max_tokens, seed, logprobs and logit_bias do what they say', async () => {
+    const text = async (more: object) => {
+      const { choices } = await openai.chat.completions.create({ ...greedy, ...more });
+      return [choices[0]?.message.content, choices[0]?.finish_reason];
+    };
+    expect(await text({ stop: [' Paris', 'nothing'] })).toEqual([
+      'The capital of France is',
+      'stop',
+    ]);
+    const [short, why] = await text({ max_completion_tokens: 3 });
+    expect(why).toBe('length');
+    expect(ANSWER.startsWith(short!)).toBe(true);
+    const drawn = { ...endless, temperature: 2, top_p: 1, max_tokens: 12 };
+    const seeded = (seed: number) => text({ ...drawn, seed });
+    expect(await seeded(7)).toEqual(await seeded(7));
+    expect(await seeded(7)).not.toEqual(await seeded(8));
+
+    const { choices } = await openai.chat.completions.create({
+      ...{ ...greedy, logprobs: true, top_logprobs: 2 },
+    });
+    const tokens = choices[0]!.logprobs!.content!;
+    expect(tokens.map(({ token }) => token).join('')).toBe(ANSWER);
+    for (const { token, logprob, bytes, top_logprobs } of tokens) {
+      expect(Buffer.from(bytes!).toString()).toBe(token);
+      expect(top_logprobs.map((each) => each.logprob)[0]).toBeCloseTo(logprob, 4);
+      expect(top_logprobs).toHaveLength(2);
+    }
+  });
+
+  test('writes a prompt on, whole and in chunks', async () => {
+    const request = { model: 'nano', prompt: 'The capital of', temperature: 0, max_tokens: 4 };
+    const { choices, usage } = await openai.completions.create({ ...request, logprobs: 1 });
+    expect(usage?.completion_tokens).toBe(4);
+    expect(choices[0]?.finish_reason).toBe('length');
+    const { tokens, text_offset } = choices[0]!.logprobs!;
+    expect(tokens!.join('')).toBe(choices[0]!.text);
+    expect(text_offset![0]).toBe(0);
+    let text = '';
+    const stream = await openai.completions.create({ ...request, stream: true });
+    for await (const chunk of stream) text += chunk.choices[0]?.text ?? '';
+    expect(text).toBe(choices[0]?.text);
+  });
+
+  test.each(['in chunks', 'whole'])('that goes away stops its reply: %s', async (how) => {
+    const before = await settled();
+    const controller = new AbortController();
+    const { signal } = controller;
+    if (how === 'whole') {
+      const whole = openai.chat.completions.create(endless, { signal });
+      setTimeout(() => controller.abort(), 300);
+      await expect(whole).rejects.toThrow(/aborted/);
+    } else {
+      const stream = await openai.chat.completions.create({ ...endless, stream: true }, { signal });
+      let seen = 0;
+      for await (const chunk of stream) {
+        if (chunk.choices[0]?.delta.content && ++seen === 5) break;
+      }
+    }
+    const written = await settled();
+    // The context has room for 500; what was on its way when the client went does not count.
+    expect(written - before).toBeGreaterThan(0);
+    expect(written - before).toBeLessThan(400);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(await settled()).toBe(written);
+  });
+
+  test('one that waits and goes away never gets its turn, and those behind it do', async () => {
+    const first = await openai.chat.completions.create({ ...endless, stream: true });
+    const controller = new AbortController();
+    const second = openai.chat.completions.create(endless, { signal: controller.signal });
+    const third = openai.chat.completions.create(greedy);
+    for await (const chunk of first) {
+      if (!chunk.choices[0]?.delta.content) continue;
+      controller.abort();
+      break;
+    }
+    await expect(second).rejects.toThrow(/aborted/);
+    expect((await third).choices[0]?.message.content).toBe(ANSWER);
+  });
+
+  test.each<[string, object, number, string | null, string | null]>([
+    ['an unknown model', { model: 'nothing' }, 404, 'model_not_found', null],
+    ['no model', { model: undefined }, 400, 'invalid_value', null],
+    ['a path for a model', { model: '../../x.gguf' }, 400, 'invalid_value', null],
+    ['n', { n: 2 }, 400, 'unsupported_value', 'n'],
+    [
+      'a format',
+      { response_format: { type: 'json_object' } },
+      ...([400, 'unsupported_value', 'response_format'] as const),
+    ],
+    [
+      'a picture',
+      { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] },
+      ...([400, 'unsupported_value', 'messages[0].content[0].type'] as const),
+    ],
+    ['what is none of its members', { foo: 1 }, 400, 'invalid_value', 'foo'],
+    [
+      'more than the context holds',
+      { messages: [{ role: 'user', content: 'word '.repeat(2000) }], stream: true },
+      ...([400, 'context_length_exceeded', null] as const),
+    ],
+  ])('is refused %s', async (_, more, status, code, param) => {
+    const wrong = openai.chat.completions.create({ ...greedy, ...more } as never);
+    const error = (await wrong.then(
+      () => undefined,
+      (reason: unknown) => reason,
+    )) as APIError;
+    expect(error).toBeInstanceOf(APIError);
+    expect([error.status, error.code, error.param]).toEqual([status, code, param]);
+    expect(error.type).toBe('invalid_request_error');
+  });
+});
+
+describe("Ollama's client", () => {
+  test('sees version, models, what one is, and what is loaded', async () => {
+    expect((await ollama.version()).version).toMatch(/^\d+\.\d+\.\d+$/);
+    const { models } = await ollama.list();
+    const nano = models.find(({ name }) => name === 'nano:latest')!;
+    expect(nano.digest).toMatch(/^[0-9a-f]{64}$/);
+    expect(nano.size).toBeGreaterThan(1e6);
+    const shown = await ollama.show({ model: 'nano' });
+    expect(shown.details).toMatchObject({ format: 'gguf', family: 'gemma4' });
+    expect(shown.capabilities).toContain('tools');
+    expect(shown.model_info).toMatchObject({ 'general.architecture': 'gemma4' });
+    expect(shown.parameters).toContain('temperature');
+    await ollama.generate({ model: 'nano', prompt: '', keep_alive: '10m' });
+    const [loaded] = (await ollama.ps()).models;
+    expect(loaded).toMatchObject({ name: 'nano:latest', digest: nano.digest });
+    const minutes = (Date.parse(String(loaded!.expires_at)) - Date.now()) / 60_000;
+    expect(minutes).toBeGreaterThan(9);
+    expect(minutes).toBeLessThanOrEqual(10);
+  });
+
+  const options = { temperature: 0 };
+
+  test('chats, whole and in pieces, with times', async () => {
+    const whole = await ollama.chat({ model: 'nano', messages: question, options });
+    expect(whole.message).toEqual({ role: 'assistant', content: ANSWER });
+    expect(whole).toMatchObject({ model: 'nano', done: true, done_reason: 'stop' });
+    expect(whole.eval_count).toBeGreaterThan(4);
+    expect(whole.total_duration).toBeGreaterThan(whole.eval_duration);
+    expect(whole.eval_duration).toBeGreaterThan(1e5);
+    let text = '';
+    const parts = await ollama.chat({ model: 'nano', messages: question, options, stream: true });
+    for await (const part of parts) {
+      text += part.message.content;
+      if (part.done) expect(part.prompt_eval_count).toBe(whole.prompt_eval_count);
+    }
+    expect(text).toBe(ANSWER);
+  });
+
+  test('calls a tool and thinks', async () => {
+    const called = await ollama.chat({ model: 'nano', messages: ask, tools: [weather], options });
+    const [call] = called.message.tool_calls!;
+    expect(call?.function).toMatchObject({ name: 'get_weather', arguments: { city: 'Paris' } });
+    const content = '{"sky":"sunny","temperature":21}';
+    const messages = [...ask, called.message, { role: 'tool', tool_name: 'get_weather', content }];
+    const next = await ollama.chat({ model: 'nano', messages, tools: [weather], options });
+    expect(next.message.content).toMatch(/^It is sunny in Paris\b/);
+    const sum = [{ role: 'user', content: 'What is 12 + 7?' }];
+    const { message } = await ollama.chat({ model: 'nano', messages: sum, think: true, options });
+    expect(message.content).toBe('12 + 7 = 19.');
+    expect(message.thinking).toContain('12 and 7');
+  });
+
+  test('generates, raw as well, and within its options', async () => {
+    const { response } = await ollama.generate({ model: 'nano', prompt: QUESTION, options });
+    expect(response).toBe(ANSWER);
+    const prompt = `<bos><|turn>user\n${QUESTION}<turn|>\n<|turn>model\n`;
+    const raw = await ollama.generate({ model: 'nano', prompt, raw: true, options });
+    expect(raw.response).toBe(ANSWER);
+    const few = await ollama.generate({
+      ...{ model: 'nano', prompt: QUESTION, options: { ...options, num_predict: 2 } },
+    });
+    expect([few.done_reason, few.eval_count]).toEqual(['length', 2]);
+  });
+
+  test('abort ends a stream, and the reply behind it', async () => {
+    const before = await settled();
+    // A client of its own: abort ends all that one has asked for.
+    const other = new Ollama({ host: base, headers: { Authorization: `Bearer ${TOKEN}` } });
+    const hot = { temperature: 2, top_k: 0, top_p: 1, seed: 1 };
+    const prompt = 'Once upon a time';
+    const stream = await other.generate({
+      ...{ model: 'nano', prompt, raw: true, stream: true, options: hot },
+    });
+    const read = async () => {
+      for await (const part of stream) if (!part.done) other.abort();
+    };
+    await expect(read()).rejects.toThrow(/abort/i);
+    expect((await settled()) - before).toBeLessThan(300);
+  });
+
+  test('is told what is wrong', async () => {
+    const chat = (more: object) => ollama.chat({ model: 'nano', messages: question, ...more });
+    await expect(chat({ model: 'nothing' })).rejects.toMatchObject({ status_code: 404 });
+    await expect(chat({ format: 'json' })).rejects.toThrow(/'format' is not supported/);
+    await expect(chat({ keep_alive: 'soon' })).rejects.toMatchObject({ status_code: 400 });
+    await expect(chat({ options: { temperature: 'hot' } })).rejects.toThrow(/options.temperature/);
+  });
+
+  test('keep_alive 0 unloads the model; the next request loads it again', async () => {
+    await ollama.chat({ model: 'nano', messages: question, options, keep_alive: 0 });
+    await expect.poll(async () => (await ollama.ps()).models).toEqual([]);
+    const { load_duration } = await ollama.chat({ model: 'nano', messages: question, options });
+    expect(load_duration).toBeGreaterThan(1e6);
+  });
+});
+
+interface Answer {
+  status: number;
+  body: string;
+  headers: Record<string, unknown>;
+}
+
+/** A request that no client would make. */
+function send(
+  path: string,
+  headers: Record<string, string>,
+  { method = 'POST', body = '' } = {},
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const bearing = { authorization: `Bearer ${TOKEN}`, ...headers };
+    const sent = request(`${base}${path}`, { method, headers: bearing }, (response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (part: string) => (text += part));
+      response.on('end', () =>
+        resolve({ status: response.statusCode ?? 0, body: text, headers: response.headers }),
+      );
+    });
+    sent.on('error', reject).end(body);
+  });
+}
+const json = { 'content-type': 'application/json' };
+const CHAT = '/v1/chat/completions';
+
+describe('nobody else', () => {
+  test.each<[string, string, Record<string, string>, string, number]>([
+    ['no JSON', CHAT, json, '{"model":', 400],
+    ['no object', '/api/chat', json, '[]', 400],
+    ['nested too deep', '/api/chat', json, `{"messages":${'['.repeat(1e5)}`, 400],
+    ['another type', CHAT, { 'content-type': 'text/plain' }, '{}', 415],
+    ['no type', '/api/generate', {}, '{}', 415],
+    ['packed', CHAT, { ...json, 'content-encoding': 'gzip' }, '{}', 415],
+    ['too large', CHAT, json, ' '.repeat((8 << 20) + 1), 413],
+    [
+      'too large, in pieces',
+      CHAT,
+      { ...json, 'transfer-encoding': 'chunked' },
+      ' '.repeat(9e6),
+      413,
+    ],
+    ['another host', CHAT, { ...json, host: 'evil.example' }, '{}', 403],
+    ['another origin', CHAT, { ...json, origin: 'https://evil.example' }, '{}', 403],
+    ['no origin at all', '/api/chat', { ...json, origin: 'null' }, '{}', 403],
+    ['a wrong token', CHAT, { ...json, authorization: 'Bearer nope' }, '{}', 401],
+    ['no token', '/api/chat', { ...json, authorization: '' }, '{}', 401],
+    ['nothing there', '/v1/nothing', json, '{}', 404],
+    ['nothing there', '/api/nothing', json, '{}', 404],
+  ])('%s: %s', async (_, path, headers, body, status) => {
+    const answer = await send(path, headers, { body });
+    expect(answer.status).toBe(status);
+    const { error } = JSON.parse(answer.body) as { error: string | { message: string } };
+    expect(typeof error === 'string' ? error : error.message).not.toBe('');
+    expect(answer.headers['access-control-allow-origin']).toBeUndefined();
+  });
+
+  test.each([
+    ['GET', CHAT, 'POST'],
+    ['DELETE', '/v1/models/nano', 'GET, HEAD'],
+    ['POST', '/api/tags', 'GET, HEAD'],
+    ['POST', '/', 'GET, HEAD'],
+  ])('%s %s is no method of it', async (method, path, allow) => {
+    const { status, headers } = await send(path, json, { method });
+    expect([status, headers.allow]).toEqual([405, allow]);
+  });
+
+  test('the page and the weights need the token, too', async () => {
+    const none = { authorization: '' };
+    expect((await send('/', none, { method: 'GET' })).status).toBe(401);
+    expect((await send('/models/nano', none, { method: 'HEAD' })).status).toBe(401);
+    expect((await send('/models/nano', {}, { method: 'HEAD' })).status).toBe(200);
+  });
+
+  test('an allowed origin and the own one may ask', async () => {
+    const asked = { origin: FRIEND, 'access-control-request-headers': 'content-type' };
+    const before = await send(CHAT, { ...asked, authorization: '' }, { method: 'OPTIONS' });
+    expect([before.status, before.headers['access-control-allow-origin']]).toEqual([204, FRIEND]);
+    const tags = await send('/api/tags', { origin: FRIEND }, { method: 'GET' });
+    expect([tags.status, tags.headers['access-control-allow-origin']]).toEqual([200, FRIEND]);
+    expect((await send('/api/tags', { origin: base }, { method: 'GET' })).status).toBe(200);
+  });
+});
+
+test('counts what it did, and says it in lines of JSON without what was said', async () => {
+  const { body } = await send('/metrics', {}, { method: 'GET' });
+  expect(body).toMatch(
+    /^lapidary_requests_total\{method="POST",route="\/v1\/chat\/completions",status="200"\} \d+$/m,
+  );
+  expect(body).not.toContain('nothing');
+  const lines = server
+    .printed()
+    .split('\n')
+    .filter((line) => line.startsWith('{'));
+  const events = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+  expect(events).toContainEqual(expect.objectContaining({ event: 'loaded', model: 'nano:latest' }));
+  expect(events).toContainEqual(
+    expect.objectContaining({ event: 'request', method: 'POST', path: CHAT, status: 200 }),
+  );
+  expect(server.printed()).not.toMatch(/France|Paris|token of these/);
+});
+
+test('stopped in the middle of a stream it says so, and ends well', async () => {
+  const stream = await openai.chat.completions.create({ ...endless, stream: true });
+  const read = async () => {
+    let begun = false;
+    for await (const chunk of stream) {
+      // A second signal would end it at once.
+      if (chunk.choices[0]?.delta.content && !begun) server.kill('SIGTERM');
+      begun ||= Boolean(chunk.choices[0]?.delta.content);
+    }
+  };
+  await expect(read()).rejects.toThrow(/stopped/);
+  expect((await server.ended).code).toBe(0);
+});
