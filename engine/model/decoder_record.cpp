@@ -85,6 +85,9 @@ uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<g
     // What q, k and v have of the output's change is attention's.
     if (spec.epilogue != Epilogue::kGeglu) spec.fused.handed_rank = 0;
     if (spec.fused.any()) {
+      // Cuts are measured without changes, of which every workgroup has a share: the usual ones
+      // have fewer groups.
+      if (!options_.variant.light) spec.tiling.reset();
       std::vector<gpu::Range> more{changes.fused->buffer};
       if (spec.fused.next_rank > 0) more.push_back(*changes.residual);
       // The step is last.
