@@ -198,9 +198,9 @@ describe("OpenAI's client", () => {
       }
     }
     const written = await settled();
-    // The context has room for 500; what was on its way when the client went does not count.
-    expect(written - before).toBeGreaterThan(0);
-    expect(written - before).toBeLessThan(400);
+    // The context has room for 500. Five were read; a few more may come before the server hears of it.
+    expect(written - before).toBeGreaterThanOrEqual(how === 'whole' ? 0 : 5);
+    expect(written - before).toBeLessThan(how === 'whole' ? 400 : 50);
     await new Promise((resolve) => setTimeout(resolve, 100));
     expect(await settled()).toBe(written);
   });
@@ -281,6 +281,11 @@ describe("Ollama's client", () => {
     expect(whole.eval_count).toBeGreaterThan(4);
     expect(whole.total_duration).toBeGreaterThan(whole.eval_duration);
     expect(whole.eval_duration).toBeGreaterThan(1e5);
+    const ranked = await ollama.chat({
+      ...{ model: 'nano', messages: question, options, logprobs: true, top_logprobs: 1 },
+    });
+    expect(ranked.logprobs?.map(({ token }) => token).join('')).toBe(ANSWER);
+    expect(ranked.logprobs?.[0]?.top_logprobs).toHaveLength(1);
     let text = '';
     const parts = await ollama.chat({ model: 'nano', messages: question, options, stream: true });
     for await (const part of parts) {

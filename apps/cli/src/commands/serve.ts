@@ -33,6 +33,7 @@ const KEEP_ALIVE_MS = 5 * 60_000;
 const MIN_TOKEN = 16;
 /** How long streams have to say that they end. */
 const GRACE_MS = 2000;
+const SWEEP_MS = 20;
 
 function listen(server: Server, { host, port }: ServeFlags): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -126,10 +127,12 @@ export async function serve(flags: ServeFlags): Promise<number> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   // Streams say why they end; then whoever is still there is cut off.
   stopping.abort();
-  server.closeIdleConnections();
+  // Those whose stream has ended are idle from then on.
+  const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS);
   const cut = setTimeout(() => server.closeAllConnections(), GRACE_MS);
   await closed;
   clearTimeout(cut);
+  clearInterval(sweep);
   await keeper.close();
   return EXIT.ok;
 }
