@@ -434,6 +434,13 @@ describe('nobody else', () => {
     expect([before.status, before.headers['access-control-allow-origin']]).toEqual([204, FRIEND]);
     const tags = await send('/api/tags', { origin: FRIEND }, { method: 'GET' });
     expect([tags.status, tags.headers['access-control-allow-origin']]).toEqual([200, FRIEND]);
+    const said = JSON.stringify({ ...greedy, stream: true, max_tokens: 2 });
+    const stream = await send(CHAT, { ...json, origin: FRIEND }, { body: said });
+    expect(stream.headers).toMatchObject({
+      'access-control-allow-origin': FRIEND,
+      'content-type': 'text/event-stream',
+    });
+    expect(stream.body).toMatch(/data: \[DONE\]\n\n$/);
     expect((await send('/api/tags', { origin: base }, { method: 'GET' })).status).toBe(200);
   });
 });

@@ -111,7 +111,10 @@ export async function serve(flags: ServeFlags): Promise<number> {
   const app = makeApp(services, { hosts: () => hosts, origins, token });
   const server = createServer(
     { headersTimeout: 10_000, requestTimeout: 60_000 },
-    getRequestListener(app.fetch) as Parameters<typeof createServer>[1],
+    // Its own Response would have the answer to HEAD, which sirv has written, written once more.
+    getRequestListener(app.fetch, { overrideGlobalObjects: false }) as Parameters<
+      typeof createServer
+    >[1],
   );
   await listen(server, flags);
   const address = server.address();

@@ -89,6 +89,7 @@ export async function readJson(c: Ctx): Promise<unknown> {
  * the line that says so. A reader that goes away stops the lines.
  */
 export async function sendLines(
+  c: Ctx,
   type: string,
   lines: AsyncGenerator<string, void, void>,
   last: (error: unknown) => string,
@@ -111,7 +112,7 @@ export async function sendLines(
     // The request's signal has stopped the reply by now: this ends what may wait for it.
     cancel: () => void lines.return().catch(() => {}),
   });
-  return new Response(body, { headers: { 'content-type': type, 'cache-control': 'no-cache' } });
+  return c.body(body, 200, { 'content-type': type, 'cache-control': 'no-cache' });
 }
 
 /** The member of a request that names the model. */

@@ -139,7 +139,12 @@ async function answer(c: Ctx, services: Services, { asked, shape, start }: Work)
       yield `${JSON.stringify(stamped(piece))}\n`;
     }
   };
-  return sendLines('application/x-ndjson', lines(), (error) => `${bodyOf('/api/', error).body}\n`);
+  return sendLines(
+    c,
+    'application/x-ndjson',
+    lines(),
+    (error) => `${bodyOf('/api/', error).body}\n`,
+  );
 }
 
 export function addOllama(app: Hono<Env>, services: Services): void {
