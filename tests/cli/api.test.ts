@@ -198,9 +198,9 @@ describe("OpenAI's client", () => {
       }
     }
     const written = await settled();
-    // The context has room for 500; what was on its way when the client went does not count.
-    expect(written - before).toBeGreaterThan(0);
-    expect(written - before).toBeLessThan(400);
+    // The context has room for 500. Five were read; a few more may come before the server hears of it.
+    expect(written - before).toBeGreaterThanOrEqual(how === 'whole' ? 0 : 5);
+    expect(written - before).toBeLessThan(how === 'whole' ? 400 : 50);
     await new Promise((resolve) => setTimeout(resolve, 100));
     expect(await settled()).toBe(written);
   });
@@ -281,6 +281,11 @@ describe("Ollama's client", () => {
     expect(whole.eval_count).toBeGreaterThan(4);
     expect(whole.total_duration).toBeGreaterThan(whole.eval_duration);
     expect(whole.eval_duration).toBeGreaterThan(1e5);
+    const ranked = await ollama.chat({
+      ...{ model: 'nano', messages: question, options, logprobs: true, top_logprobs: 1 },
+    });
+    expect(ranked.logprobs?.map(({ token }) => token).join('')).toBe(ANSWER);
+    expect(ranked.logprobs?.[0]?.top_logprobs).toHaveLength(1);
     let text = '';
     const parts = await ollama.chat({ model: 'nano', messages: question, options, stream: true });
     for await (const part of parts) {
@@ -429,6 +434,13 @@ describe('nobody else', () => {
     expect([before.status, before.headers['access-control-allow-origin']]).toEqual([204, FRIEND]);
     const tags = await send('/api/tags', { origin: FRIEND }, { method: 'GET' });
     expect([tags.status, tags.headers['access-control-allow-origin']]).toEqual([200, FRIEND]);
+    const said = JSON.stringify({ ...greedy, stream: true, max_tokens: 2 });
+    const stream = await send(CHAT, { ...json, origin: FRIEND }, { body: said });
+    expect(stream.headers).toMatchObject({
+      'access-control-allow-origin': FRIEND,
+      'content-type': 'text/event-stream',
+    });
+    expect(stream.body).toMatch(/data: \[DONE\]\n\n$/);
     expect((await send('/api/tags', { origin: base }, { method: 'GET' })).status).toBe(200);
   });
 });

@@ -167,6 +167,10 @@ test('200 slow clients and 2000 quick requests, 32 at a time', async () => {
 });
 
 test('Ctrl-C ends it well', async () => {
+  expect((await get('/', {}, 'HEAD')).status).toBe(200);
   server.kill('SIGINT');
-  expect((await server.ended).code).toBe(0);
+  const { code, stderr } = await server.ended;
+  expect(code).toBe(0);
+  // Nothing went wrong unseen.
+  expect(stderr).not.toMatch(/Error|failure/);
 });

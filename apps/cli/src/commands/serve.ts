@@ -33,6 +33,7 @@ const KEEP_ALIVE_MS = 5 * 60_000;
 const MIN_TOKEN = 16;
 /** How long streams have to say that they end. */
 const GRACE_MS = 2000;
+const SWEEP_MS = 20;
 
 function listen(server: Server, { host, port }: ServeFlags): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -110,7 +111,10 @@ export async function serve(flags: ServeFlags): Promise<number> {
   const app = makeApp(services, { hosts: () => hosts, origins, token });
   const server = createServer(
     { headersTimeout: 10_000, requestTimeout: 60_000 },
-    getRequestListener(app.fetch) as Parameters<typeof createServer>[1],
+    // Its own Response would have the answer to HEAD, which sirv has written, written once more.
+    getRequestListener(app.fetch, { overrideGlobalObjects: false }) as Parameters<
+      typeof createServer
+    >[1],
   );
   await listen(server, flags);
   const address = server.address();
@@ -126,10 +130,12 @@ export async function serve(flags: ServeFlags): Promise<number> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   // Streams say why they end; then whoever is still there is cut off.
   stopping.abort();
-  server.closeIdleConnections();
+  // Those whose stream has ended are idle from then on.
+  const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS);
   const cut = setTimeout(() => server.closeAllConnections(), GRACE_MS);
   await closed;
   clearTimeout(cut);
+  clearInterval(sweep);
   await keeper.close();
   return EXIT.ok;
 }

@@ -45,7 +45,30 @@ export function refusal(c: Ctx, error: unknown): Response {
   return c.body(body, status as ContentfulStatusCode, { 'content-type': type, ...headers });
 }
 
-/** The body as JSON; 415 where it is not said to be JSON, 400 where it is none. Its size is checked before. */
+/** Bytes of a body that are read, and of one that is only listened to, so that its sender hears the refusal. */
+const MAX_BODY = 8 << 20;
+const MAX_UNREAD = 64 << 20;
+
+async function readBody(c: Ctx): Promise<Buffer> {
+  const tooLarge = (headers = {}) =>
+    new HttpError(413, `a body has at most ${MAX_BODY} bytes`, 'too_large', headers);
+  if (Number(c.req.header('content-length') ?? 0) > MAX_UNREAD) {
+    throw tooLarge({ connection: 'close' });
+  }
+  const pieces: Buffer[] = [];
+  let size = 0;
+  for await (const piece of c.env.incoming as AsyncIterable<Buffer>) {
+    size += piece.length;
+    if (size <= MAX_BODY) pieces.push(piece);
+    else pieces.length = 0;
+    // Leaving the loop closes the connection.
+    if (size > MAX_UNREAD) break;
+  }
+  if (size > MAX_BODY) throw tooLarge();
+  return Buffer.concat(pieces);
+}
+
+/** The body as JSON; 413 where it is too large, 415 where it is not said to be JSON, 400 where it is none. */
 export async function readJson(c: Ctx): Promise<unknown> {
   const type = c.req.header('content-type') ?? '';
   const encoding = c.req.header('content-encoding') ?? 'identity';
@@ -53,9 +76,9 @@ export async function readJson(c: Ctx): Promise<unknown> {
     const how = "send the body as plain JSON, with 'Content-Type: application/json'";
     throw new HttpError(415, how, 'unsupported_media_type');
   }
-  const text = await c.req.text();
+  const bytes = await readBody(c);
   try {
-    return JSON.parse(text) as unknown;
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown;
   } catch (error) {
     throw new HttpError(400, `the body is not JSON: ${String(error).slice(0, 200)}`, 'bad_json');
   }
@@ -66,6 +89,7 @@ export async function readJson(c: Ctx): Promise<unknown> {
  * the line that says so. A reader that goes away stops the lines.
  */
 export async function sendLines(
+  c: Ctx,
   type: string,
   lines: AsyncGenerator<string, void, void>,
   last: (error: unknown) => string,
@@ -88,7 +112,7 @@ export async function sendLines(
     // The request's signal has stopped the reply by now: this ends what may wait for it.
     cancel: () => void lines.return().catch(() => {}),
   });
-  return new Response(body, { headers: { 'content-type': type, 'cache-control': 'no-cache' } });
+  return c.body(body, 200, { 'content-type': type, 'cache-control': 'no-cache' });
 }
 
 /** The member of a request that names the model. */

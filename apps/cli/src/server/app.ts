@@ -1,7 +1,6 @@
 // The server's routes, and what is before and after all of them.
 
 import { Hono } from 'hono';
-import { bodyLimit } from 'hono/body-limit';
 import { routePath } from 'hono/route';
 import type { OllamaStore } from 'lapidary/node';
 import { HttpError, refusal, type Ctx, type Env } from './answer.js';
@@ -21,9 +20,6 @@ export interface Services {
   /** Aborted when the server ends. */
   stopping: AbortSignal;
 }
-
-/** Bytes of a request's body. */
-const MAX_BODY = 8 << 20;
 
 /** Counts a request, and says it, when its answer has ended. */
 function watch(c: Ctx, { metrics, log }: Services): void {
@@ -66,29 +62,18 @@ function addRefusals(app: Hono<Env>): void {
 export function makeApp(services: Services, options: GuardOptions): Hono<Env> {
   const app = new Hono<Env>();
   app.onError((error, c) => {
-    if (!(error instanceof HttpError) && error.name === 'Error') {
-      services.log('failure', { path: c.req.path, message: error.message });
+    const answer = refusal(c, error);
+    const gone = c.env.outgoing.destroyed || services.stopping.aborted;
+    if (answer.status >= 500 && !gone) {
+      services.log('failure', { path: c.req.path.slice(0, 256), message: error.message });
     }
-    return refusal(c, error);
+    return answer;
   });
   app.use(async (c, next) => {
     watch(c, services);
     await next();
   });
   app.use(guard(options));
-  app.use(
-    bodyLimit({
-      maxSize: MAX_BODY,
-      // Who goes on sending is not listened to.
-      onError: (c) =>
-        refusal(
-          c as Ctx,
-          new HttpError(413, `a body has at most ${MAX_BODY} bytes`, 'too_large', {
-            connection: 'close',
-          }),
-        ),
-    }),
-  );
   const { keeper } = services;
   app.get('/metrics', (c) => {
     const { waiting, running, loaded } = keeper;

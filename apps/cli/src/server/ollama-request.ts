@@ -1,7 +1,15 @@
 // Requests to Ollama's interface, checked, in the model's own terms. Unknown members are ignored, as Ollama does.
 
 import { LapidaryError, type GenerateOptions, type Message, type Tool } from 'lapidary/node';
-import { Fields, LIMITS, isShallow, readStops, readTools } from 'lapidary/openai';
+import {
+  Fields,
+  LIMITS,
+  isShallow,
+  readStops,
+  readTools,
+  readTopLogprobs,
+  reportedLogprobs,
+} from 'lapidary/openai';
 import { requireName } from './answer.js';
 
 /** What chat and generate both ask for. */
@@ -10,6 +18,8 @@ export interface AskedOllama {
   stream: boolean;
   think: boolean;
   options: GenerateOptions;
+  /** Alternatives to show with each token; undefined: no log probabilities at all. */
+  topLogprobs: number | undefined;
   /** Tokens that prompt and reply may have together. */
   contextLength: number | undefined;
   keepAliveMs: number | undefined;
@@ -97,16 +107,18 @@ function readCommon(fields: Fields): AskedOllama {
   if (format !== undefined && format !== '') {
     throw fields.unsupported('format', 'replies are free text');
   }
-  if (fields.boolean('logprobs')) {
-    throw fields.unsupported('logprobs', '/v1/chat/completions reports them');
-  }
+  const topLogprobs = readTopLogprobs(fields);
+  const { options, contextLength } = readOptions(fields);
+  const logprobs = reportedLogprobs(topLogprobs);
   const name = fields.string('model', LIMITS.name) ?? fields.string('name', LIMITS.name);
   return {
     name: requireName(name, 'model'),
     stream: fields.boolean('stream') ?? true,
     think: readThink(fields),
     keepAliveMs: parseKeepAlive(fields.get('keep_alive')),
-    ...readOptions(fields),
+    contextLength,
+    topLogprobs,
+    options: logprobs === undefined ? options : { ...options, logprobs },
   };
 }
 

@@ -2,7 +2,7 @@
 
 import type { Hono } from 'hono';
 import { LapidaryError, type ReplyEvent, type ReplyReport } from 'lapidary/node';
-import { withoutBos } from 'lapidary/openai';
+import { TokenTrail, withoutBos } from 'lapidary/openai';
 import { bodyOf, readJson, sendLines, type Ctx, type Env } from './answer.js';
 import type { Services } from './app.js';
 import { addOllamaModels } from './ollama-models.js';
@@ -56,11 +56,24 @@ async function finished(reply: ServedReply): Promise<ReplyReport> {
   return report;
 }
 
+/** A reply that is being sent. */
+interface Running {
+  reply: ServedReply;
+  shape: Shape;
+  started: number;
+  trail: TokenTrail | undefined;
+}
+
 /** One object for each piece, and one for the end. */
-async function* pieces(reply: ServedReply, shape: Shape, started: number) {
+async function* pieces({ reply, shape, started, trail }: Running) {
   let calls = 0;
   for await (const event of reply) {
-    if (event.type === 'text') yield { ...shape.piece(event.text), done: false };
+    if (event.type === 'token') trail?.add(event);
+    if (event.type === 'text') {
+      const logprobs = trail?.takeForChat().content;
+      yield { ...shape.piece(event.text), done: false, ...(logprobs && { logprobs }) };
+    }
+    if (event.type === 'thinking' || event.type === 'tool_call') trail?.drop();
     if (event.type === 'thinking') yield { ...shape.piece('', event.text), done: false };
     if (event.type === 'tool_call') {
       yield { ...shape.piece('', undefined, [callOf(event, calls++)]), done: false };
@@ -69,16 +82,26 @@ async function* pieces(reply: ServedReply, shape: Shape, started: number) {
   yield { ...shape.piece(''), ...ending(await finished(reply), reply, started) };
 }
 
-async function whole(reply: ServedReply, shape: Shape, started: number): Promise<Body> {
+async function whole({ reply, shape, started, trail }: Running): Promise<Body> {
   let [text, thinking] = ['', ''];
   const calls: unknown[] = [];
+  const logprobs: unknown[] = [];
   for await (const event of reply) {
-    if (event.type === 'text') text += event.text;
+    if (event.type === 'token') trail?.add(event);
+    if (event.type === 'text') {
+      text += event.text;
+      logprobs.push(...(trail?.takeForChat().content ?? []));
+    }
+    if (event.type === 'thinking' || event.type === 'tool_call') trail?.drop();
     if (event.type === 'thinking') thinking += event.text;
     if (event.type === 'tool_call') calls.push(callOf(event, calls.length));
   }
   const report = await finished(reply);
-  return { ...shape.piece(text, thinking, calls), ...ending(report, reply, started) };
+  return {
+    ...shape.piece(text, thinking, calls),
+    ...ending(report, reply, started),
+    ...(trail && { logprobs }),
+  };
 }
 
 interface Work {
@@ -107,14 +130,21 @@ async function answer(c: Ctx, services: Services, { asked, shape, start }: Work)
     const done_reason = unload ? 'unload' : 'load';
     return c.json(stamped({ ...shape.piece(''), done: true, done_reason }));
   }
-  const reply = start(model, signal);
-  if (!asked.stream) return c.json(stamped(await whole(reply, shape, started)));
+  const { topLogprobs } = asked;
+  const trail = topLogprobs === undefined ? undefined : new TokenTrail(model, topLogprobs);
+  const running: Running = { reply: start(model, signal), shape, started, trail };
+  if (!asked.stream) return c.json(stamped(await whole(running)));
   const lines = async function* () {
-    for await (const piece of pieces(reply, shape, started)) {
+    for await (const piece of pieces(running)) {
       yield `${JSON.stringify(stamped(piece))}\n`;
     }
   };
-  return sendLines('application/x-ndjson', lines(), (error) => `${bodyOf('/api/', error).body}\n`);
+  return sendLines(
+    c,
+    'application/x-ndjson',
+    lines(),
+    (error) => `${bodyOf('/api/', error).body}\n`,
+  );
 }
 
 export function addOllama(app: Hono<Env>, services: Services): void {

@@ -33,7 +33,7 @@ async function* events(chunks: AsyncIterable<unknown>): AsyncGenerator<string, v
 async function answer(c: Ctx, result: object): Promise<Response> {
   if (!(Symbol.asyncIterator in result)) return c.json(result);
   const failed = (error: unknown) => `data: ${bodyOf(c.req.path, error).body}\n\n`;
-  return sendLines('text/event-stream', events(result as AsyncIterable<unknown>), failed);
+  return sendLines(c, 'text/event-stream', events(result as AsyncIterable<unknown>), failed);
 }
 
 export function addOpenAI(app: Hono<Env>, services: Services): void {

@@ -63,6 +63,7 @@ export class ServedReply implements ReplyLike {
 export class ServedModel implements OpenAIModel {
   readonly info: { name: string };
   private model: Model | undefined;
+  private held: Lease | undefined;
 
   constructor(
     private readonly keeper: ModelKeeper,
@@ -86,8 +87,17 @@ export class ServedModel implements OpenAIModel {
     return this.model.detokenize(ids);
   }
 
+  /** Token ids for the reply that follows, for which the model is kept. */
   async tokenize(...args: Parameters<Model['tokenize']>): Promise<number[]> {
-    return this.use((model) => model.tokenize(...args));
+    const lease = await this.keeper.acquire(this.wanted, this.needs);
+    try {
+      const ids = lease.model.tokenize(...args);
+      this.held = lease;
+      return ids;
+    } catch (error) {
+      lease.release();
+      throw error;
+    }
   }
 
   /** Waits until the model is loaded, does something at once with it, and leaves it there. */
@@ -102,6 +112,8 @@ export class ServedModel implements OpenAIModel {
 
   private served(start: (model: Model) => ReplyLike): ServedReply {
     const begin = (model: Model) => start((this.model = model));
-    return new ServedReply(this.keeper.acquire(this.wanted, this.needs), begin, this.metrics);
+    const lease = this.held ?? this.keeper.acquire(this.wanted, this.needs);
+    this.held = undefined;
+    return new ServedReply(Promise.resolve(lease), begin, this.metrics);
   }
 }

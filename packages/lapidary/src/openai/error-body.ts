@@ -14,6 +14,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   context_overflow: 400,
   not_found: 404,
   busy: 503,
+  cancelled: 503,
   out_of_memory: 503,
 };
 /** Where OpenAI has a name of its own. */

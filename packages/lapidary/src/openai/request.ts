@@ -275,15 +275,17 @@ function readMaxTokens(fields: Fields): number | undefined {
   return current ?? old;
 }
 
-function readTopLogprobs(fields: Fields): number | undefined {
+/** Alternatives to show with each token, as `logprobs` and `top_logprobs` say; undefined: no log probabilities at all. */
+export function readTopLogprobs(fields: Fields): number | undefined {
   const top = fields.number('top_logprobs', { min: 0, max: 20, whole: true });
   if (fields.boolean('logprobs')) return top ?? 0;
   if (top !== undefined) throw fields.invalid('top_logprobs', "absent unless 'logprobs' is true");
   return undefined;
 }
 
-/** At least one: with none the engine reports no tokens. */
-const reported = (top: number | undefined) => (top === undefined ? undefined : Math.max(1, top));
+/** The engine's option for it: at least one, for with none it reports no tokens. */
+export const reportedLogprobs = (top: number | undefined) =>
+  top === undefined ? undefined : Math.max(1, top);
 
 const withoutAbsent = <T extends object>(object: T): T =>
   Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as T;
@@ -308,7 +310,7 @@ export function readChat(value: unknown): AskedChat {
       maxTokens: readMaxTokens(fields),
       tools: readChosenTools(fields),
       think: effort !== undefined && effort !== 'none' && effort !== 'minimal',
-      logprobs: reported(topLogprobs),
+      logprobs: reportedLogprobs(topLogprobs),
     }),
   };
 }
@@ -357,7 +359,7 @@ export function readCompletion(value: unknown): AskedCompletion {
       ...readSampling(fields),
       special: 'parse',
       maxTokens: readMaxTokens(fields) ?? COMPLETION_TOKENS,
-      logprobs: reported(topLogprobs),
+      logprobs: reportedLogprobs(topLogprobs),
     }),
   };
 }
