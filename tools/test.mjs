@@ -152,6 +152,7 @@ const tiers = {
   'kernel-llvmpipe': vitest('kernel-llvmpipe'),
   'kernel-swiftshader': vitest('kernel-swiftshader'),
   model: vitest('model'),
+  'model-swiftshader': vitest('model-swiftshader'),
   oracle: vitest('oracle'),
   bench: vitest('bench'),
   cli: vitest('cli'),
@@ -159,9 +160,9 @@ const tiers = {
 };
 
 // Tiers that run beside another one: each keeps little more than one core busy.
-const beside = { 'kernel-swiftshader': 'model' };
+const beside = { 'kernel-swiftshader': 'model', 'model-swiftshader': 'kernel-llvmpipe' };
 
-// "kernel" names all kernel tiers; what is tested is always built first.
+// "kernel" names all kernel tiers, "model" both of models; what is tested is always built first.
 const named = process.argv.slice(2);
 const chosen = Object.keys(tiers).filter(
   (tier) =>
