@@ -1,5 +1,5 @@
 // The tests in TypeScript, one vitest project a tier (and the kernel tier once for each software Vulkan; its
-// tests run every form of a kernel, with subgroups and without):
+// tests run every form of a kernel, with subgroups and without; of the model tier those of forms run on both):
 //   npx vitest run --project model
 // tests/unit-ts, tests/kernels, tests/model, tests/oracle, tests/bench, tests/cli and tests/browser hold them.
 import { existsSync, readdirSync } from 'node:fs';
@@ -53,6 +53,8 @@ export default defineConfig({
       tier('kernel-llvmpipe', ['tests/kernels/**/*.test.ts'], 'llvmpipe', 1200),
       tier('kernel-swiftshader', ['tests/kernels/**/*.test.ts'], 'swiftshader', 1200),
       tier('model', ['tests/model/**/*.test.ts'], 'llvmpipe', 900),
+      // What the driver decides: SwiftShader's subgroups, and its own compiler.
+      tier('model-swiftshader', ['tests/model/variants.test.ts'], 'swiftshader', 900),
       tier('oracle', ['tests/oracle/**/*.test.ts'], 'llvmpipe', 900),
       tier('bench', ['tests/bench/**/*.test.ts'], 'llvmpipe', 600),
       tier('cli', ['tests/cli/**/*.test.ts'], 'llvmpipe', 600),

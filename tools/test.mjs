@@ -153,6 +153,7 @@ const tiers = {
   'kernel-llvmpipe': vitest('kernel-llvmpipe'),
   'kernel-swiftshader': vitest('kernel-swiftshader'),
   model: vitest('model'),
+  'model-swiftshader': vitest('model-swiftshader'),
   oracle: vitest('oracle'),
   bench: vitest('bench'),
   cli: vitest('cli'),
@@ -166,13 +167,14 @@ const single = [
   'kernel-llvmpipe',
   'browser',
   'kernel-swiftshader',
+  'model-swiftshader',
   'bench',
   'cli',
   'oracle',
   'unit',
 ];
 
-// "kernel" names all kernel tiers; what is tested is always built first.
+// "kernel" names all kernel tiers, "model" both of models; what is tested is always built first.
 const named = process.argv.slice(2);
 const chosen = Object.keys(tiers).filter(
   (tier) =>
