@@ -47,8 +47,15 @@ Changes Decoder::changes(size_t layer, Product product, const gpu::Buffer* resid
 uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges,
                                 const Changes& changes, bool adds) {
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
-  tuner_.use(spec, ranges);
   const Change* const change = changes.change;
+  if (change == nullptr && changes.fused != nullptr) {
+    spec.fused = changes.fused->shape;
+    spec.fused.pieces = changes.pieces;
+    // What q, k and v have of the output's change is attention's.
+    if (spec.epilogue != Epilogue::kGeglu) spec.fused.handed_rank = 0;
+  }
+  // Cuts are measured without such changes, of which every workgroup has a share.
+  if (!spec.fused.any()) tuner_.use(spec, ranges);
   LowRankAddSpec add;
   std::vector<gpu::Range> add_ranges{ranges[1], one_low_};
   if (change != nullptr) {
@@ -79,21 +86,12 @@ uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<g
       ranges.pop_back();
     }
     spec.epilogue = Epilogue::kStore;
-  } else if (changes.fused != nullptr) {
-    spec.fused = changes.fused->shape;
-    spec.fused.pieces = changes.pieces;
-    // What q, k and v have of the output's change is attention's.
-    if (spec.epilogue != Epilogue::kGeglu) spec.fused.handed_rank = 0;
-    if (spec.fused.any()) {
-      // Cuts are measured without changes, of which every workgroup has a share: the usual ones
-      // have fewer groups.
-      if (!options_.variant.light) spec.tiling.reset();
-      std::vector<gpu::Range> more{changes.fused->buffer};
-      if (spec.fused.next_rank > 0) more.push_back(*changes.residual);
-      // The step is last.
-      ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), more.begin(),
-                    more.end());
-    }
+  } else if (spec.fused.any()) {
+    std::vector<gpu::Range> more{changes.fused->buffer};
+    if (spec.fused.next_rank > 0) more.push_back(*changes.residual);
+    // The step is last.
+    ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), more.begin(),
+                  more.end());
   }
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });

@@ -5,6 +5,7 @@ import { Ollama } from 'ollama';
 import OpenAI, { APIError } from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { QUESTION, main, root, start, type Running } from './harness.ts';
+import { WEATHER } from '../support/weather.ts';
 
 const TOKEN = 'a token of these tests';
 const FRIEND = 'https://friend.example';
@@ -51,18 +52,6 @@ async function settled(): Promise<number> {
   return metric('generated_tokens_total');
 }
 
-const weather = {
-  type: 'function' as const,
-  function: {
-    name: 'get_weather',
-    description: 'Get the weather in a city.',
-    parameters: {
-      type: 'object',
-      properties: { city: { type: 'string', description: 'The city.' } },
-      required: ['city'],
-    },
-  },
-};
 const ask = [{ role: 'user' as const, content: 'What is the weather in Paris?' }];
 
 describe("OpenAI's client", () => {
@@ -104,7 +93,7 @@ describe("OpenAI's client", () => {
   });
 
   test('calls a tool, whole and in chunks, and answers from its result', async () => {
-    const request = { ...greedy, messages: ask, tools: [weather] };
+    const request = { ...greedy, messages: ask, tools: [WEATHER] };
     const { choices } = await openai.chat.completions.create(request);
     const { message, finish_reason } = choices[0]!;
     expect([finish_reason, message.content]).toEqual(['tool_calls', null]);
@@ -296,12 +285,12 @@ describe("Ollama's client", () => {
   });
 
   test('calls a tool and thinks', async () => {
-    const called = await ollama.chat({ model: 'nano', messages: ask, tools: [weather], options });
+    const called = await ollama.chat({ model: 'nano', messages: ask, tools: [WEATHER], options });
     const [call] = called.message.tool_calls!;
     expect(call?.function).toMatchObject({ name: 'get_weather', arguments: { city: 'Paris' } });
     const content = '{"sky":"sunny","temperature":21}';
     const messages = [...ask, called.message, { role: 'tool', tool_name: 'get_weather', content }];
-    const next = await ollama.chat({ model: 'nano', messages, tools: [weather], options });
+    const next = await ollama.chat({ model: 'nano', messages, tools: [WEATHER], options });
     expect(next.message.content).toMatch(/^It is sunny in Paris\b/);
     const sum = [{ role: 'user', content: 'What is 12 + 7?' }];
     const { message } = await ollama.chat({ model: 'nano', messages: sum, think: true, options });

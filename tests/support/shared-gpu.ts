@@ -1,16 +1,13 @@
 // One device for several models, which compiles each kernel once: software GPUs take half a minute for those of a model,
 // and half of them do not depend on its variant.
 
-import { findGpu } from 'lapidary/node';
+import { wrappedGpu } from './wrapped-gpu.ts';
 
 /** Models loaded with this `gpu` one after another share its device; `close` gives it back when all are closed. */
 export async function sharedGpu(): Promise<{ gpu: GPU; close: () => void }> {
-  const gpu = await findGpu();
-  const adapter = await gpu?.requestAdapter();
-  if (!gpu || !adapter) throw new Error('no GPU');
   let opened: Promise<GPUDevice> | undefined;
   let destroy = () => {};
-  const open = async (descriptor: GPUDeviceDescriptor) => {
+  const open = async (adapter: GPUAdapter, descriptor: GPUDeviceDescriptor) => {
     const device = await adapter.requestDevice(descriptor);
     destroy = device.destroy.bind(device);
     device.destroy = () => undefined;
@@ -34,16 +31,7 @@ export async function sharedGpu(): Promise<{ gpu: GPU; close: () => void }> {
     return device;
   };
   return {
-    gpu: {
-      wgslLanguageFeatures: gpu.wgslLanguageFeatures,
-      requestAdapter: () =>
-        Promise.resolve({
-          info: adapter.info,
-          limits: adapter.limits,
-          features: adapter.features,
-          requestDevice: (descriptor: GPUDeviceDescriptor) => (opened ??= open(descriptor)),
-        }),
-    } as unknown as GPU,
+    gpu: await wrappedGpu((adapter, descriptor) => (opened ??= open(adapter, descriptor))),
     close: () => destroy(),
   };
 }

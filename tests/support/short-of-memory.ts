@@ -1,17 +1,14 @@
 // A GPU that refuses buffers, as WebGPU reports it: by an event, after the buffer was made.
 
-import { findGpu } from 'lapidary/node';
+import { wrappedGpu } from './wrapped-gpu.ts';
 
 class GPUOutOfMemoryError extends Error {}
 
 /** `refuses` is asked about every buffer: its label, its bytes, and the bytes of all that are alive. */
-export async function shortOfMemory(
+export function shortOfMemory(
   refuses: (label: string, bytes: number, alive: number) => boolean,
 ): Promise<GPU> {
-  const gpu = await findGpu();
-  const adapter = await gpu?.requestAdapter();
-  if (!gpu || !adapter) throw new Error('no GPU');
-  const open = async (descriptor: GPUDeviceDescriptor) => {
+  return wrappedGpu(async (adapter, descriptor) => {
     const device = await adapter.requestDevice(descriptor);
     const listeners: ((event: unknown) => void)[] = [];
     const listen = device.addEventListener.bind(device);
@@ -37,15 +34,5 @@ export async function shortOfMemory(
       return buffer;
     };
     return device;
-  };
-  return {
-    wgslLanguageFeatures: gpu.wgslLanguageFeatures,
-    requestAdapter: () =>
-      Promise.resolve({
-        info: adapter.info,
-        limits: adapter.limits,
-        features: adapter.features,
-        requestDevice: open,
-      }),
-  } as unknown as GPU;
+  });
 }

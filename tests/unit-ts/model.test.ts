@@ -9,11 +9,11 @@ import {
   type LoadProgress,
   type Message,
   type ReplyEvent,
-  type Tool,
 } from 'lapidary/node';
 import { createOpenAI } from 'lapidary/openai';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { promptNamed } from '../support/fixtures.ts';
+import { WEATHER } from '../support/weather.ts';
 
 const models = fileURLToPath(new URL('../../models', import.meta.url));
 const question = [{ role: 'user' as const, content: 'What is the capital of France?' }];
@@ -83,19 +83,7 @@ test('a chat with thinking: thinking events, then the answer', async () => {
 });
 
 test('a chat with a tool: the call is parsed, its result goes back, the answer comes', async () => {
-  const weather: Tool = {
-    type: 'function',
-    function: {
-      name: 'get_weather',
-      description: 'Get the weather in a city.',
-      parameters: {
-        type: 'object',
-        properties: { city: { type: 'string', description: 'The city.' } },
-        required: ['city'],
-      },
-    },
-  };
-  const tools = [weather];
+  const tools = [WEATHER];
   const messages: Message[] = [{ role: 'user', content: 'What is the weather in Paris?' }];
   const asked = promptNamed('tool_call');
   expect(model.render(messages, { tools })).toEqual({ text: asked.text, tokens: asked.ids });

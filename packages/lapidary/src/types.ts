@@ -156,9 +156,9 @@ export interface KernelVariant {
 
 /**
  * A cut is how a kernel spreads its work over threads; what it computes does not depend on it. The third number of a
- * `matmul` is its form: 0 for f32, 1 for int16, 2 for int8, 3 for matrix; of attention they are threads, keys of a part, and
- * most parts. With five numbers it is the best of some: the
- * fourth says how many were compared, the fifth how many milliseconds of `tune` going on takes at least.
+ * `matmul` is its form: 0 for f32, 1 for int16, 2 for int8, 3 for matrix; of attention they are threads, keys of a part,
+ * and most parts. With five numbers it is the best of some: the fourth says how many were compared, the fifth how many
+ * milliseconds of `tune` going on takes at least.
  */
 export type Cuts = Record<
   string,

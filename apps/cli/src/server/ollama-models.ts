@@ -13,6 +13,7 @@ import {
 import { Fields, LIMITS } from 'lapidary/openai';
 import { readJson, requireName, type Env } from './answer.js';
 import type { Services } from './app.js';
+import { findStored } from './served.js';
 
 /** The version of Ollama whose interface this is: clients look at it before they use tools or thinking. */
 const OLLAMA_VERSION = '0.12.6';
@@ -27,11 +28,6 @@ const detailsOf = (model: StoredModel | undefined) => ({
   parameter_size: model?.parameters ?? '',
   quantization_level: model?.fileType ?? '',
 });
-
-async function find(store: OllamaStore, name: string): Promise<StoredModel | undefined> {
-  const { models } = await store.list();
-  return models.find((model) => model.name.toLowerCase() === name.toLowerCase());
-}
 
 async function textOf({ layers }: ModelFiles, kind: string): Promise<string> {
   const texts = layers.filter((layer) => layer.kind === kind).map(({ path }) => path);
@@ -79,7 +75,7 @@ async function metadataOf({ layers }: ModelFiles): Promise<Record<string, unknow
 async function describe(store: OllamaStore, asked: string) {
   const files = await store.resolve(asked);
   const [model, license, template, params, system, info] = await Promise.all([
-    find(store, files.name),
+    findStored(store, files.name),
     textOf(files, 'license'),
     textOf(files, 'template'),
     textOf(files, 'params'),
@@ -119,7 +115,7 @@ export function addOllamaModels(app: Hono<Env>, { store, keeper }: Services): vo
     const { loaded } = keeper;
     if (!loaded) return c.json({ models: [] });
     const { wanted, model, expires } = loaded;
-    const stored = await find(store, wanted.name);
+    const stored = await findStored(store, wanted.name);
     const { weights, kv, scratch } = model.info.gpuBytes;
     const entry = {
       name: wanted.name,

@@ -64,44 +64,48 @@ interface Running {
   trail: TokenTrail | undefined;
 }
 
-/** One object for each piece, and one for the end. */
-async function* pieces({ reply, shape, started, trail }: Running) {
+/** What a reply says, piece by piece, in Ollama's terms. */
+interface Said {
+  text: string;
+  thinking?: string;
+  call?: unknown;
+  logprobs?: unknown[] | undefined;
+}
+
+async function* said({ reply, trail }: Running): AsyncGenerator<Said, void, void> {
   let calls = 0;
   for await (const event of reply) {
-    if (event.type === 'token') trail?.add(event);
+    trail?.see(event);
     if (event.type === 'text') {
-      const logprobs = trail?.takeForChat().content;
-      yield { ...shape.piece(event.text), done: false, ...(logprobs && { logprobs }) };
+      yield { text: event.text, logprobs: trail?.takeForChat().content ?? undefined };
     }
-    if (event.type === 'thinking' || event.type === 'tool_call') trail?.drop();
-    if (event.type === 'thinking') yield { ...shape.piece('', event.text), done: false };
-    if (event.type === 'tool_call') {
-      yield { ...shape.piece('', undefined, [callOf(event, calls++)]), done: false };
-    }
+    if (event.type === 'thinking') yield { text: '', thinking: event.text };
+    if (event.type === 'tool_call') yield { text: '', call: callOf(event, calls++) };
+  }
+}
+
+/** One object for each piece, and one for the end. */
+async function* pieces(running: Running): AsyncGenerator<Body, void, void> {
+  const { reply, shape, started } = running;
+  for await (const { text, thinking, call, logprobs } of said(running)) {
+    const piece = shape.piece(text, thinking, call === undefined ? [] : [call]);
+    yield { ...piece, done: false, ...(logprobs && { logprobs }) };
   }
   yield { ...shape.piece(''), ...ending(await finished(reply), reply, started) };
 }
 
-async function whole({ reply, shape, started, trail }: Running): Promise<Body> {
-  let [text, thinking] = ['', ''];
-  const calls: unknown[] = [];
-  const logprobs: unknown[] = [];
-  for await (const event of reply) {
-    if (event.type === 'token') trail?.add(event);
-    if (event.type === 'text') {
-      text += event.text;
-      logprobs.push(...(trail?.takeForChat().content ?? []));
-    }
-    if (event.type === 'thinking' || event.type === 'tool_call') trail?.drop();
-    if (event.type === 'thinking') thinking += event.text;
-    if (event.type === 'tool_call') calls.push(callOf(event, calls.length));
-  }
+async function whole(running: Running): Promise<Body> {
+  const { reply, shape, started, trail } = running;
+  const all: Said[] = [];
+  for await (const piece of said(running)) all.push(piece);
   const report = await finished(reply);
-  return {
-    ...shape.piece(text, thinking, calls),
-    ...ending(report, reply, started),
-    ...(trail && { logprobs }),
-  };
+  const piece = shape.piece(
+    all.map(({ text }) => text).join(''),
+    all.map(({ thinking }) => thinking ?? '').join(''),
+    all.flatMap(({ call }) => call ?? []),
+  );
+  const logprobs = all.flatMap((each) => each.logprobs ?? []);
+  return { ...piece, ...ending(report, reply, started), ...(trail && { logprobs }) };
 }
 
 interface Work {
@@ -130,8 +134,7 @@ async function answer(c: Ctx, services: Services, { asked, shape, start }: Work)
     const done_reason = unload ? 'unload' : 'load';
     return c.json(stamped({ ...shape.piece(''), done: true, done_reason }));
   }
-  const { topLogprobs } = asked;
-  const trail = topLogprobs === undefined ? undefined : new TokenTrail(model, topLogprobs);
+  const trail = TokenTrail.of(model, asked.topLogprobs);
   const running: Running = { reply: start(model, signal), shape, started, trail };
   if (!asked.stream) return c.json(stamped(await whole(running)));
   const lines = async function* () {

@@ -5,9 +5,9 @@ import type { StoredModel } from 'lapidary/node';
 import { Fields, LIMITS, createOpenAI, type ModelEntry } from 'lapidary/openai';
 import { bodyOf, readJson, requireName, sendLines, type Ctx, type Env } from './answer.js';
 import type { Services } from './app.js';
-import { ServedModel, findWanted } from './served.js';
+import { ServedModel, findStored, findWanted } from './served.js';
 
-const entryOf = ({ name, modified }: StoredModel): ModelEntry => ({
+const entryOf = ({ name, modified }: Pick<StoredModel, 'name' | 'modified'>): ModelEntry => ({
   id: name,
   object: 'model',
   created: Math.floor(modified.getTime() / 1000),
@@ -44,9 +44,8 @@ export function addOpenAI(app: Hono<Env>, services: Services): void {
   });
   app.get('/v1/models/:id{.+}', async (c) => {
     const { name } = await findWanted(services.store, c.req.param('id'));
-    const { models } = await services.store.list();
-    const found = models.find((model) => model.name.toLowerCase() === name.toLowerCase());
-    return c.json(entryOf(found ?? ({ name, modified: new Date(0) } as StoredModel)));
+    const found = await findStored(services.store, name);
+    return c.json(entryOf(found ?? { name, modified: new Date(0) }));
   });
   app.post('/v1/chat/completions', async (c) => {
     const { body, openai, signal } = await asked(c, services);

@@ -1,6 +1,6 @@
 // A model of the store as requests see it: there as soon as it is needed.
 
-import { LapidaryError, isPath, type OllamaStore } from 'lapidary/node';
+import { LapidaryError, isPath, type OllamaStore, type StoredModel } from 'lapidary/node';
 import type { Model, ReplyEvent, ReplyReport } from 'lapidary/node';
 import type { OpenAIModel, ReplyLike } from 'lapidary/openai';
 import type { Lease, ModelKeeper, Needs, Wanted } from './keeper.js';
@@ -15,6 +15,15 @@ export async function findWanted(store: OllamaStore, text: string): Promise<Want
   }
   const digest = layers.find(({ kind }) => kind === 'model')?.digest ?? '';
   return { name, digest, size: layers.reduce((sum, { size }) => sum + size, 0) };
+}
+
+/** What the store's list says of a model, by its whole name; case does not count, as in Ollama. */
+export async function findStored(
+  store: OllamaStore,
+  name: string,
+): Promise<StoredModel | undefined> {
+  const { models } = await store.list();
+  return models.find((model) => model.name.toLowerCase() === name.toLowerCase());
 }
 
 /** A reply that waits for its model first. It begins by itself and ends whether or not anybody reads it. */

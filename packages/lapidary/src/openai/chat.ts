@@ -3,16 +3,16 @@
 import type { ChatOptions, ReplyEvent } from '../types.js';
 import {
   TokenTrail,
+  headOf,
   lengthOrStop,
   newId,
-  nowSeconds,
   stopped,
   usageOf,
   type OpenAIModel,
   type ReplyLike,
 } from './model.js';
 import { readChat, type AskedChat } from './request.js';
-import { ChunkStream, stoppable } from './stream.js';
+import { stoppable, streamedOrWhole, type ChunkStream } from './stream.js';
 import type {
   ChatCompletion,
   ChatCompletionChunk,
@@ -38,13 +38,7 @@ async function* chunksOf(
   reply: ReplyLike,
   asked: AskedChat,
 ): AsyncGenerator<ChatCompletionChunk, void, void> {
-  const head = {
-    id: newId('chatcmpl-'),
-    object: 'chat.completion.chunk' as const,
-    created: nowSeconds(),
-    model: model.info.name,
-    ...(asked.includeUsage && { usage: null }),
-  };
+  const head = headOf(model, 'chatcmpl-', 'chat.completion.chunk', asked.includeUsage);
   const chunk = (
     delta: ChatDelta,
     finish: Choice['finish_reason'] = null,
@@ -53,8 +47,7 @@ async function* chunksOf(
     ...head,
     choices: [{ index: 0, delta, logprobs, finish_reason: finish }],
   });
-  const trail =
-    asked.topLogprobs === undefined ? undefined : new TokenTrail(model, asked.topLogprobs);
+  const trail = TokenTrail.of(model, asked.topLogprobs);
 
   let begun = false;
   let calls = 0;
@@ -63,14 +56,13 @@ async function* chunksOf(
     // Only now: until the prompt has run, the request may still turn out to be wrong.
     if (!begun) yield chunk({ role: 'assistant', content: '' });
     begun = true;
-    if (event.type === 'token') trail?.add(event);
+    trail?.see(event);
     const delta = deltaOf(event, calls);
     if (!delta) continue;
     if (event.type === 'text') {
       yield chunk(delta, null, trail?.takeForChat());
       continue;
     }
-    trail?.drop();
     yield chunk(delta);
     if (event.type === 'tool_call') calls++;
     if (asked.oneCall && calls > 0) break;
@@ -147,7 +139,10 @@ export async function createChat(
   const { controller, signal } = stoppable(options.signal);
   const chosen = asked.noCalls ? await withoutCalls(model, asked.options) : asked.options;
   const reply = model.chat(asked.messages, { ...chosen, signal });
-  if (asked.stream) return new ChunkStream(chunksOf(model, reply, asked), controller);
-  const chunks = chunksOf(model, reply, { ...asked, includeUsage: true });
-  return together(chunks, asked.topLogprobs !== undefined);
+  return streamedOrWhole(
+    asked,
+    controller,
+    (wanted) => chunksOf(model, reply, wanted),
+    (chunks) => together(chunks, asked.topLogprobs !== undefined),
+  );
 }

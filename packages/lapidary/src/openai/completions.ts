@@ -2,16 +2,15 @@
 
 import {
   TokenTrail,
+  headOf,
   lengthOrStop,
-  newId,
-  nowSeconds,
   stopped,
   usageOf,
   type OpenAIModel,
   type ReplyLike,
 } from './model.js';
 import { readCompletion, type AskedCompletion } from './request.js';
-import { ChunkStream, stoppable } from './stream.js';
+import { stoppable, streamedOrWhole, type ChunkStream } from './stream.js';
 import type {
   Completion,
   CompletionChunk,
@@ -25,18 +24,11 @@ async function* chunksOf(
   reply: ReplyLike,
   asked: AskedCompletion,
 ): AsyncGenerator<CompletionChunk, void, void> {
-  const head = {
-    id: newId('cmpl-'),
-    object: 'text_completion' as const,
-    created: nowSeconds(),
-    model: model.info.name,
-    ...(asked.includeUsage && { usage: null }),
-  };
-  const trail =
-    asked.topLogprobs === undefined ? undefined : new TokenTrail(model, asked.topLogprobs);
+  const head = headOf(model, 'cmpl-', 'text_completion', asked.includeUsage);
+  const trail = TokenTrail.of(model, asked.topLogprobs);
   let written = 0;
   for await (const event of reply) {
-    if (event.type === 'token') trail?.add(event);
+    trail?.see(event);
     if (event.type !== 'text') continue;
     const { text } = event;
     const logprobs = trail?.takeForText(written) ?? null;
@@ -93,7 +85,10 @@ export async function createCompletion(
   const asked = readCompletion(params);
   const { controller, signal } = stoppable(options.signal);
   const reply = model.generate(asked.prompt, { ...asked.options, signal });
-  if (asked.stream) return new ChunkStream(chunksOf(model, reply, asked), controller);
-  const chunks = chunksOf(model, reply, { ...asked, includeUsage: true });
-  return together(chunks, asked.topLogprobs !== undefined);
+  return streamedOrWhole(
+    asked,
+    controller,
+    (wanted) => chunksOf(model, reply, wanted),
+    (chunks) => together(chunks, asked.topLogprobs !== undefined),
+  );
 }

@@ -35,6 +35,22 @@ export function newId(prefix: string): string {
 
 export const nowSeconds = () => Math.floor(Date.now() / 1000);
 
+/** What all chunks of a reply have in common. */
+export function headOf<Kind extends string>(
+  model: OpenAIModel,
+  prefix: string,
+  object: Kind,
+  includeUsage: boolean,
+) {
+  return {
+    id: newId(prefix),
+    object,
+    created: nowSeconds(),
+    model: model.info.name,
+    ...(includeUsage && { usage: null }),
+  };
+}
+
 export function usageOf({ usage }: ReplyReport): Usage {
   const { promptTokens, cachedTokens, completionTokens } = usage;
   return {
@@ -62,18 +78,24 @@ type TokenEvent = TokenLogprob & { top: TokenLogprob[] };
 export class TokenTrail {
   private tokens: TokenEvent[] = [];
 
-  constructor(
+  private constructor(
     private readonly model: OpenAIModel,
     private readonly top: number,
   ) {}
 
-  add(token: TokenEvent): void {
-    const isControl = token.text !== '' && this.model.detokenize([token.id]) === '';
-    if (!isControl) this.tokens.push(token);
+  /** A trail that shows so many alternatives; none where no log probabilities are asked for. */
+  static of(model: OpenAIModel, top: number | undefined): TokenTrail | undefined {
+    return top === undefined ? undefined : new TokenTrail(model, top);
   }
 
-  drop(): void {
-    this.tokens = [];
+  /** To be told of every event of the reply; a text's tokens are taken before the next one. */
+  see(event: ReplyEvent): void {
+    if (event.type === 'token') {
+      const isControl = event.text !== '' && this.model.detokenize([event.id]) === '';
+      if (!isControl) this.tokens.push(event);
+    } else if (event.type === 'thinking' || event.type === 'tool_call') {
+      this.tokens = [];
+    }
   }
 
   private take(): TokenEvent[] {

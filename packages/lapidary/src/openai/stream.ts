@@ -12,6 +12,21 @@ export class ChunkStream<Chunk> implements AsyncIterable<Chunk> {
   }
 }
 
+/** The chunks, or what they make together: that has its usage whatever was asked for. */
+export async function streamedOrWhole<
+  Asked extends { stream: boolean; includeUsage: boolean },
+  Chunk,
+  Whole,
+>(
+  asked: Asked,
+  controller: AbortController,
+  chunksOf: (asked: Asked) => AsyncGenerator<Chunk, void, void>,
+  together: (chunks: AsyncIterable<Chunk>) => Promise<Whole>,
+): Promise<Whole | ChunkStream<Chunk>> {
+  if (asked.stream) return new ChunkStream(chunksOf(asked), controller);
+  return together(chunksOf({ ...asked, includeUsage: true }));
+}
+
 /** A controller, and the signal of it and of what the caller gave. */
 export function stoppable(signal: AbortSignal | undefined): {
   controller: AbortController;

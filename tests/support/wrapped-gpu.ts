@@ -1,0 +1,22 @@
+// The machine's GPU with a device that a test opens in its own way.
+
+import { findGpu } from 'lapidary/node';
+
+/** `open` makes the device from the real adapter; everything else is the adapter's. */
+export async function wrappedGpu(
+  open: (adapter: GPUAdapter, descriptor: GPUDeviceDescriptor) => Promise<GPUDevice>,
+): Promise<GPU> {
+  const gpu = await findGpu();
+  const adapter = await gpu?.requestAdapter();
+  if (!gpu || !adapter) throw new Error('no GPU');
+  return {
+    wgslLanguageFeatures: gpu.wgslLanguageFeatures,
+    requestAdapter: () =>
+      Promise.resolve({
+        info: adapter.info,
+        limits: adapter.limits,
+        features: adapter.features,
+        requestDevice: (descriptor: GPUDeviceDescriptor) => open(adapter, descriptor),
+      }),
+  } as unknown as GPU;
+}
