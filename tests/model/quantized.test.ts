@@ -91,12 +91,12 @@ describe.each([
 
   test('decoding token by token agrees with the prompt run at once', async () => {
     // The matrix-vector kernels of this format, against its matrix-matrix kernels.
-    const { ids } = promptNamed('multi_turn');
+    const { ids } = promptNamed('tool_call');
     await model.truncate(0);
     let last: Float32Array = new Float32Array();
     for (let length = 1; length <= ids.length; length++)
       last = await model.logits(ids.slice(0, length));
-    const all = row(logits.get('multi_turn') ?? new Float32Array(), vocab, ids.length - 1);
+    const all = row(logits.get('tool_call') ?? new Float32Array(), vocab, ids.length - 1);
     const difference = maxAbsDifference(last, all);
     report(`nano ${file}, token by token`, difference, 1e-3);
     expect(difference).toBeLessThan(1e-3);

@@ -130,7 +130,7 @@ describe('after the ring has turned', () => {
     const difference = maxAbsDifference(reused, expected);
     report('prefix of 1120, then 80', difference, SAME);
     expect(difference).toBeLessThan(SAME);
-    // All of these have turned the ring: the reference model keeps every key. Once, for it walks them slowly.
+    // All of these have turned the ring: the reference model keeps every key.
     const off = maxAbsDifference(expected, await referenceLogits(nanoF16(), after));
     report('1200 tokens against the reference', off, SAME);
     expect(off).toBeLessThan(SAME);
@@ -145,6 +145,9 @@ describe('after the ring has turned', () => {
     const far = maxAbsDifference(decoded, await fresh(ids));
     report('after decoding from 1120 to 1220', far, SAME);
     expect(far).toBeLessThan(SAME);
+    const farOff = maxAbsDifference(decoded, await referenceLogits(nanoF16(), ids));
+    report('the same against the reference', farOff, SAME);
+    expect(farOff).toBeLessThan(SAME);
   });
 
   test('truncation is never having gone further, bit for bit', async () => {

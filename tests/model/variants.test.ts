@@ -21,30 +21,37 @@ import { sharedGpu } from '../support/shared-gpu.ts';
 import { twoLayers } from '../support/two-layers.ts';
 
 const onSwiftShader = process.env.LAPIDARY_TEST_DRIVER === 'swiftshader';
-const PROMPT = 'capital';
-const ids = promptNamed(PROMPT).ids.slice(0, onSwiftShader ? 5 : 12);
+const PROMPTS = onSwiftShader ? ['capital'] : ['capital', 'add'];
+/** Of a prompt. */
+const TOKENS = onSwiftShader ? 5 : 24;
+const promptOf = (name: string) => promptNamed(name).ids.slice(0, TOKENS);
 
-/** The best tokens after the first `tokens` of the prompt, best first, and their logits. */
+/** The best tokens after a prompt's beginning, best first, and their logits. */
 interface Known {
-  tokens: number;
+  prompt: number[];
   ids: number[];
   logits: number[];
 }
 
 function knownOfNano(): Known[] {
   const { top } = readJson<{ top: Top20[] }>('nano/top20_dequant-f32-q4_k_m.json.gz');
-  const listed = top.find(({ name }) => name === PROMPT)?.top ?? [];
-  return listed
-    .filter(({ pos }) => pos < ids.length)
-    .map(({ pos, ...best }) => ({ ...best, tokens: pos + 1 }));
+  return PROMPTS.flatMap((prompt) => {
+    const listed = top.find(({ name }) => name === prompt)?.top ?? [];
+    return listed
+      .filter(({ pos }) => pos < TOKENS)
+      .map(({ pos, ...best }) => ({ ...best, prompt: promptOf(prompt).slice(0, pos + 1) }));
+  });
 }
 
 async function knownOf(file: Uint8Array): Promise<Known[]> {
   const known: Known[] = [];
-  for (let tokens = 1; tokens <= ids.length; tokens++) {
-    const logits = await referenceLogits(file, ids.slice(0, tokens));
-    const order = [...logits.keys()].sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0));
-    known.push({ tokens, ids: order, logits: order.map((id) => logits[id] ?? NaN) });
+  for (const ids of PROMPTS.map(promptOf)) {
+    for (let tokens = 1; tokens <= ids.length; tokens++) {
+      const prompt = ids.slice(0, tokens);
+      const logits = await referenceLogits(file, prompt);
+      const order = [...logits.keys()].sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0));
+      known.push({ prompt, ids: order, logits: order.map((id) => logits[id] ?? NaN) });
+    }
   }
   return known;
 }
@@ -76,10 +83,10 @@ describe.each<{ variant: KernelVariant; kvType: 'f16' | 'f32'; tolerance: number
     const model = await load({ kvType, variant, gpu: shared.gpu });
     try {
       expect(model.info.variant).toMatchObject(variant);
-      expect(known.length).toBe(ids.length);
+      expect(known.length).toBe(PROMPTS.reduce((sum, name) => sum + promptOf(name).length, 0));
       let worst = 0;
       for (const expected of known) {
-        const found = await model.logits(ids.slice(0, expected.tokens));
+        const found = await model.logits(expected.prompt);
         const [first = 0, second = 0] = expected.logits;
         if (first - second > 2 * tolerance) expect(argmax(found)).toBe(expected.ids[0]);
         const difference = maxAbsDifference(
