@@ -28,8 +28,10 @@ constexpr double kShortest = 1e-3;
 // submission takes: in a browser that is several milliseconds.
 constexpr double kMoreTurns = 8;
 // A candidate that took so many times as long as the usual cut in the round that warms up is not
-// timed again.
+// timed again; after each round that counts neither is one that took so many times as long as the
+// best.
 constexpr double kHopeless = 2;
+constexpr double kBehind = 1.2;
 // A cut must take less than this share of the usual one's time to take its place: less is noise,
 // and alone a product meets other caches than between its neighbours.
 constexpr double kGain = 0.93;
@@ -215,6 +217,10 @@ Task<Result<bool>> Tuner::time_all(Heat& heat, TuningSchedule& schedule) const {
     if (!whole) break;
     for (size_t i = 0; i < times.size(); ++i)
       heat.trials[i].ms = std::min(heat.trials[i].ms, times[i]);
+    const double best = std::ranges::min_element(heat.trials, {}, &Trial::ms)->ms;
+    const auto behind = [&](const Trial& trial) { return trial.ms > kBehind * best; };
+    heat.trials.erase(std::remove_if(heat.trials.begin() + 1, heat.trials.end(), behind),
+                      heat.trials.end());
   }
   if (rounds < std::min(TuningSchedule::kEnoughRounds, schedule.rounds())) co_return false;
   const double wait = std::min(heat.one - heat.each, heat.trials[0].ms / 2);
@@ -255,35 +261,52 @@ Task<Status> Tuner::tune(const Product& product, uint32_t tokens, TuningSchedule
     co_return Status{};
   }
   schedule.begin_product();
-  if (!schedule.fits_candidate(0, needed)) co_return Status{};
+  if (schedule.batch(0, needed, static_cast<uint32_t>(cuts.size())) == 0) co_return Status{};
   prepare(product);
   Heat heat(device_);
   const auto ready = [&] { return static_cast<uint32_t>(heat.trials.size()); };
-  size_t next = 0;
-  for (; next < cuts.size() && schedule.fits_candidate(ready(), needed); ++next) {
-    Trial trial = this->trial(product, cuts[next], tokens, heat.cache);
-    trial.place = next;
+  size_t next = 0;   // the first cut that is not yet ready, or found wrong
+  size_t alone = 0;  // cuts before this one are compiled one at a time
+  bool fits = true;
+  while (fits && next < cuts.size()) {
+    auto count = schedule.batch(ready(), needed, static_cast<uint32_t>(cuts.size() - next));
+    if (count == 0) break;
+    if (next < alone) count = 1;
+    std::vector<Trial> trials;
+    for (size_t place = next; place < next + count; ++place) {
+      trials.push_back(trial(product, cuts[place], tokens, heat.cache));
+      trials.back().place = place;
+    }
     schedule.begin();
     const Status compiled = co_await heat.cache.compile();
-    schedule.end(Step::kCompile);
-    if (compiled) {
-      if (!schedule.fits_candidate(ready(), needed, true)) break;
-      schedule.begin();
-      const double start = gpu::host_now();
-      CO_TRY_VOID(co_await check(heat, trial, product));
-      schedule.end(Step::kCheck);
-      if (next == 0) schedule.set_slow(gpu::host_now() - start > kSlow);
-    } else {
+    schedule.end(Step::kCompile, count);
+    if (!compiled) {
       heat.cache.forget_added();
-      trial.wrong = compiled.error().message;
+      alone = std::max(alone, next + count);
+      if (count > 1) continue;  // Which of them failed shows one at a time.
+      trials[0].wrong = compiled.error().message;
     }
-    if (trial.wrong.empty()) {
-      heat.trials.push_back(std::move(trial));
-      continue;
+    for (Trial& trial : trials) {
+      if (trial.wrong.empty()) {
+        fits = schedule.fits_check(
+            ready(), needed,
+            static_cast<uint32_t>(trials.size() - (trial.place - trials[0].place)));
+        if (!fits) break;
+        schedule.begin();
+        const double start = gpu::host_now();
+        CO_TRY_VOID(co_await check(heat, trial, product));
+        schedule.end(Step::kCheck);
+        if (trial.place == 0) schedule.set_slow(gpu::host_now() - start > kSlow);
+      }
+      ++next;
+      if (trial.wrong.empty()) {
+        heat.trials.push_back(std::move(trial));
+        continue;
+      }
+      const std::string message = cat(product.key, ": a cut is not used: ", trial.wrong);
+      if (heat.trials.empty()) co_return fail(ErrorCode::kSelfTest, message);
+      gpu::host_log(2, message.data(), static_cast<uint32_t>(message.size()));
     }
-    const std::string message = cat(product.key, ": a cut is not used: ", trial.wrong);
-    if (next == 0) co_return fail(ErrorCode::kSelfTest, message);
-    gpu::host_log(2, message.data(), static_cast<uint32_t>(message.size()));
   }
   bool decided = next > old;
   if (decided && heat.trials.size() > 1) {
