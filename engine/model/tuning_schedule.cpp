@@ -14,47 +14,37 @@ constexpr double kLeastTime = 4;
 
 void TuningSchedule::begin_product() {
   slow_ = false;
-  compiles_are_others_ = true;
   for (const Step step : {Step::kCheck, Step::kTime}) last_[static_cast<size_t>(step)] = {};
 }
 
 void TuningSchedule::end(Step step, uint32_t candidates) {
   auto& last = last_[static_cast<size_t>(step)];
-  if (step == Step::kCompile && std::exchange(compiles_are_others_, false)) last[0] = {};
-  last = {Taken{.ms = clock_() - step_start_, .candidates = candidates}, last[0]};
+  last = {Taken{.ms = clock_() - step_start_, .turns = turns(candidates)}, last[0]};
 }
 
-// More candidates at once take longer in proportion at worst: where each has a core of its own they
-// hardly do. A submission that is timed takes no less than a check, which computes the product
-// once.
+// A submission that is timed takes no less than a check, which computes the product once.
 double TuningSchedule::predict(const Work& work) const {
-  const auto longest = [&](Step step, double least, uint32_t candidates = 1) {
+  const auto longest = [&](Step step, double least, double turns = 1) {
     double most = -1;
     for (const Taken& taken : last_[static_cast<size_t>(step)])
-      most = std::max(most, taken.ms * std::max(1.0, 1.0 * candidates / taken.candidates));
+      most = std::max(most, taken.ms * std::max(1.0, turns / taken.turns));
     return most < 0 ? least : most;
   };
   const double check = longest(Step::kCheck, kLeastCheck);
-  return (work.compiles > 0 ? longest(Step::kCompile, 0, work.compiles) : 0) + work.checks * check +
+  const double compiling = work.compiles > 0 ? longest(Step::kCompile, 0, turns(work.compiles)) : 0;
+  return compiling + work.checks * check +
          work.timings * longest(Step::kTime, std::max(kLeastTime, check));
 }
 
-uint32_t TuningSchedule::batch(uint32_t ready, uint32_t needed, uint32_t left) const {
-  const uint32_t least = std::min(left, ready < needed ? needed - ready : 1);
-  const bool unknown = last_[static_cast<size_t>(Step::kCompile)][0].ms < 0;
-  for (uint32_t count = unknown ? least : left; count > 0 && count >= least; --count) {
-    if (fits({.compiles = count, .checks = count, .timings = kProbes + timings(ready + count)}))
-      return count;
-  }
-  return 0;
+bool TuningSchedule::fits_heat(uint32_t count) const {
+  return fits({.compiles = count, .checks = count, .timings = kProbes + timings(count)});
 }
 
-bool TuningSchedule::fits_check(uint32_t ready, uint32_t needed, uint32_t compiled) const {
-  const uint32_t then = std::max(ready + 1, needed);
-  const uint32_t missing = then - ready;
-  return fits({.compiles = missing - std::min(missing, compiled),
-               .checks = missing,
-               .timings = kProbes + timings(then)});
+uint32_t TuningSchedule::heat_size(uint32_t compiled, uint32_t needed) const {
+  for (uint32_t count = compiled; count >= needed && count > 0; --count) {
+    if (fits({.checks = count, .timings = kProbes + timings(count)})) return count;
+  }
+  return 0;
 }
 
 double TuningSchedule::heat_ms(uint32_t needed) const {
