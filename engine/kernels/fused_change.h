@@ -78,4 +78,11 @@ constexpr uint32_t handers(uint32_t rank, uint32_t threads, uint32_t outputs) {
   return most < 1 ? 1 : most > outputs ? outputs : most;
 }
 
+// Groups in which the sums of so many of them are summed first, so that no thread sums up many; 1:
+// at once.
+constexpr uint32_t handed_groups(uint32_t rank, uint32_t threads, uint32_t handing) {
+  const uint32_t groups = threads / rank < 16 ? threads / rank : 16;
+  return groups >= 4 && handing >= 2 * groups ? groups : 1;
+}
+
 }  // namespace lapidary::kernels

@@ -113,7 +113,9 @@ uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   uint32_t used = 512 + outputs(spec, tiling) * slots * (tiling.lanes + 1) * 4;
   if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.attention.splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
-  return used + (spec.fused.rank() + low_stage(spec, tiling)) * 4;
+  // Of what is handed over, the sums of groups: of up to 16, and no more than there are threads.
+  const uint32_t handed = spec.fused.handed_rank > 0 ? tiling.threads : 0;
+  return used + (spec.fused.rank() + low_stage(spec, tiling) + handed) * 4;
 }
 uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   if (spec.prologue == Prologue::kQuantized) return div_ceil(spec.cols, 32);  // there is no tile
@@ -191,15 +193,18 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
   };
   const bool next = next_groups(spec) > 0;
   std::string text = "fn fetch(u: u32) {\n";
-  if (next) text += cat("  if (segment == ", spec.segments.size(), "u) { return; }\n");
+  if (next) {
+    text += cat("  if (segment == ", spec.segments.size(),
+                "u) {\n    fetch_next(first_row, u);\n    return;\n  }\n");
+  }
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  ahead_", i, " = ", codec, "_fetch(", planes, ", row_", i % tiling.rows,
                ", u);\n");
   });
   text += "}\nfn multiply(a: Activations, u: u32, next: u32) {\n";
   if (next) {
-    text += cat("  if (segment == ", spec.segments.size(),
-                "u) {\n    sum_0 += next_dot(first_row, u, a);\n    return;\n  }\n");
+    text += cat("  if (segment == ", spec.segments.size(), "u) {\n    sum_0 += next_dot(a);\n",
+                ahead ? "    fetch_next(first_row, next);\n" : "", "    return;\n  }\n");
   }
   for (uint32_t i = 0; i < outputs(spec, tiling); ++i)
     text += cat("  let now_", i, " = ahead_", i, ";\n");
@@ -222,11 +227,11 @@ void add_epilogue(Composer& composer, const MatvecSpec& spec) {
 }
 
 // Eights of a row of B that are fetched ahead: where all parts have them, and a thread finishes one
-// row at most. Of two streams one each, which brings the rest near: the registers for all of them
-// would slow gate/up by a third.
+// row at most. Of two streams in f32 one each, which brings the rest near: the registers for all of
+// them would slow gate/up by a third.
 uint32_t changes_ahead(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant) {
   if (variant.light || rows_per_group(tiling) > tiling.threads) return 0;
-  uint32_t eights = streams(spec) == 2 ? 1 : 2;
+  uint32_t eights = streams(spec) == 2 && !spec.fused.bf16 ? 1 : 2;
   for (const auto& part : spec.fused.parts) eights = std::min(eights, part.rank / 8);
   return eights;
 }
@@ -293,12 +298,15 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   }
   if (fused.handed_rank > 0) {
     const uint32_t handing = handers(fused.handed_rank, tiling.threads, rows_per_group(tiling));
+    const uint32_t groups = handed_groups(fused.handed_rank, tiling.threads, handing);
     const uint32_t turns = div_ceil(rows_per_group(tiling), handing);
     composer.constant("HANDED_RANK", fused.handed_rank)
         .constant("HANDED_ROWS", rows_per_group(tiling))
         .constant("HANDED", eights(fused.handed_offset()))
         .constant("HANDED_BEHIND", output_rows(spec.segments, spec.epilogue))
         .constant("HANDERS", handing)
+        .constant("HANDED_GROUPS", groups)
+        .flag("HANDED_TWICE", groups > 1)
         .constant("HANDED_AHEAD", variant.light ? 0 : std::min(turns, 8u));
   } else {
     composer.flag("HANDED_RANK", 0);

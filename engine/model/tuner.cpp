@@ -91,8 +91,9 @@ void Tuner::use(AttentionSpec& spec, const std::vector<gpu::Range>& ranges, cons
   const Cut* known = find(key);
   if (known && !fits(spec, attention_tiling(*known))) known = nullptr;
   if (!known || known->is_open()) {
-    // What a token reads of the cache, as if it were weights: an element counts as much as four.
-    const uint64_t weights = uint64_t{4} * 2 * keys * spec.kv_heads * spec.head_dim;
+    // What a token reads of the cache, as if it were weights. It waits more than it reads: by an
+    // H100's profile an element takes as long as a hundred of a product's.
+    const uint64_t weights = uint64_t{100} * 2 * keys * spec.kv_heads * spec.head_dim;
     Product& product =
         note({.key = std::move(key), .spec = spec, .merge = merge}, known, ranges, weights);
     if (product.merges.size() < product.uses.size()) product.merges.push_back(merged);

@@ -32,6 +32,9 @@ constexpr double kMoreTurns = 8;
 // best.
 constexpr double kHopeless = 2;
 constexpr double kBehind = 1.2;
+// So many kernels are compiled at once at most, and no more than half of the processors: an H100's
+// driver takes longer for sixteen on sixteen processors than a load has.
+constexpr uint32_t kSideBySide = 6;
 // A product that a load found too long for its budget has another chance in loads with a budget of
 // that divided by so much.
 constexpr double kChance = 2;
@@ -62,6 +65,9 @@ std::string difference(const std::vector<float>& y, const std::vector<float>& us
   }
   return off <= tolerance * most ? "" : cat("its sums are off by ", off, " of ", most);
 }
+
+// Where a token stands in the shorter of the two contexts in which attention is timed.
+constexpr uint32_t kShortContext = 127;
 
 // The step that decode's kernels bind last.
 void write_position(const std::vector<gpu::Range>& ranges, uint32_t position) {
@@ -134,7 +140,8 @@ Task<Result<std::vector<float>>> Tuner::output(const Heat& heat, const Trial& tr
   co_return std::move(y);
 }
 
-// Milliseconds of a submission of so many turns.
+// Milliseconds of a submission of so many turns; of attention of two, with few positions in the
+// cache and with many.
 Task<Result<double>> Tuner::time(const Heat& heat, const Trial& trial, size_t turns,
                                  TuningSchedule& schedule) const {
   gpu::CommandList list;
@@ -144,7 +151,16 @@ Task<Result<double>> Tuner::time(const Heat& heat, const Trial& trial, size_t tu
   list.end_pass();
   schedule.begin();
   const double start = gpu::host_now();
-  device_.submit(list);
+  if (const auto* spec = std::get_if<AttentionSpec>(&heat.product->spec)) {
+    // A cut for many positions may be a poor one for few.
+    for (const uint32_t position :
+         {std::min(kShortContext, attention_position(*spec)), attention_position(*spec)}) {
+      write_position(heat.product->uses[0], position);
+      device_.submit(list);
+    }
+  } else {
+    device_.submit(list);
+  }
   CO_TRY_VOID(co_await device_.sync());
   const double ms = gpu::host_now() - start;
   schedule.end(Step::kTime);
@@ -278,7 +294,9 @@ std::vector<Tuner::Heat> Tuner::choose(size_t& next, const TuningSchedule& sched
       continue;
     }
     if (heats.empty() ? !schedule.fits_heat(needed) : schedule.beside(chosen) < needed) break;
-    const size_t most = std::max(schedule.beside(chosen), needed);
+    // Of a product that did not fit before, as few as possible.
+    const bool hard = products_[next].known.needed_ms > 0;
+    const size_t most = hard ? needed : std::max(schedule.beside(chosen), needed);
     if (heat.cuts.size() > most) heat.cuts.resize(most);
     chosen += static_cast<uint32_t>(heat.cuts.size());
     heats.push_back(std::move(heat));
@@ -362,7 +380,7 @@ Task<Status> Tuner::tune(Heat& heat, bool first, TuningSchedule& schedule) {
     }
   }
   if (decided) {
-    keep(heat, best(heat.trials), heat.tried + next - heat.old, 0);
+    keep(heat, best(heat.trials), heat.tried + next - heat.old, heat.product->known.needed_ms);
   } else if (const double ms = schedule.heat_ms(needed); first && !schedule.within_budget(ms)) {
     // Otherwise every load would spend its budget on what does not fit. One that failed may have
     // been held up by something else; after two there is no third.
@@ -390,7 +408,7 @@ Task<Status> Tuner::run(double budget_ms, uint32_t processors, uint32_t tokens) 
     const bool hard = a.known.needed_ms > 0;
     return hard == (b.known.needed_ms > 0) ? a.weights > b.weights : !hard;
   });
-  TuningSchedule schedule(budget_ms, processors, gpu::host_now);
+  TuningSchedule schedule(budget_ms, std::min(processors / 2, kSideBySide), gpu::host_now);
   size_t next = 0;
   bool first = true;
   for (;;) {

@@ -245,6 +245,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endif
 //#endif
 
+//#if HANDED_RANK
+  fetch_handed(thread, head * HEAD_DIM, HEAD_DIM);
+//#endif
   let lane = thread % LANES;
   for (var tile = begin; tile < end; tile += TILE) {
     let count = min(TILE, end - tile);
@@ -305,9 +308,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
   }
 
-//#if HANDED_RANK
-  fetch_handed(thread, head * HEAD_DIM, HEAD_DIM);
-//#endif
   let total = workgroup_sum(thread, mass);
 //#repeat r FOUR
   parts[${r}u * THREADS + thread] = sum.a[${r}u];

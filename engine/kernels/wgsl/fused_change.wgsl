@@ -1,45 +1,50 @@
-// The low-rank change that a matvec makes by itself (fused_change.h). What is needed of its buffer is asked for before the product begins and used after its end:
-// fetch_change(), then finish_low() and a barrier, then fused_change(). matvec.cpp adds change_at(part,
-// row): where B's row lies in `adapter`, change_first(part): the first of its ranks, and
-// change_eights(part): how many, all in eights.
+// The low-rank change that a matvec makes by itself (fused_change.h). What is needed of its buffer
+// is asked for before the product begins: fetch_change(), then, where A h comes in pieces,
+// gather_low() and a barrier; then finish_low() and a barrier, then fused_change(). matvec.cpp adds
+// change_at(part, row): where B's row lies in `adapter`, change_first(part): the first of its ranks,
+// and change_eights(part): how many, all in eights.
 //#include adapter.wgsl
 //#if NEXT_RANK
+// A unit of a row of V's matrix, on its way.
+//#repeat i FOUR
+var<private> next_${i}: Eight;
+//#end
+fn fetch_next(row: u32, u: u32) {
+//#repeat i FOUR
+  next_${i} = adapter_eight(NEXT_V + 4u * (row * UNITS + u) + ${i}u);
+//#end
+}
+
 //#if INTEGER
 //#if TWO_BYTES
 fn whole(high: u32, rest: u32) -> vec4<f32> {
   return 128.0 * signed_bytes(high) + signed_bytes(rest);
 }
-fn next_half(at: u32, high: vec4<u32>, rest: vec4<u32>) -> f32 {
-  let a = eight_values(adapter_eight(at));
-  let b = eight_values(adapter_eight(at + 1u));
+fn next_half(a: mat2x4<f32>, b: mat2x4<f32>, high: vec4<u32>, rest: vec4<u32>) -> f32 {
   return dot(a[0u], whole(high.x, rest.x)) + dot(a[1u], whole(high.y, rest.y)) +
          dot(b[0u], whole(high.z, rest.z)) + dot(b[1u], whole(high.w, rest.w));
 }
 //#else
-fn next_half(at: u32, high: vec4<u32>) -> f32 {
-  let a = eight_values(adapter_eight(at));
-  let b = eight_values(adapter_eight(at + 1u));
+fn next_half(a: mat2x4<f32>, b: mat2x4<f32>, high: vec4<u32>) -> f32 {
   return dot(a[0u], signed_bytes(high.x)) + dot(a[1u], signed_bytes(high.y)) +
          dot(b[0u], signed_bytes(high.z)) + dot(b[1u], signed_bytes(high.w));
 }
 //#endif
 //#endif
 
-// Unit u of row `row` of V's matrix.
-fn next_dot(row: u32, u: u32, a: Activations) -> f32 {
-  let at = NEXT_V + 4u * (row * UNITS + u);
+// The unit that was fetched, times its activations.
+fn next_dot(a: Activations) -> f32 {
+//#repeat i FOUR
+  let e${i} = eight_values(next_${i});
+//#end
 //#if INTEGER
 //#if TWO_BYTES
-  return a.scale.x * next_half(at, a.high_0, a.low_0) +
-         a.scale.y * next_half(at + 2u, a.high_1, a.low_1);
+  return a.scale.x * next_half(e0, e1, a.high_0, a.low_0) +
+         a.scale.y * next_half(e2, e3, a.high_1, a.low_1);
 //#else
-  return a.scale.x * next_half(at, a.high_0) + a.scale.y * next_half(at + 2u, a.high_1);
+  return a.scale.x * next_half(e0, e1, a.high_0) + a.scale.y * next_half(e2, e3, a.high_1);
 //#endif
 //#else
-  let e0 = eight_values(adapter_eight(at));
-  let e1 = eight_values(adapter_eight(at + 1u));
-  let e2 = eight_values(adapter_eight(at + 2u));
-  let e3 = eight_values(adapter_eight(at + 3u));
   return matrix_dot(mat4x4<f32>(e0[0u], e0[1u], e1[0u], e1[1u]),
                     mat4x4<f32>(e2[0u], e2[1u], e3[0u], e3[1u]), a);
 //#endif
@@ -151,7 +156,9 @@ fn fetch_change(tid: u32) {
   }
 //#endif
 //#if CHANGE_AHEAD
-  let row = min(first_row + tid, segment_rows - 1u);
+  // Threads that finish no row read what the last one does: no memory is read for them, and a branch
+  // around this would hold up all.
+  let row = min(first_row + min(tid, ROWS * SLOTS - 1u), segment_rows - 1u);
 //#repeat k CHANGE_AHEAD
 //#if GEGLU
   change_0_${k} = adapter_eight(change_at(0u, row) + ${k}u);
@@ -174,8 +181,8 @@ fn finish_low(tid: u32) {
   }
 }
 //#else
-// Sums up the pieces that were handed over. In uniform control flow.
-fn finish_low(tid: u32) {
+// A thread's share of the pieces that were handed over.
+fn gather_low(tid: u32) {
   let pieces = low_pieces();
   for (var i = tid; i < FUSED_RANK * GATHERERS; i += THREADS) {
     let r = i % FUSED_RANK;
@@ -200,7 +207,8 @@ fn finish_low(tid: u32) {
     }
     low_stage[i] = sum;
   }
-  workgroupBarrier();
+}
+fn finish_low(tid: u32) {
   for (var r = tid; r < FUSED_RANK; r += THREADS) {
     var sum = 0.0;
     for (var g = 0u; g < bound(GATHERERS); g++) {

@@ -332,8 +332,17 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#repeat r ROWS
   row_${r} = min(first_row + ${r}u * SLOTS + slot, segment_rows - 1u);
 //#end
+//#if NEXT_RANK
+  // A row of V has all threads.
+  let next_row = group < NEXT_RANK;
+  let begin = select(lane, tid, next_row);
+  let turn = select(LANES, THREADS, next_row);
+//#else
+  let begin = lane;
+  let turn = LANES;
+//#endif
 //#if AHEAD
-  fetch(min(lane, UNITS - 1u));
+  fetch(min(begin, UNITS - 1u));
 //#endif
 //#if FUSED_RANK
   fetch_change(tid);
@@ -355,13 +364,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     }
     return;
   }
-  // A row of V has all threads.
-  let next_row = group < NEXT_RANK;
-  let begin = select(lane, tid, next_row);
-  let turn = select(LANES, THREADS, next_row);
-//#else
-  let begin = lane;
-  let turn = LANES;
 //#endif
 
 //#if NORM
@@ -370,9 +372,13 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if MERGE
   weigh_splits(tid);
 //#endif
-//#if NORM
 //#if FUSED_RANK
+//#if NORM
   finish_low(tid);
+//#else
+//#if !QUANTIZED
+  gather_low(tid);
+//#endif
 //#endif
 //#endif
 //#if QUANTIZED
@@ -439,6 +445,13 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     }
 //#endif
     workgroupBarrier();
+//#if FUSED_RANK
+//#if !NORM
+    if (first == 0u) {
+      finish_low(tid);
+    }
+//#endif
+//#endif
     for (var u = begin; u < count; u += turn) {
 //#if AHEAD
       multiply(activations(u), first + u, min(first + u + turn, UNITS - 1u));
@@ -450,8 +463,10 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   }
 //#endif
 
-//#if !NORM
+//#if QUANTIZED
 //#if FUSED_RANK
+  gather_low(tid);
+  workgroupBarrier();
   finish_low(tid);
 //#endif
 //#endif
