@@ -137,12 +137,8 @@ void add_locate(Composer& composer, const MatvecSpec& spec, const MatvecTiling& 
   std::string text =
       "var<private> planes: Planes;  // of the segment\n"
       "fn locate(group: u32) {\n  var at = group;\n";
-  if (const uint32_t groups = next_groups(spec); groups > 0) {
-    text +=
-        cat("  if (at < ", groups, "u) {\n    segment = ", spec.segments.size(),
-            "u;\n    segment_rows = 1u;\n    first_row = at;\n    return;\n  }\n  at -= ", groups,
-            "u;\n");
-  }
+  if (const uint32_t groups = next_groups(spec); groups > 0)
+    text += cat("  at -= ", groups, "u;\n");
   uint32_t y_base = spec.row_offset;
   const size_t count = streams(spec) == 2 ? 1 : spec.segments.size();
   for (size_t i = 0; i < count; ++i) {
@@ -191,21 +187,12 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
     }
     return text;
   };
-  const bool next = next_groups(spec) > 0;
   std::string text = "fn fetch(u: u32) {\n";
-  if (next) {
-    text += cat("  if (segment == ", spec.segments.size(),
-                "u) {\n    fetch_next(first_row, u);\n    return;\n  }\n");
-  }
   text += per_codec([&](uint32_t i, std::string_view codec, std::string_view planes) {
     return cat("  ahead_", i, " = ", codec, "_fetch(", planes, ", row_", i % tiling.rows,
                ", u);\n");
   });
   text += "}\nfn multiply(a: Activations, u: u32, next: u32) {\n";
-  if (next) {
-    text += cat("  if (segment == ", spec.segments.size(), "u) {\n    sum_0 += next_dot(a);\n",
-                ahead ? "    fetch_next(first_row, next);\n" : "", "    return;\n  }\n");
-  }
   for (uint32_t i = 0; i < outputs(spec, tiling); ++i)
     text += cat("  let now_", i, " = ahead_", i, ";\n");
   if (ahead) text += "  fetch(next);\n";
@@ -286,7 +273,6 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   if (fused.next_rank > 0) {
     composer.constant("NEXT_RANK", fused.next_rank)
         .constant("NEXT_BEHIND", output_rows(spec.segments, spec.epilogue))
-        .constant("NEXT_SEGMENT", static_cast<uint32_t>(spec.segments.size()))
         .constant("NEXT_EIGHTS", fused.hidden / 8)
         .flag("NEXT_TURNS",
               variant.light ? 0 : std::min(div_ceil(fused.hidden / 8, tiling.threads), 4u))

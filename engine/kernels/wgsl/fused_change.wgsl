@@ -1,53 +1,52 @@
 // The low-rank change that a matvec makes by itself (fused_change.h). What is needed of its buffer
-// is asked for before the product begins: fetch_change(), then, where A h comes in pieces,
-// gather_low() and a barrier; then finish_low() and a barrier, then fused_change(). matvec.cpp adds
+// is asked for before the product begins: fetch_low() and fetch_change(), then, where A h comes in
+// pieces, gather_low() and a barrier; then finish_low() and a barrier, then fused_change(). matvec.cpp adds
 // change_at(part, row): where B's row lies in `adapter`, change_first(part): the first of its ranks,
 // and change_eights(part): how many, all in eights.
 //#include adapter.wgsl
 //#if NEXT_RANK
-// A unit of a row of V's matrix, on its way.
-//#repeat i FOUR
-var<private> next_${i}: Eight;
-//#end
-fn fetch_next(row: u32, u: u32) {
-//#repeat i FOUR
-  next_${i} = adapter_eight(NEXT_V + 4u * (row * UNITS + u) + ${i}u);
-//#end
-}
-
-//#if INTEGER
+//#if QUANTIZED
 //#if TWO_BYTES
 fn whole(high: u32, rest: u32) -> vec4<f32> {
   return 128.0 * signed_bytes(high) + signed_bytes(rest);
 }
-fn next_half(a: mat2x4<f32>, b: mat2x4<f32>, high: vec4<u32>, rest: vec4<u32>) -> f32 {
+fn next_half(at: u32, high: vec4<u32>, rest: vec4<u32>) -> f32 {
+  let a = eight_values(adapter_eight(at));
+  let b = eight_values(adapter_eight(at + 1u));
   return dot(a[0u], whole(high.x, rest.x)) + dot(a[1u], whole(high.y, rest.y)) +
          dot(b[0u], whole(high.z, rest.z)) + dot(b[1u], whole(high.w, rest.w));
 }
 //#else
-fn next_half(a: mat2x4<f32>, b: mat2x4<f32>, high: vec4<u32>) -> f32 {
+fn next_half(at: u32, high: vec4<u32>) -> f32 {
+  let a = eight_values(adapter_eight(at));
+  let b = eight_values(adapter_eight(at + 1u));
   return dot(a[0u], signed_bytes(high.x)) + dot(a[1u], signed_bytes(high.y)) +
          dot(b[0u], signed_bytes(high.z)) + dot(b[1u], signed_bytes(high.w));
 }
 //#endif
 //#endif
 
-// The unit that was fetched, times its activations.
-fn next_dot(a: Activations) -> f32 {
-//#repeat i FOUR
-  let e${i} = eight_values(next_${i});
-//#end
-//#if INTEGER
+// A thread's share of row `row` of V's matrix by the input.
+fn input_dot(row: u32, tid: u32) -> f32 {
+  var sum = 0.0;
+//#if QUANTIZED
+  for (var u = tid; u < UNITS; u += THREADS) {
+    let a = activations(u);
+    let at = NEXT_V + 4u * (row * UNITS + u);
 //#if TWO_BYTES
-  return a.scale.x * next_half(e0, e1, a.high_0, a.low_0) +
-         a.scale.y * next_half(e2, e3, a.high_1, a.low_1);
+    sum += a.scale.x * next_half(at, a.high_0, a.low_0) +
+           a.scale.y * next_half(at + 2u, a.high_1, a.low_1);
 //#else
-  return a.scale.x * next_half(e0, e1, a.high_0) + a.scale.y * next_half(e2, e3, a.high_1);
+    sum += a.scale.x * next_half(at, a.high_0) + a.scale.y * next_half(at + 2u, a.high_1);
 //#endif
+  }
 //#else
-  return matrix_dot(mat4x4<f32>(e0[0u], e0[1u], e1[0u], e1[1u]),
-                    mat4x4<f32>(e2[0u], e2[1u], e3[0u], e3[1u]), a);
+  for (var j = tid; j < COLS / 8u; j += THREADS) {
+    let e = eight_values(adapter_eight(NEXT_V + row * (COLS / 8u) + j));
+    sum += dot(e[0u], source(2u * j)) + dot(e[1u], source(2u * j + 1u));
+  }
 //#endif
+  return sum;
 }
 
 // Eight values j of row `row` of U.
@@ -86,15 +85,14 @@ fn change_part(e: Eight, i: u32) -> f32 {
 }
 
 //#if NEXT_RANK
-// What the product's own change adds to row `row` of V: a thread's share.
-var<private> own_mixed: f32;
 fn mixed_value(row: u32, r: u32) -> f32 {
   return adapter_value(8u * NEXT_MIXED + row * FUSED_RANK + r);
 }
-fn mixed_in(row: u32, tid: u32) -> f32 {
+// What the product's own change adds to row `row` of V: a thread's share. own: its first value.
+fn mixed_in(own: f32, row: u32, tid: u32) -> f32 {
   var sum = 0.0;
   if (tid < FUSED_RANK) {
-    sum = own_mixed * low[tid];
+    sum = own * low[tid];
   }
   for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
     sum += mixed_value(row, r) * low[r];
@@ -140,7 +138,7 @@ var<private> change_${p}_${k}: Eight;
 //#end
 //#end
 
-fn fetch_change(tid: u32) {
+fn fetch_low(tid: u32) {
 //#if NORM
   own_v = low_input(min(tid, FUSED_RANK - 1u));
   own_u = low_input(LOW_U + min(tid, FUSED_RANK - 1u));
@@ -149,12 +147,9 @@ fn fetch_change(tid: u32) {
   piece_${g} = low_piece(min(tid / FUSED_RANK + ${g}u * GATHERERS, low_pieces() - 1u), tid % FUSED_RANK);
 //#end
 //#endif
-//#if NEXT_RANK
-  if (segment == NEXT_SEGMENT) {
-    own_mixed = mixed_value(first_row, min(tid, FUSED_RANK - 1u));
-    return;
-  }
-//#endif
+}
+
+fn fetch_change(tid: u32) {
 //#if CHANGE_AHEAD
   // Threads that finish no row read what the last one does: no memory is read for them, and a branch
   // around this would hold up all.
@@ -244,6 +239,39 @@ fn fused_change(part: u32, row: u32) -> f32 {
 
 //#if LOW_STAGE
 var<workgroup> low_stage: array<f32, LOW_STAGE>;
+//#endif
+
+//#if NEXT_RANK
+// A row of V of the next product (the first workgroups) or of U (those after them).
+fn next_main(group: u32, tid: u32, merge: u32) {
+  if (group >= NEXT_RANK) {
+    let row = group - NEXT_RANK;
+    let total = workgroup_sum(vec4<f32>(residual_dot(row, tid)), tid, merge);
+    if (tid == 0u) {
+      y[NEXT_BEHIND + LOW_U + row] = total.x;
+    }
+    return;
+  }
+//#if FUSED_RANK
+  fetch_low(tid);
+  let own = mixed_value(group, min(tid, FUSED_RANK - 1u));
+//#endif
+//#if MERGE
+  weigh_splits(tid);
+//#endif
+  var sum = input_dot(group, tid);
+//#if FUSED_RANK
+  gather_low(tid);
+  workgroupBarrier();
+  finish_low(tid);
+  workgroupBarrier();
+  sum += mixed_in(own, group, tid);
+//#endif
+  let total = workgroup_sum(vec4<f32>(sum), tid, merge);
+  if (tid == 0u) {
+    y[NEXT_BEHIND + group] = total.x;
+  }
+}
 //#endif
 
 //#if HANDED_RANK

@@ -326,25 +326,27 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if LIGHT
   hidden_zero = group_id.z;
 //#endif
+//#if NEXT_RANK
+  if (group < 2u * NEXT_RANK) {
+//#if SUBGROUPS
+    next_main(group, tid, find_merge_step(tid, invocation, size));
+//#else
+    next_main(group, tid, 1u);
+//#endif
+    return;
+  }
+//#endif
   let lane = tid % LANES;
   let slot = tid / LANES;
   locate(group);
 //#repeat r ROWS
   row_${r} = min(first_row + ${r}u * SLOTS + slot, segment_rows - 1u);
 //#end
-//#if NEXT_RANK
-  // A row of V has all threads.
-  let next_row = group < NEXT_RANK;
-  let begin = select(lane, tid, next_row);
-  let turn = select(LANES, THREADS, next_row);
-//#else
-  let begin = lane;
-  let turn = LANES;
-//#endif
 //#if AHEAD
-  fetch(min(begin, UNITS - 1u));
+  fetch(min(lane, UNITS - 1u));
 //#endif
 //#if FUSED_RANK
+  fetch_low(tid);
   fetch_change(tid);
 //#endif
 //#if HANDED_RANK
@@ -355,17 +357,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#else
   let merge = 1u;
 //#endif
-//#if NEXT_RANK
-  if (group >= NEXT_RANK && group < 2u * NEXT_RANK) {
-    let row = group - NEXT_RANK;
-    let total = workgroup_sum(vec4<f32>(residual_dot(row, tid)), tid, merge);
-    if (tid == 0u) {
-      y[NEXT_BEHIND + LOW_U + row] = total.x;
-    }
-    return;
-  }
-//#endif
-
 //#if NORM
   prepare(tid, merge, group == 0u);
 //#endif
@@ -383,9 +374,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#endif
 //#if QUANTIZED
   // The next turn's are on their way while one is multiplied, as the weights are.
-  var now = activations(min(begin, UNITS - 1u));
-  for (var u = begin; u < UNITS; u += turn) {
-    let following = min(u + turn, UNITS - 1u);
+  var now = activations(min(lane, UNITS - 1u));
+  for (var u = lane; u < UNITS; u += LANES) {
+    let following = min(u + LANES, UNITS - 1u);
     let next = activations(following);
 //#if AHEAD
     multiply(now, u, following);
@@ -452,9 +443,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
     }
 //#endif
 //#endif
-    for (var u = begin; u < count; u += turn) {
+    for (var u = lane; u < count; u += LANES) {
 //#if AHEAD
-      multiply(activations(u), first + u, min(first + u + turn, UNITS - 1u));
+      multiply(activations(u), first + u, min(first + u + LANES, UNITS - 1u));
 //#else
       fetch(first + u);
       multiply(activations(u), first + u, first + u);
@@ -470,20 +461,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   finish_low(tid);
 //#endif
 //#endif
-//#if NEXT_RANK
-  if (next_row) {
-    workgroupBarrier();
-//#if FUSED_RANK
-    sum_0 += mixed_in(group, tid);
-//#endif
-    let total = workgroup_sum(vec4<f32>(sum_0), tid, merge);
-    if (tid == 0u) {
-      y[NEXT_BEHIND + group] = total.x;
-    }
-    return;
-  }
-//#endif
-
   // The lanes of a row: by shuffles as far as they reach, the rest through workgroup memory.
 //#if SUBGROUPS
 //#repeat i LOG_LANES
