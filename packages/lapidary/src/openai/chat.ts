@@ -56,7 +56,7 @@ async function* chunksOf(
     // Only now: until the prompt has run, the request may still turn out to be wrong.
     if (!begun) yield chunk({ role: 'assistant', content: '' });
     begun = true;
-    trail?.see(event);
+    await trail?.see(event);
     const delta = deltaOf(event, calls);
     if (!delta) continue;
     if (event.type === 'text') {
