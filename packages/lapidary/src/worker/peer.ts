@@ -2,7 +2,8 @@
 // method is called, and what it takes, is none of its business, so new methods need nothing new here.
 
 import { LapidaryError, messageOf } from '../errors.js';
-import { FRESH, pieces, remoteSource, remoteStream } from './stand-ins.js';
+import type { ByteSource } from '../source/source.js';
+import { pieces, remoteSource, remoteStream } from './stand-ins.js';
 import {
   decode,
   encode,
@@ -264,8 +265,7 @@ export class Peer {
 
   /** Results of the engine's are fresh memory, which nobody here looks at again; what a caller's source gives may not be. */
   private mayTransfer({ target }: { target: number }): boolean {
-    const object = this.kept.get(target);
-    return this.serves || (typeof object === 'object' && object !== null && FRESH in object);
+    return this.serves || (this.kept.get(target) as Partial<ByteSource> | undefined)?.fresh === true;
   }
 
   private async use({ id, use, target, member }: Message & { type: 'call' }, args: unknown[]) {

@@ -3,9 +3,6 @@
 import { LapidaryError } from '../errors.js';
 import type { ByteSource } from '../source/source.js';
 
-/** A source with this member gives out bytes that it does not look at again. */
-export const FRESH = Symbol('fresh bytes');
-
 /** Calls a method of the other side's object. */
 export type Far = (ref: number, member: string, ...args: unknown[]) => Promise<unknown>;
 
