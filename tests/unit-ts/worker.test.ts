@@ -3,7 +3,13 @@
 
 import { createOpenAI } from 'lapidary/openai';
 import { createFakeModel, fakeWorker, type FakeOptions } from 'lapidary/testing';
-import { BlobSource, LapidaryError, Model, type ByteSource, type WorkerLike } from 'lapidary/worker';
+import {
+  BlobSource,
+  LapidaryError,
+  Model,
+  type ByteSource,
+  type WorkerLike,
+} from 'lapidary/worker';
 import { describe, expect, test } from 'vitest';
 
 const question = [{ role: 'user' as const, content: 'Why?' }];
@@ -99,7 +105,10 @@ describe('a model in a worker', () => {
         },
       ],
     });
-    const error = await model.chat(question).text().catch((reason: unknown) => reason as Error);
+    const error = await model
+      .chat(question)
+      .text()
+      .catch((reason: unknown) => reason as Error);
     expect(error).toBeInstanceOf(LapidaryError);
     expect(error).toMatchObject({ code: 'device_lost', message: 'it went away' });
     expect((error as Error).cause).toBeInstanceOf(RangeError);
@@ -170,7 +179,9 @@ describe('loading', () => {
       read: (offset, length) => {
         reads.push([offset, length]);
         // All of its memory: were it transferred, the second read would find nothing.
-        return Promise.resolve(length === bytes.length ? bytes : bytes.slice(offset, offset + length));
+        return Promise.resolve(
+          length === bytes.length ? bytes : bytes.slice(offset, offset + length),
+        );
       },
       close: () => Promise.resolve(void closed++),
     };
@@ -181,7 +192,7 @@ describe('loading', () => {
     const worker = fakeWorker(fake, {
       load: async (where, options) => {
         const far = where as ByteSource;
-        given = options as Record<string, unknown>;
+        given = options;
         seen.push(await far.read(0, 100), await far.read(0, 100), await far.read(5, 2));
         options.onProgress?.({ phase: 'header', loaded: 1, total: 2 });
         await far.close?.();
@@ -207,17 +218,56 @@ describe('loading', () => {
 
   test('hands over blobs, and a source that tells lies is caught', async () => {
     const blob = new Blob(['hello']);
-    const liar: ByteSource = { name: 'liar', size: 9, read: () => Promise.resolve(new Uint8Array(3)) };
+    const liar: ByteSource = {
+      name: 'liar',
+      size: 9,
+      read: () => Promise.resolve(new Uint8Array(3)),
+    };
     const fake = createFakeModel();
     const kinds: string[] = [];
     const load = async (where: unknown) => {
-      kinds.push(where instanceof Blob ? await where.text() : await codeOf((where as ByteSource).read(0, 9)));
+      if (where instanceof Blob) kinds.push(await where.text());
+      else if (where instanceof BlobSource) {
+        kinds.push(new TextDecoder().decode(await where.read(0, 5)));
+      } else kinds.push(await codeOf((where as ByteSource).read(0, 9)));
       return fake;
     };
     for (const where of [blob, new BlobSource(blob), liar]) {
       await Model.load(where, { worker: fakeWorker(fake, { load }) });
     }
     expect(kinds).toEqual(['hello', 'hello', 'truncated']);
+    await fake.close();
+  });
+
+  test('reads a stream as it is asked for, and lets it go', async () => {
+    let pulled = 0;
+    let cancelled: unknown;
+    const endless = new ReadableStream<Uint8Array>(
+      {
+        pull: (controller) => controller.enqueue(Uint8Array.of(pulled++)),
+        cancel: () => void (cancelled = 'yes'),
+      },
+      { highWaterMark: 0 },
+    );
+    const short = new Blob(['abc']).stream();
+    const fake = createFakeModel();
+    const seen: unknown[] = [];
+    const load = async (where: unknown) => {
+      const reader = (where as ReadableStream<Uint8Array>).getReader();
+      for (let i = 0; i < 3; i++) {
+        const { done, value } = await reader.read();
+        seen.push(done ? 'end' : [...value]);
+        if (done) return fake;
+      }
+      await reader.cancel();
+      return fake;
+    };
+    for (const where of [endless, short]) {
+      await Model.load(where as unknown as Blob, { worker: fakeWorker(fake, { load }) });
+    }
+    expect(seen).toEqual([[0], [1], [2], [97, 98, 99], 'end']);
+    expect(pulled).toBe(3);
+    expect(cancelled).toBe('yes');
     await fake.close();
   });
 

@@ -102,7 +102,10 @@ export class LapidaryLanguageModel implements LanguageModelV4 {
     let finish: (LanguageModelV4StreamPart & { type: 'finish' }) | undefined;
     for await (const part of parts) {
       if (part.type === 'text-start' || part.type === 'reasoning-start') {
-        const block = { type: part.type === 'text-start' ? 'text' : 'reasoning', text: '' } as const;
+        const block = {
+          type: part.type === 'text-start' ? 'text' : 'reasoning',
+          text: '',
+        } as const;
         texts.set(part.id, block);
         content.push(block);
       } else if (part.type === 'text-delta' || part.type === 'reasoning-delta') {

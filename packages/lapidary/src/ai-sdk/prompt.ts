@@ -10,7 +10,10 @@ import { LapidaryError } from '../errors.js';
 import type { Message, ToolCall } from '../types.js';
 
 const unsupported = (what: string) =>
-  new LapidaryError('unsupported', `the prompt has ${what}: messages are text, thinking and tool calls`);
+  new LapidaryError(
+    'unsupported',
+    `the prompt has ${what}: messages are text, thinking and tool calls`,
+  );
 
 function textOfFile({ data, mediaType }: LanguageModelV4FilePart): string {
   if (data.type === 'text') return data.text;

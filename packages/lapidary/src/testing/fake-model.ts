@@ -1,7 +1,12 @@
 // A model that answers what its script says.
 
 import { LapidaryError } from '../errors.js';
-import { Finetune, type FinetuneOptions, type FinetuneProbe, type FinetuneReport } from '../finetune.js';
+import {
+  Finetune,
+  type FinetuneOptions,
+  type FinetuneProbe,
+  type FinetuneReport,
+} from '../finetune.js';
 import type { Model, TokenizeOptions } from '../model.js';
 import { Reply } from '../reply.js';
 import { throwIfAborted } from '../source/source.js';
@@ -231,7 +236,13 @@ class Fake implements FakeControls {
 
   finetuneProbe(): Promise<FinetuneProbe> {
     const size = { maxLength: 512, batch: 1, bytes: 0 };
-    return this.#enqueue(() => ({ ...size, fits: true, parameters: 0, longest: size, largest: size }));
+    return this.#enqueue(() => ({
+      ...size,
+      fits: true,
+      parameters: 0,
+      longest: size,
+      largest: size,
+    }));
   }
 
   get counters(): Model['counters'] {
@@ -290,7 +301,10 @@ class Fake implements FakeControls {
         // What is stopped before its turn takes no reply.
         const reply = any.aborted ? '' : this.#replies.shift();
         if (reply === undefined) {
-          throw new LapidaryError('invalid_argument', 'the fake model has no reply left: queue one');
+          throw new LapidaryError(
+            'invalid_argument',
+            'the fake model has no reply left: queue one',
+          );
         }
         const vocabulary = this.#vocabulary;
         const playing = { request, promptTokens, vocabulary, delay: this.#delay, contextLength };

@@ -25,7 +25,7 @@ export interface FakeWorkerOptions {
  */
 export function fakeWorker(model: Model, { load }: FakeWorkerOptions = {}): WorkerLike {
   const { port1, port2 } = new MessageChannel();
-  serve(port1 as Listening, {
+  serve(port1, {
     load: (where: unknown, options: Parameters<NonNullable<typeof load>>[1]) => {
       throwIfAborted(options.signal);
       if (load) return load(where, options);

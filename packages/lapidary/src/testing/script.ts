@@ -62,7 +62,10 @@ export interface Playing {
 }
 
 /** Where the first of the stop texts begins in `text`. */
-function stopIn(text: string, stops: string[] | undefined): { at: number; stop: string } | undefined {
+function stopIn(
+  text: string,
+  stops: string[] | undefined,
+): { at: number; stop: string } | undefined {
   return (stops ?? [])
     .map((stop) => ({ stop, at: stop === '' ? -1 : text.indexOf(stop) }))
     .filter(({ at }) => at >= 0)

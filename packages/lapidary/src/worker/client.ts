@@ -34,7 +34,7 @@ export type Remote<T, Fields extends keyof T = never> = {
  * A model in a worker: what {@link PageModel} has, with promises where that answers at once (`tokenize`, `detokenize`,
  * `render`, `adapters`, `counters`).
  */
-export interface Model extends Remote<PageModel, 'info' | 'device'> {}
+export type Model = Remote<PageModel, 'info' | 'device'>;
 
 type StreamNames<T> = {
   [K in keyof T]: T[K] extends (...args: never) => EventStream<unknown, unknown> ? K : never;
@@ -68,7 +68,7 @@ export class Connection {
     { own, signal }: { own: boolean; signal: AbortSignal | undefined },
   ): Promise<Connection> {
     const { port1, port2 } = new MessageChannel();
-    const peer = new Peer(port1 as Port);
+    const peer = new Peer(port1);
     const connection = new Connection(peer, own ? worker : undefined);
     let ready = false;
     worker.addEventListener('error', (event) => {
@@ -81,7 +81,12 @@ export class Connection {
       connection.end(new LapidaryError(message ? 'internal_error' : 'io_error', text));
     });
     const base = globalThis.location?.href as string | undefined;
-    const connect: ConnectMessage = { type: CONNECT, protocol: PROTOCOL, base, port: port2 as Port };
+    const connect: ConnectMessage = {
+      type: CONNECT,
+      protocol: PROTOCOL,
+      base,
+      port: port2,
+    };
     const stop = () => {
       const cause = signal?.reason as unknown;
       connection.end(new LapidaryError('cancelled', 'cancelled by the caller', { cause }));

@@ -265,7 +265,9 @@ export class Peer {
 
   /** Results of the engine's are fresh memory, which nobody here looks at again; what a caller's source gives may not be. */
   private mayTransfer({ target }: { target: number }): boolean {
-    return this.serves || (this.kept.get(target) as Partial<ByteSource> | undefined)?.fresh === true;
+    return (
+      this.serves || (this.kept.get(target) as Partial<ByteSource> | undefined)?.fresh === true
+    );
   }
 
   private async use({ id, use, target, member }: Message & { type: 'call' }, args: unknown[]) {
@@ -278,7 +280,8 @@ export class Peer {
     const holder = object as Record<string, unknown>;
     const value = member in Object.prototype ? undefined : holder[member];
     if (use === 'get') return value;
-    if (!isFunction(value)) throw new LapidaryError('unsupported', `there is no method '${member}'`);
+    if (!isFunction(value))
+      throw new LapidaryError('unsupported', `there is no method '${member}'`);
     const result = value.apply(object, args);
     return use === 'stream' ? this.run(id, result as Stream) : result;
   }

@@ -22,6 +22,7 @@ type Special =
   | { kind: 'signal'; ref: number; aborted: boolean }
   | { kind: 'source'; ref: number; name: string; size: number }
   | { kind: 'object'; ref: number; shape: ObjectShape }
+  | { kind: 'blob-source'; blob: Blob }
   | { kind: 'url'; href: string }
   | { kind: 'error'; error: PlainError };
 
@@ -82,7 +83,7 @@ function shapeOf(object: object): ObjectShape {
     if (isData(value)) shape.fields[name] = value;
   }
   let prototype = Object.getPrototypeOf(object) as object | null;
-  for (; prototype && prototype !== Object.prototype; ) {
+  for (; prototype && prototype !== Object.prototype;) {
     for (const [name, property] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
       if (name === 'constructor') continue;
       if (property.get) shape.accessors.push(name);
@@ -141,7 +142,9 @@ export function encode(
     }
   };
   const copied = (object: object, path: Path): object =>
-    Object.fromEntries(Object.entries(object).map(([key, each]) => [key, walk(each, [...path, key])]));
+    Object.fromEntries(
+      Object.entries(object).map(([key, each]) => [key, walk(each, [...path, key])]),
+    );
 
   const walk = (each: unknown, path: Path): unknown => {
     if (typeof each === 'function') return put(path, { kind: 'function', ref: keeper.keep(each) });
@@ -160,8 +163,9 @@ export function encode(
     }
     if (each instanceof URL) return put(path, { kind: 'url', href: each.href });
     if (each instanceof Error) return put(path, { kind: 'error', error: plainError(each) });
-    if (each instanceof ReadableStream) return put(path, { kind: 'stream', ref: keeper.keep(each) });
-    if (each instanceof BlobSource) return each.blob;
+    if (each instanceof ReadableStream)
+      return put(path, { kind: 'stream', ref: keeper.keep(each) });
+    if (each instanceof BlobSource) return put(path, { kind: 'blob-source', blob: each.blob });
     if (isSource(each)) {
       const { name, size } = each;
       return put(path, { kind: 'source', ref: keeper.keep(each), name, size });
@@ -189,6 +193,8 @@ function made(special: Special, maker: Maker): unknown {
       return maker.source(special.ref, special.name, special.size);
     case 'object':
       return maker.object(special.ref, special.shape);
+    case 'blob-source':
+      return new BlobSource(special.blob);
     case 'url':
       return new URL(special.href);
     case 'error':
@@ -204,7 +210,7 @@ export function decode({ value, specials }: Posted, maker: Maker): unknown {
     const last = steps.pop()!;
     let at = whole as Record<string | number, unknown>;
     for (const step of steps) at = at[step] as typeof at;
-    at[last] = made(special as Special, maker);
+    at[last] = made(special, maker);
   }
   return whole.value;
 }
