@@ -23,6 +23,7 @@ const here = (path) => new URL(path, location.href);
 const header = await inspect(await HttpRangeSource.open(here('/models/tiny')));
 const blob = await (await fetch('/models/tiny')).blob();
 const same = await inspect(new BlobSource(new File([blob], 'tiny.gguf')));
+const unreachable = await Model.load('./none', { worker: here('/nowhere') }).catch(({ code }) => code);
 const failed = await Model.load('./none').catch((error) => error);
 const result = {
   architecture: header.metadata['general.architecture'],
@@ -30,6 +31,7 @@ const result = {
   same: JSON.stringify(same) === JSON.stringify(header),
   typed: failed instanceof LapidaryError,
   code: failed.code,
+  unreachable,
   message: failed.message,
 };
 document.querySelector('output').textContent = JSON.stringify(result);
@@ -62,9 +64,9 @@ async function open(folder: string): Promise<Opened> {
   const workers: string[] = [];
   page.on('pageerror', (error) => complaints.push(error.message));
   page.on('console', (message) => {
-    // One file that is not there is asked for.
+    // Files that are not there are asked for.
     const { url } = message.location();
-    if (message.type() === 'error' && !/\/(none|favicon\.ico)$/.test(url)) {
+    if (message.type() === 'error' && !/\/(none|nowhere|favicon\.ico)$/.test(url)) {
       complaints.push(`${message.text()} (${url})`);
     }
   });
@@ -98,10 +100,11 @@ async function expectEngine(folder: string): Promise<void> {
     same: true,
     typed: true,
     code: 'not_found',
+    unreachable: 'io_error',
   });
   // Meant from the page, not from where the worker's script lies.
   expect(result.message).toContain(new URL('/none', opened.page.url()).href);
-  expect(opened.workers.length).toBe(3);
+  expect(opened.workers.length).toBeGreaterThanOrEqual(3);
   for (const url of opened.workers) expect(url.startsWith(opened.page.url())).toBe(true);
   expect(opened.complaints).toEqual([]);
   await opened.close();
@@ -118,6 +121,41 @@ test('no bundler', async () => {
   );
   project.write('plain/index.html', HTML);
   await expectEngine(folder);
+});
+
+test('a worker of the page’s own serves several, and stays', async () => {
+  const folder = project.path('own');
+  const installed = project.path('node_modules/lapidary');
+  cpSync(installed, project.path('own/lapidary'), { recursive: true });
+  project.write(
+    'own/my-worker.js',
+    `import './lapidary/dist/worker-host.js';
+addEventListener('message', ({ data }) => data.mine && postMessage({ echo: data.mine }));`,
+  );
+  project.write(
+    'own/main.js',
+    `import { HttpRangeSource, inspect } from './lapidary/dist/worker.js';
+const worker = new Worker(new URL('./my-worker.js', import.meta.url), { type: 'module' });
+const source = await HttpRangeSource.open(new URL('/models/tiny', location.href));
+const headers = await Promise.all([1, 2].map(() => inspect(source, { worker })));
+const echo = await new Promise((resolve) => {
+  worker.addEventListener('message', ({ data }) => data.echo && resolve(data.echo));
+  worker.postMessage({ mine: 'still here' });
+});
+const { tensors } = await inspect(source, { worker });
+const counts = [...headers.map((header) => header.tensors.length), tensors.length];
+document.querySelector('output').textContent = JSON.stringify({ echo, counts });`,
+  );
+  project.write('own/index.html', HTML);
+  const opened = await open(folder);
+  const { echo, counts } = JSON.parse(await shown(opened, /\}$/, 60)) as {
+    echo: string;
+    counts: number[];
+  };
+  expect(echo).toBe('still here');
+  expect(new Set(counts).size).toBe(1);
+  expect(opened.workers.length).toBe(1);
+  await opened.close();
 });
 
 test('esbuild', async () => {

@@ -128,6 +128,14 @@ describe('a model in a worker', () => {
     const weak = new WeakMap() as unknown as string;
     expect(await codeOf(model.tokenize(weak))).toBe('invalid_argument');
     expect(await codeOf(Model.load('x', { gpu: {} } as object))).toBe('invalid_argument');
+    class Cache {
+      open() {}
+    }
+    const load = Model.load('x', {
+      worker: fakeWorker(createFakeModel()),
+      cache: new Cache(),
+    } as object);
+    await expect(load).rejects.toThrow(/^cache \(Cache\) is an object that cannot go/);
     expect(await model.chat(question).text()).toBe('fine');
     await model.close();
   });

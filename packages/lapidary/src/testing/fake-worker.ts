@@ -4,7 +4,7 @@ import type { Model } from '../model.js';
 import { throwIfAborted } from '../source/source.js';
 import type { LoadProgress } from '../types.js';
 import type { WorkerLike } from '../worker/client.js';
-import { serve, type Listening } from '../worker/host.js';
+import { serve } from '../worker/host.js';
 
 export interface FakeWorkerOptions {
   /** What loading does instead of giving the model: it may throw, wait, or report progress. */

@@ -6,7 +6,7 @@ import { Finetune } from '../finetune.js';
 import type { Model as PageModel } from '../model.js';
 import { Reply } from '../reply.js';
 import { throwIfAborted } from '../source/source.js';
-import { Peer, ROOT, type Port, type RemoteObject } from './peer.js';
+import { Peer, ROOT, type RemoteObject } from './peer.js';
 import { CONNECT, PROTOCOL, type ConnectMessage } from './protocol.js';
 
 /** A worker as it is needed here; a Worker is one, and so is a MessagePort. */

@@ -160,8 +160,8 @@ export class Peer {
       const pending: Pending = { resolve, reject, emit, lent: [], cleanUp: [] };
       this.pending.set(id, pending);
       try {
-        const { posted } = encode(args, this.keeperFor(pending));
-        this.post({ type: 'call', id, use, target, member, args: posted });
+        const { posted, transfer } = encode(args, this.keeperFor(pending), this.serves);
+        this.post({ type: 'call', id, use, target, member, args: posted }, transfer);
       } catch (error) {
         this.settle(id)?.reject(uncloneable(error));
         return;
@@ -212,6 +212,7 @@ export class Peer {
   }
 
   private receive(data: unknown): void {
+    if (typeof data !== 'object' || data === null) return;
     const message = data as Message;
     switch (message.type) {
       case 'call':

@@ -173,7 +173,15 @@ export function encode(
     if (isPlain(each)) return copied(each, path);
     // The platform's own objects (a File, a module) have a tag of their own; cloning knows them, or refuses.
     if (Object.prototype.toString.call(each) !== '[object Object]') return each;
-    if (!keeper.handsOver) return copied(each, path);
+    if (!keeper.handsOver) {
+      const { methods, accessors } = shapeOf(each);
+      if (methods.length + accessors.length === 0) return copied(each, path);
+      const what = `${path.filter((step) => typeof step === 'string').join('.')} (${each.constructor.name})`;
+      throw new LapidaryError(
+        'invalid_argument',
+        `${what} is an object that cannot go to a worker`,
+      );
+    }
     return put(path, { kind: 'object', ref: keeper.keep(each), shape: shapeOf(each) });
   };
 
