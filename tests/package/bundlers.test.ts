@@ -10,7 +10,7 @@ import { launch, nanoPath } from '../browser/harness.js';
 import { Project, quickStarts, root, serveStrict } from './harness.js';
 
 const webpack = createRequire(import.meta.url)('webpack') as typeof import('webpack');
-const tiny = `${root}tests/fixtures/gemma4/tiny-e.gguf`;
+const fixture = (name: string) => `${root}tests/fixtures/gemma4/${name}`;
 
 const HTML = `<!doctype html><meta charset="utf-8"><title>t</title>
 <body><output></output><script type="module" src="./main.js"></script></body>`;
@@ -57,7 +57,12 @@ interface Opened {
 }
 
 async function open(folder: string): Promise<Opened> {
-  const models = { '/models/tiny': tiny, '/models/nano.gguf': await nanoPath() };
+  const models = {
+    '/models/tiny': fixture('tiny-e.gguf'),
+    '/models/dense': fixture('tiny-dense.gguf'),
+    '/models/lora': fixture('tiny-dense-lora.gguf'),
+    '/models/nano.gguf': await nanoPath(),
+  };
   const site = await serveStrict(folder, models);
   const page = await browser.newPage();
   const complaints: string[] = [];
@@ -134,7 +139,8 @@ addEventListener('message', ({ data }) => data.mine && postMessage({ echo: data.
   );
   project.write(
     'own/main.js',
-    `import { HttpRangeSource, inspect } from './lapidary/dist/worker.js';
+    `import { HttpRangeSource, inspect, mergeAdapters } from './lapidary/dist/worker.js';
+import { mergeAdapters as mergeHere } from './lapidary/dist/index.js';
 const worker = new Worker(new URL('./my-worker.js', import.meta.url), { type: 'module' });
 const source = await HttpRangeSource.open(new URL('/models/tiny', location.href));
 const headers = await Promise.all([1, 2].map(() => inspect(source, { worker })));
@@ -143,17 +149,37 @@ const echo = await new Promise((resolve) => {
   worker.postMessage({ mine: 'still here' });
 });
 const { tensors } = await inspect(source, { worker });
+const base = new URL('/models/dense', location.href);
+const merge = async (mergeAdapters, options) => {
+  const merged = await mergeAdapters(base, [new URL('/models/lora', location.href)], options);
+  const pieces = [];
+  for await (const piece of merged) pieces.push(piece);
+  const all = await new Blob(pieces).arrayBuffer();
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', all)).join();
+  const { kept } = await merged.report();
+  return JSON.stringify([all.byteLength === merged.bytes, digest, kept, merged.matrices]);
+};
+const progress = [];
+const options = { worker, onProgress: ({ loaded }) => progress.push(loaded) };
+const same = (await merge(mergeAdapters, options)) === (await merge(mergeHere, {}));
+const left = await mergeAdapters(base, [new URL('/models/lora', location.href)], { worker });
+for await (const _ of left) break;
 const counts = [...headers.map((header) => header.tensors.length), tensors.length];
-document.querySelector('output').textContent = JSON.stringify({ echo, counts });`,
+document.querySelector('output').textContent = JSON.stringify({ echo, counts, same, progress });`,
   );
   project.write('own/index.html', HTML);
   const opened = await open(folder);
-  const { echo, counts } = JSON.parse(await shown(opened, /\}$/, 60)) as {
+  const { echo, counts, same, progress } = JSON.parse(await shown(opened, /\}$/, 60)) as {
     echo: string;
     counts: number[];
+    same: boolean;
+    progress: number[];
   };
   expect(echo).toBe('still here');
   expect(new Set(counts).size).toBe(1);
+  // A merge there is the merge here, byte for byte.
+  expect(same).toBe(true);
+  expect(progress.length).toBeGreaterThan(0);
   expect(opened.workers.length).toBe(1);
   await opened.close();
 });

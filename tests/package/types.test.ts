@@ -69,7 +69,7 @@ async function complaints(compilerOptions: object, name: string): Promise<string
   );
 }
 
-test.each([
+test.concurrent.each([
   ['bundler', { module: 'esnext', moduleResolution: 'bundler' }],
   ['nodenext', { module: 'nodenext', moduleResolution: 'nodenext' }],
 ])('%s', async (name, options) => {

@@ -1,16 +1,24 @@
 // The entry point `lapidary/worker`: the page's interface, with the engine and the GPU in a worker.
 
 import { LapidaryError } from './errors.js';
-import type { ConvertOptions, PeftAdapter, convertAdapter as convertHere } from './merge.js';
+import type {
+  ConvertOptions,
+  MergeAdapter,
+  MergeOptions,
+  PeftAdapter,
+  convertAdapter as convertHere,
+} from './merge.js';
 import type { inspect as inspectHere, LoadOptions as PageLoadOptions } from './model.js';
 import type { ModelLocation } from './platform.js';
 import type { AdapterLocation } from './adapters.js';
 import { checkOptions, Connection, modelOf, type Model as WorkerModel } from './worker/client.js';
 import type { WorkerLike } from './worker/client.js';
+import { MergedModel } from './worker/merged.js';
 import type { RemoteObject } from './worker/peer.js';
 
 export * from './exported.js';
 export type { Remote, WorkerLike } from './worker/client.js';
+export { MergedModel } from './worker/merged.js';
 
 /** A worker that serves models (its script is `lapidary/worker-host`, or imports it), or its script's address. */
 export type WorkerOption = WorkerLike | URL | string;
@@ -51,6 +59,23 @@ async function once<T>(
   }
 }
 
+/** Asks for an object that stays in the worker, and makes of it what lives here. */
+async function opened<T>(
+  name: string,
+  args: unknown[],
+  { worker, ...options }: WorkerOptions & { signal?: AbortSignal | undefined },
+  make: (connection: Connection, remote: RemoteObject) => T,
+): Promise<T> {
+  checkOptions(options);
+  const connection = await connect(worker, options.signal);
+  try {
+    return make(connection, (await connection.call(name, [...args, options])) as RemoteObject);
+  } catch (error) {
+    connection.end();
+    throw error;
+  }
+}
+
 export const Model = {
   /**
    * As the page's `Model.load`, in a worker. Sources of any kind are read where they are: a File or an address by the
@@ -58,17 +83,8 @@ export const Model = {
    *
    * Rejects as that does, and with `io_error` where the worker's script cannot be loaded.
    */
-  async load(where: ModelLocation, options: LoadOptions = {}): Promise<WorkerModel> {
-    const { worker, ...rest } = options;
-    checkOptions(rest);
-    const connection = await connect(worker, rest.signal);
-    try {
-      return modelOf(connection, (await connection.call('load', [where, rest])) as RemoteObject);
-    } catch (error) {
-      connection.end();
-      throw error;
-    }
-  },
+  load: (where: ModelLocation, options: LoadOptions = {}): Promise<WorkerModel> =>
+    opened('load', [where], options, modelOf),
 };
 export type Model = WorkerModel;
 
@@ -85,3 +101,16 @@ export const convertAdapter = ((
   options: ConvertOptions & WorkerOptions = {},
 ): Promise<Uint8Array<ArrayBuffer> | PeftAdapter> =>
   once('convertAdapter', [adapter, to], options)) as typeof convertHere;
+
+/** As the page's, in a worker, which lives until the merged file is read to its end or closed. */
+export const mergeAdapters = (
+  model: ModelLocation,
+  adapters: readonly MergeAdapter[],
+  options: MergeOptions & WorkerOptions = {},
+): Promise<MergedModel> =>
+  opened(
+    'mergeAdapters',
+    [model, adapters],
+    options,
+    (connection, remote) => new MergedModel(connection, remote, options.signal),
+  );
