@@ -5,8 +5,8 @@ import { readFileSync, rmSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { pack, root, temporaryFolder, type Packed } from '../package/harness.js';
 
-/** Bytes. Of the engine tools/check-wasm-size.mjs has the limits; the rest here is JavaScript and types. */
-const LIMITS = { packed: 750_000, unpacked: 2_000_000, page: 48_000, worker: 16_000 };
+/** Bytes; `page` and `worker`: what loading a model takes, bundled and minified. The engine's are tools/check-wasm-size.mjs's. */
+const LIMITS = { packed: 750_000, unpacked: 2_000_000, page: 90_000, worker: 16_000 };
 
 const folder = temporaryFolder();
 let packed: Packed;
