@@ -1,7 +1,8 @@
 // The tests in TypeScript, one vitest project a tier (and the kernel tier once for each software Vulkan; its
 // tests run every form of a kernel, with subgroups and without; of the model tier those of forms run on both):
 //   npx vitest run --project model
-// tests/unit-ts, tests/kernels, tests/model, tests/oracle, tests/bench, tests/cli and tests/browser hold them.
+// tests/unit-ts, tests/kernels, tests/model, tests/oracle, tests/bench, tests/cli, tests/browser and tests/package hold
+// them.
 import { existsSync, readdirSync } from 'node:fs';
 import { defineConfig } from 'vitest/config';
 
@@ -59,6 +60,7 @@ export default defineConfig({
       tier('bench', ['tests/bench/**/*.test.ts'], 'llvmpipe', 600),
       tier('cli', ['tests/cli/**/*.test.ts'], 'llvmpipe', 600),
       tier('browser', ['tests/browser/**/*.test.ts'], 'swiftshader', 900),
+      tier('package', ['tests/package/**/*.test.ts'], 'llvmpipe', 400),
     ],
   },
 });

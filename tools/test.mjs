@@ -158,6 +158,7 @@ const tiers = {
   bench: vitest('bench'),
   cli: vitest('cli'),
   browser: vitest('browser'),
+  package: vitest('package'),
 };
 
 // Tiers that keep little more than one core busy, for software GPUs compile on one: two of them run at a time, the
@@ -168,6 +169,7 @@ const single = [
   'browser',
   'kernel-swiftshader',
   'model-swiftshader',
+  'package',
   'bench',
   'cli',
   'oracle',

@@ -2,6 +2,7 @@
 // needs a GPU.
 
 import { findAdapter, readConfig, type AdapterLocation, type FoundAdapter } from './adapters.js';
+import { streamOf } from './byte-stream.js';
 import { Engine } from './engine.js';
 import { LapidaryError } from './errors.js';
 import { engineModule, findModel, type FindOptions, type ModelLocation } from './platform.js';
@@ -105,18 +106,7 @@ export class MergedModel implements AsyncIterable<Uint8Array<ArrayBuffer>> {
 
   /** The same as a stream: for `new Response(merged.stream())`, or `pipeTo` a file of the origin's own. */
   stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    const pieces = this[Symbol.asyncIterator]();
-    return new ReadableStream<Uint8Array<ArrayBuffer>>({
-      async pull(controller) {
-        const { done, value } = await pieces.next();
-        if (done) controller.close();
-        else controller.enqueue(value);
-      },
-      cancel: async () => {
-        await pieces.return();
-        await this.close();
-      },
-    });
+    return streamOf(this[Symbol.asyncIterator](), () => this.close());
   }
 
   /** Of what was read so far. */

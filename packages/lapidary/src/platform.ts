@@ -45,6 +45,12 @@ export interface Platform {
   findAdapter(name: string | URL, options: FindOptions): Promise<FoundAdapter>;
 }
 
+let base: string | undefined;
+/** The address by which relative ones are meant: a worker's is its page's. Default: the script's own. */
+export function setBase(url: string): void {
+  base = url;
+}
+
 const cacheUrl = (name: string) => new URL(`/.lapidary/${name}`, globalThis.location.href);
 
 /** Cache storage, which pages and workers share; absent outside secure contexts. */
@@ -61,10 +67,10 @@ const pageCache: TextCache = {
 
 /** The address that a page means by a path. */
 function pageUrl(name: string | URL, refusal: string): URL {
-  const base = globalThis.location?.href;
+  const from = base ?? globalThis.location?.href;
   const text = String(name);
-  if (!/^\.{0,2}\//.test(text) || !base) throw new LapidaryError('not_found', refusal);
-  return new URL(text, base);
+  if (!/^\.{0,2}\//.test(text) || !from) throw new LapidaryError('not_found', refusal);
+  return new URL(text, from);
 }
 
 const browser: Platform = {

@@ -75,7 +75,7 @@ interface Said {
 async function* said({ reply, trail }: Running): AsyncGenerator<Said, void, void> {
   let calls = 0;
   for await (const event of reply) {
-    trail?.see(event);
+    await trail?.see(event);
     if (event.type === 'text') {
       yield { text: event.text, logprobs: trail?.takeForChat().content ?? undefined };
     }

@@ -56,7 +56,7 @@ async function* chunksOf(
     // Only now: until the prompt has run, the request may still turn out to be wrong.
     if (!begun) yield chunk({ role: 'assistant', content: '' });
     begun = true;
-    trail?.see(event);
+    await trail?.see(event);
     const delta = deltaOf(event, calls);
     if (!delta) continue;
     if (event.type === 'text') {
@@ -122,7 +122,10 @@ async function together(
 }
 
 /** The options with the token that begins calls forbidden: a model may call even what it was not told of. */
-async function withoutCalls(model: OpenAIModel, options: ChatOptions): Promise<ChatOptions> {
+export async function withoutCalls(
+  model: Pick<OpenAIModel, 'tokenize'>,
+  options: ChatOptions,
+): Promise<ChatOptions> {
   const [id] = await model.tokenize('<|tool_call>', { addBos: false, special: 'parse' });
   return id === undefined
     ? options

@@ -28,7 +28,7 @@ async function* chunksOf(
   const trail = TokenTrail.of(model, asked.topLogprobs);
   let written = 0;
   for await (const event of reply) {
-    trail?.see(event);
+    await trail?.see(event);
     if (event.type !== 'text') continue;
     const { text } = event;
     const logprobs = trail?.takeForText(written) ?? null;

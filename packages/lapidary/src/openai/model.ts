@@ -22,7 +22,7 @@ export interface OpenAIModel {
   readonly info: { readonly name: string };
   chat(messages: Message[], options?: ChatOptions): ReplyLike;
   generate(prompt: string | number[], options?: RawOptions): ReplyLike;
-  detokenize(ids: ArrayLike<number>): string;
+  detokenize(ids: ArrayLike<number>): string | Promise<string>;
   tokenize(text: string, options?: TokenizeOptions): number[] | Promise<number[]>;
 }
 
@@ -89,9 +89,9 @@ export class TokenTrail {
   }
 
   /** To be told of every event of the reply; a text's tokens are taken before the next one. */
-  see(event: ReplyEvent): void {
+  async see(event: ReplyEvent): Promise<void> {
     if (event.type === 'token') {
-      const isControl = event.text !== '' && this.model.detokenize([event.id]) === '';
+      const isControl = event.text !== '' && (await this.model.detokenize([event.id])) === '';
       if (!isControl) this.tokens.push(event);
     } else if (event.type === 'thinking' || event.type === 'tool_call') {
       this.tokens = [];

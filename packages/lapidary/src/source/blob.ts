@@ -7,7 +7,7 @@ export class BlobSource implements ByteSource {
   readonly name: string;
   readonly size: number;
 
-  constructor(private readonly blob: Blob) {
+  constructor(readonly blob: Blob) {
     this.name = 'name' in blob && typeof blob.name === 'string' ? blob.name : 'blob';
     this.size = blob.size;
   }

@@ -31,6 +31,7 @@ interface Answer {
 }
 
 export class HttpRangeSource implements ByteSource {
+  readonly fresh = true;
   private tag: string | null = null;
 
   private constructor(

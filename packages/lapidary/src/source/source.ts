@@ -8,6 +8,8 @@ export interface ByteSource {
   readonly name: string;
   /** Total size in bytes. */
   readonly size: number;
+  /** Whether what `read` gives is nobody else's memory: it may then go to another thread without a copy. */
+  readonly fresh?: boolean;
   /** Exactly `length` bytes from `offset`; rejects with `truncated` or `io_error` when they cannot be had. */
   read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
   /** The same into the caller's memory, where a source can do that without a copy. */
