@@ -280,6 +280,19 @@ void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, 
   start(call, [=, tokens = ids_of(ids, bytes)]() mutable -> Task<Result<std::string>> {
     CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
     CO_TRY(const std::vector<float> logits,
+// Completes with f32 [inputs, dimensions], after an event {promptTokens}. request: as in
+// generate::TextModel::embed.
+LAPIDARY_EXPORT(lap_embed)
+void lap_embed(uint32_t call, uint32_t model, const char* request, uint32_t length) {
+  start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {
+    CO_TRY(Json json, parse_json(text, "request"));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
+    CO_TRY(const std::vector<float> embeddings,
+           co_await target->embed(std::move(json), emitter(call), cancel_check(call)));
+    co_return bytes_of(embeddings);
+  });
+}
+
            co_await target->logits(std::move(tokens), (flags & 1) != 0));
     co_return bytes_of(logits);
   });

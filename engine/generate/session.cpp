@@ -520,7 +520,8 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
       const auto batch = std::span(tokens).subspan(at, count);
       status = co_await decoder_->provide(batch, false);
       if (!status) break;
-      decoder_->run_all_layers(batch, at);
+      const model::Prompt prompt{.sequence = current_, .position = at, .tokens = batch};
+      decoder_->run_all_layers({&prompt, 1});
       for (uint32_t row = 0; status && row < count; row += rows) {
         const uint32_t block = std::min(rows, count - row);
         status = co_await decoder_->read_logits(

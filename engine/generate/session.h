@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/generate/embedding.h"
 #include "engine/generate/sampler.h"
 #include "engine/model/decoder.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -89,6 +90,14 @@ class Session {
  private:
   struct Run;
   struct Sequence {
+  // Embeddings of texts, f32 [dimensions] each, in batches that hold tokens of several. Their K and
+  // V take the place of what some sequences hold, of half of them at most where none is empty (but
+  // of one at least). cancelled() is polled between submissions (kCancelled). kContextOverflow:
+  // longer than the context; kInvalidArgument: as run().
+  Task<Result<std::vector<std::vector<float>>>> embed(std::vector<std::vector<uint32_t>> texts,
+                                                      EmbeddingOptions options,
+                                                      std::function<bool()> cancelled);
+
     std::vector<uint32_t> cached;  // tokens whose K and V are in the cache, by position
     std::string adapters;          // that made them
     uint32_t high_water = 0;       // one past the last position ever written since it was empty
@@ -134,4 +143,9 @@ class Session {
   bool busy_ = false;
 };
 
+  std::vector<uint32_t> spare_sequences() const;
+  Task<Status> read_rows(uint32_t row, uint32_t count, Pool& pool) const;
+  Task<Status> embed_all(const std::vector<std::vector<uint32_t>>& texts,
+                         const EmbeddingOptions& options, std::vector<std::vector<float>>& results,
+                         const std::function<bool()>& cancelled);
 }  // namespace lapidary::generate

@@ -448,3 +448,27 @@ Task<Result<Json>> TextModel::generate(Json request, Emit emit, Cancelled cancel
 }
 
 }  // namespace lapidary::generate
+Task<Result<std::vector<float>>> TextModel::embed(Json request, Emit emit, Cancelled cancelled) {
+  CO_TRY(const EmbeddingOptions options, parse_embedding_options(request, config_.hidden));
+  const Json* list = json_member(request, "inputs");
+  if (list == nullptr || !list->is_array() || list->size() > kMaxEmbeddingInputs) {
+    co_return fail(ErrorCode::kInvalidArgument,
+                   cat("an embedding needs a list of at most ", kMaxEmbeddingInputs, " 'inputs'"));
+  }
+  std::vector<std::vector<uint32_t>> texts;
+  Json counts = Json::array();
+  for (const Json& input : *list) {
+    CO_TRY(std::vector<uint32_t> tokens, raw_prompt(input));
+    counts.push_back(options.truncate
+                         ? std::min<size_t>(tokens.size(), session_->decoder().context())
+                         : tokens.size());
+    texts.push_back(std::move(tokens));
+  }
+  CO_TRY(const std::vector<std::vector<float>> embeddings,
+         co_await session_->embed(std::move(texts), options, std::move(cancelled)));
+  emit({{"promptTokens", std::move(counts)}});
+  std::vector<float> out;
+  for (const std::vector<float>& one : embeddings) out.insert(out.end(), one.begin(), one.end());
+  co_return out;
+}
+

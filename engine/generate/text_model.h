@@ -74,6 +74,9 @@ class TextModel {
   Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all) {
     return session_->logits(std::move(tokens), all);
   }
+  // request: {inputs: [{prompt or tokens, special}], and EmbeddingOptions}. Emits {promptTokens:
+  // [of each]}; the result is f32 [inputs, dimensions].
+  Task<Result<std::vector<float>>> embed(Json request, Emit emit, Cancelled cancelled);
   void truncate(uint32_t length) { session_->truncate(length); }
   // For training::Finetune, which must not outlive the model.
   training::Base training_base();

@@ -3,6 +3,7 @@
 export type { AdapterFile, AdapterLocation } from './adapters.js';
 export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { plainBytes, type DataInput, type DataOptions } from './data.js';
+export type { EmbedInput, EmbedOptions, EmbedReport } from './embed.js';
 export { Engine, type LogLevel } from './engine.js';
 export {
   Finetune,

@@ -2,6 +2,7 @@
 
 import { findAdapter, readConfig, type AdapterLocation } from './adapters.js';
 import type { DataInput } from './data.js';
+import { embed, type EmbedInput, type EmbedOptions, type EmbedReport } from './embed.js';
 import { Engine, type LogLevel } from './engine.js';
 import { LapidaryError } from './errors.js';
 import {
@@ -274,6 +275,19 @@ export class Model {
       this.endingWith();
       const bytes = await this.engine.call('lap_logits', args).done;
       return new Float32Array(bytes.buffer);
+    });
+  }
+
+  /**
+   * Embeddings of texts: their hidden states after the model's last norm, pooled into a vector each. Several texts share
+   * batches where the model was loaded with several `sessions`, of which they take the place of half at most (of one at
+   * least). Rejects with `context_overflow` for a text that does not fit, `invalid_argument` for bad options, `cancelled`.
+   */
+  embed(input: EmbedInput | EmbedInput[], options: EmbedOptions = {}): Promise<EmbedReport> {
+    return this.enqueue(() => {
+      throwIfAborted(options.signal);
+      this.checkOpen();
+      return embed(this.engine, this.handle, input, options, this.endingWith(options.signal));
     });
   }
 
