@@ -158,6 +158,11 @@ Task<Status> Adapters::set(Json request) {
   co_return co_await apply(std::move(wanted));
 }
 
+  if (const Json* id = json_member(options, "id")) {
+    if (!id->is_number_unsigned() || *id < next_id_ || *id > kMaxAdapterId)
+      co_return fail(ErrorCode::kInvalidArgument, "an adapter's id must be above all before it");
+    next_id_ = id->get<uint32_t>();
+  }
 Task<Status> Adapters::remove(uint32_t id) {
   std::vector<Loaded> wanted = loaded_;
   if (std::erase_if(wanted, [&](const Loaded& one) { return one.id == id; }) == 0)

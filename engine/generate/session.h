@@ -63,11 +63,14 @@ class Session {
         vocab_(vocab),
         sequences_(decoder_->sequences()) {}
 
-  // Answers `prompt`. cancelled() is polled between submissions; a cancelled run ends well, with
-  // what it has. kContextOverflow: the prompt leaves no room for a token; kInvalidArgument: empty,
-  // or an id outside the vocabulary; kBusy: another run is going on.
+  // Answers `prompt`. `written`: the beginning of the reply, made by an earlier run with the same
+  // prompt, options and seed; the listener hears of it again. cancelled() is polled between
+  // submissions; a cancelled run ends well, with what it has. kContextOverflow: the prompt leaves
+  // no room for a token; kInvalidArgument: empty, or an id outside the vocabulary; kBusy: another
+  // run is going on.
   Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
-                              uint64_t seed, Listener& listener, std::function<bool()> cancelled);
+                              uint64_t seed, Listener& listener, std::function<bool()> cancelled,
+                              std::vector<uint32_t> written = {});
 
   // Runs prompts into the cache, in batches that hold tokens of several, each into a sequence of
   // its own. cancelled() is polled between submissions; what was run until then stays.

@@ -86,8 +86,11 @@ class TextModel {
  private:
   TextModel(model::Config config, tokenizer::Tokenizer tokenizer)
       : config_(std::move(config)), tokenizer_(std::move(tokenizer)), cache_(device_) {}
-  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options, Listener& listener,
-                         Cancelled cancelled);
+  // request: {recoverable, resume}, as chat and generate have them. Recoverable replies emit
+  // {"type": "begun", seed} and {"type": "kept", id} of each token, which `resume`: {seed, tokens}
+  // takes, in another engine, to go on after them; their events then come again.
+  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options, const Json& request,
+                         const Emit& emit, Listener& listener, Cancelled cancelled);
   // request: {prompt or tokens, special}
   Result<std::vector<uint32_t>> raw_prompt(const Json& request) const;
   Result<GenerateOptions> options_of(const Json& request) const;

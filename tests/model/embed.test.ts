@@ -144,7 +144,7 @@ describe('of several texts', () => {
   });
 });
 
-test.each([
+test.each<[string, unknown[], object, string]>([
   ['an empty list of tokens', [[]], {}, 'invalid_argument'],
   ['a token outside the vocabulary', [[1e6]], {}, 'invalid_argument'],
   ['what is no text', [true], {}, 'invalid_argument'],
@@ -154,7 +154,7 @@ test.each([
   ['too many texts', Array<string>(4097).fill('x'), {}, 'invalid_argument'],
   ['a text that fills the context', ['x', Array<number>(1e5).fill(5)], {}, 'context_overflow'],
 ])('%s is refused', async (_, input, options, code) => {
-  await expect(model.embed(input as string[], options as object)).rejects.toMatchObject({ code });
+  await expect(model.embed(input as string[], options)).rejects.toMatchObject({ code });
 });
 
 test('a text that is too long is cut where that is asked for', async () => {

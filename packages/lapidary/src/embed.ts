@@ -35,7 +35,7 @@ const isIds = (input: unknown): input is number[] =>
 /** The inputs that are meant by one of them or a list. */
 function inputsOf(input: EmbedInput | EmbedInput[]): EmbedInput[] {
   if (typeof input === 'string' || isIds(input)) return [input];
-  return input as EmbedInput[];
+  return input;
 }
 
 /** @internal */
