@@ -36,7 +36,8 @@ class Adapters {
                              std::string name = "");
   // The same from a byte source of the host: a GGUF LoRA, a PEFT adapter's safetensors, or
   // rullama's. options: {name, scale, config, id}; config: the text of adapter_config.json, which
-  // PEFT needs; id: the one to have, above all before it (in another engine it had it). The result is its description. Errors also of the readers; kCancelled.
+  // PEFT needs; id: the one to have, above all before it (in another engine it had it). The result
+  // is its description. Errors also of the readers; kCancelled.
   Task<Result<Json>> load(uint32_t source, Json options, std::function<bool()> cancelled);
 
   // [{id, scale}]: these are on, the others off. kInvalidArgument: an unknown id, one twice, a
@@ -53,6 +54,7 @@ class Adapters {
   struct Loaded {
     uint32_t id = 0;
     Json description;
+    std::string content;  // what it changes, in few words
     std::shared_ptr<const model::AdapterWeights> weights;
     float scale = 0;
   };

@@ -150,18 +150,16 @@ void Session::choose_sequence(const std::vector<uint32_t>& prompt,
 }
 
 uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
-  uint32_t common = common_prefix(current(), prompt);
-  auto& [cached, adapters, high_water, used] = current();
-  adapters = adapters_;
-  // Sliding layers keep a ring: the oldest position still there is high_water - slots. The window
-  // before the first new token must be whole, or the prompt runs anew.
-  const uint32_t slots = decoder_->ring_slots();
-  const uint32_t oldest = high_water > slots ? high_water - slots : 0;
+  Sequence& sequence = current();
+  uint32_t common = common_prefix(sequence, prompt);
+  sequence.adapters = adapters_;
+  // Sliding layers keep a ring. The window before the first new token must be whole, or the prompt
+  // runs anew.
   const uint32_t window = decoder_->window();
   const uint32_t needed = common + 1 > window ? common + 1 - window : 0;
-  if (window > 0 && needed < oldest) common = 0;
-  if (common == 0) high_water = 0;
-  cached.resize(common);
+  if (window > 0 && needed < oldest_position(sequence)) common = 0;
+  if (common == 0) sequence.high_water = sequence.floor = 0;
+  sequence.cached.resize(common);
   return common;
 }
 
@@ -414,15 +412,15 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
                                      uint64_t seed, Listener& listener,
                                      std::function<bool()> cancelled,
                                      std::vector<uint32_t> written) {
+  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  CO_TRY_VOID(check_prompt(prompt));
   std::vector<uint32_t> given = prompt;
   given.insert(given.end(), written.begin(), written.end());
   CO_TRY_VOID(check_prompt(given));
-  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
-  CO_TRY_VOID(check_prompt(prompt));
   CO_TRY_VOID(check_room(prompt));
-          .given = std::move(given),
   busy_ = true;
   Run run{.prompt = std::move(prompt),
+          .given = std::move(given),
           .options = options,
           .seed = seed,
           .listener = listener,

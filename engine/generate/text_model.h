@@ -77,6 +77,15 @@ class TextModel {
   // request: {inputs: [{prompt or tokens, special}], and EmbeddingOptions}. Emits {promptTokens:
   // [of each]}; the result is f32 [inputs, dimensions].
   Task<Result<std::vector<float>>> embed(Json request, Emit emit, Cancelled cancelled);
+  // Session::save, read_saved and restore.
+  Result<SavedSession> save_session(std::string model, uint32_t rewind) {
+    return session_->save(std::move(model), rewind);
+  }
+  Task<Result<std::vector<std::byte>>> read_saved() { return session_->read_saved(); }
+  Task<Result<uint32_t>> restore_session(uint32_t source, std::string header, std::string model,
+                                         Cancelled cancelled) {
+    return session_->restore(source, std::move(header), std::move(model), std::move(cancelled));
+  }
   void truncate(uint32_t length) { session_->truncate(length); }
   // For training::Finetune, which must not outlive the model.
   training::Base training_base();

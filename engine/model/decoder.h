@@ -72,6 +72,14 @@ struct Changes {
   uint32_t pieces = 0;
 };
 
+// Rows of K and of V that a layer keeps of its own, one a position.
+struct KvRows {
+  uint32_t layer = 0;
+  bool sliding = false;
+  uint32_t slots = 0;  // of a sequence; position p is in slot p % slots
+  uint32_t bytes = 0;  // of a row
+};
+
 class Decoder {
  public:
   // Allocates buffers, records the programs and compiles their kernels.
@@ -137,6 +145,16 @@ class Decoder {
   Task<Status> set_adapters(std::span<const ActiveAdapter> active);
   // GPU memory of the stack of them.
   uint64_t adapter_bytes() const { return stack_.bytes() + fusion_.bytes(); }
+
+  // Every layer with K and V of its own, in order.
+  std::vector<KvRows> kv_rows() const;
+  bool kv_f32() const { return options_.kv_f32; }
+  // Rows of K (values: of V) of positions from `position` on, as the cache keeps them: whole rows,
+  // at most `slots` of them. `out` must outlive the wait.
+  Task<Status> read_kv(KvRows rows, bool values, uint32_t sequence, uint32_t position,
+                       std::span<std::byte> out) const;
+  void write_kv(const KvRows& rows, bool values, uint32_t sequence, uint32_t position,
+                std::span<const std::byte> in);
 
   // For what every position has after all layers: hidden states, or logits as well. Kernels compile
   // on the first use.

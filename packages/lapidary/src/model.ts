@@ -27,6 +27,7 @@ import {
 } from './platform.js';
 import { KeptReply, Recovery } from './recovery.js';
 import { Reply } from './reply.js';
+import { modelIdentity, restoreSession, saveSession, type SaveOptions } from './snapshot.js';
 import { throwIfAborted, type ByteSource } from './source/source.js';
 import type {
   AdapterInfo,
@@ -116,6 +117,7 @@ export class Model {
   private queue: Promise<unknown> = Promise.resolve();
   private readonly closing = new AbortController();
   private closed: Promise<void> | undefined;
+  private identity: string | undefined;
 
   private readonly recovery: Recovery;
 
@@ -260,6 +262,39 @@ export class Model {
     return this.request(() => {
       throwIfAborted(options.signal);
       return embed(this.engine, this.handle, input, options, this.endingWith(options.signal));
+    });
+  }
+
+  /**
+   * Saves what the KV cache holds of the conversation or prompt that ran last, {@link Model.prefill} included, as bytes
+   * to keep: after {@link restoreSession} what begins like it goes on from there and is not computed again. They fit
+   * this model with the adapters that were on, loaded with the same `contextLength`, `kvType` and `batchSize`. Rejects with
+   * `invalid_argument` where nothing is cached.
+   */
+  saveSession(options: SaveOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+    return this.request(async () => {
+      throwIfAborted(options.signal);
+      const ending = this.endingWith(options.signal);
+      const identity = await this.identify(ending);
+      return saveSession(this.engine, this.handle, identity, options, ending);
+    });
+  }
+
+  /**
+   * Puts back what {@link saveSession} gave, in the place of a conversation that it holds all of, or of the one unused for
+   * longest, and says how many tokens it has. Bytes that are damaged or not of this model are refused, and nothing has changed then:
+   * `integrity_error`, `invalid_format`, `truncated`, `unsupported` (another version). Without them the prompt is simply
+   * computed again.
+   */
+  restoreSession(
+    snapshot: Uint8Array | Blob,
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<{ tokens: number }> {
+    return this.request(async () => {
+      throwIfAborted(signal);
+      const ending = this.endingWith(signal);
+      const identity = await this.identify(ending);
+      return restoreSession(this.engine, this.handle, identity, snapshot, ending);
     });
   }
 
@@ -422,6 +457,12 @@ export class Model {
     const ending = signal ? AbortSignal.any([signal, closing]) : closing;
     this.engine.readUntil(this.recovery.loaded.source, ending);
     return ending;
+  }
+
+  /** Names the model's file; of one without a digest pieces are read for it, once. */
+  private async identify(signal: AbortSignal): Promise<string> {
+    const { source, digest } = this.found;
+    return (this.identity ??= await modelIdentity(source, digest, signal));
   }
 
   private reply(name: string, request: object, signal: AbortSignal | undefined): Reply {
