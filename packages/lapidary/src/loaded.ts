@@ -8,6 +8,9 @@ import { throwIfAborted } from './source/source.js';
 import { keepCuts, knownCuts } from './tuning.js';
 import type { LoadProgress, ModelInfo } from './types.js';
 
+/** More of them compile no faster. */
+const MAX_PROCESSORS = 1024;
+
 export interface Loaded {
   engine: Engine;
   /** The engine's handle of the model. */
@@ -63,6 +66,7 @@ export async function loadOn(
           variant: options.variant,
           cuts: known,
           tune,
+          processors: Math.min(currentPlatform().processors(), MAX_PROCESSORS),
         }),
       ],
       { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },
