@@ -96,13 +96,6 @@ describe('with recover a reply goes on after its last token', () => {
       counts: [3],
     },
     {
-      name: 'while it thinks',
-      asked: about('What is 12 + 7?'),
-      options: { think: true },
-      type: 'thinking',
-      counts: [3],
-    },
-    {
       name: 'before it calls a tool, with log probabilities',
       asked: about('What is the weather in Paris?'),
       options: { tools: [WEATHER], logprobs: 1 },
@@ -143,9 +136,6 @@ describe('with recover everything else is done once more', () => {
     const logits = await model.logits(story);
     await lose();
     expect(await model.logits(story)).toEqual(logits);
-    await lose();
-    const { embeddings } = await model.embed('The sky is blue.');
-    expect(Math.hypot(...embeddings[0]!)).toBeCloseTo(1, 5);
     expect(model.tokenize('Hello')).toHaveLength(2);
   });
 
