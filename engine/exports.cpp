@@ -134,6 +134,12 @@ std::string bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
+// A text, or an empty one.
+std::string text_member(const Json& json, std::string_view key) {
+  const Json* value = json_member(json, key);
+  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
+}
+
 // What chat and generate share: find the model, parse the request, run, serialise.
 void start_reply(uint32_t call, uint32_t model, std::string_view request, bool chat) {
   start(call, [=, text = std::string(request)]() -> Task<Result<std::string>> {
@@ -274,6 +280,19 @@ void lap_prefill(uint32_t call, uint32_t model, const char* request, uint32_t le
   });
 }
 
+// Completes with f32 [inputs, dimensions], after an event {promptTokens}. request: as in
+// generate::TextModel::embed.
+LAPIDARY_EXPORT(lap_embed)
+void lap_embed(uint32_t call, uint32_t model, const char* request, uint32_t length) {
+  start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {
+    CO_TRY(Json json, parse_json(text, "request"));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
+    CO_TRY(const std::vector<float> embeddings,
+           co_await target->embed(std::move(json), emitter(call), cancel_check(call)));
+    co_return bytes_of(embeddings);
+  });
+}
+
 // Completes with f32 [rows, vocab]. flags: bit 0 for every position, else the last only.
 LAPIDARY_EXPORT(lap_logits)
 void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, uint32_t flags) {
@@ -407,6 +426,44 @@ void lap_adapter_remove(uint32_t call, uint32_t model, uint32_t id) {
 LAPIDARY_EXPORT(lap_adapters) uint32_t lap_adapters(uint32_t model) {
   const auto target = models().find(model);
   return target ? answer(dump_json((*target)->adapters().describe())) : answer(target.error());
+}
+
+// The answer: {header, bytes}. options: {model, rewind}; generate::Session::save.
+LAPIDARY_EXPORT(lap_session_save)
+uint32_t lap_session_save(uint32_t model, const char* options, uint32_t length) {
+  const auto target = models().find(model);
+  if (!target) return answer(target.error());
+  const auto json = parse_json({options, length}, "options");
+  if (!json) return answer(json.error());
+  const auto rewind = generate::snapshot_rewind(*json);
+  if (!rewind) return answer(rewind.error());
+  const auto saved = (*target)->save_session(text_member(*json, "model"), *rewind);
+  if (!saved) return answer(saved.error());
+  return answer(
+      dump_json({{"header", saved->header}, {"bytes", saved->bytes}, {"tokens", saved->tokens}}));
+}
+
+// Completes with the next bytes of the snapshot that lap_session_save began; none: that was all.
+LAPIDARY_EXPORT(lap_session_read) void lap_session_read(uint32_t call, uint32_t model) {
+  start(call, [=]() -> Task<Result<std::string>> {
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
+    CO_TRY(const std::vector<std::byte> piece, co_await target->read_saved());
+    co_return bytes_of(piece);
+  });
+}
+
+// Completes with {tokens}. source: the snapshot's payload; options: {header, model}.
+LAPIDARY_EXPORT(lap_session_restore)
+void lap_session_restore(uint32_t call, uint32_t model, uint32_t source, const char* options,
+                         uint32_t length) {
+  start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
+    CO_TRY(const Json json, parse_json(text, "options"));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
+    CO_TRY(const uint32_t tokens,
+           co_await target->restore_session(source, text_member(json, "header"),
+                                            text_member(json, "model"), cancel_check(call)));
+    co_return dump_json({{"tokens", tokens}});
+  });
 }
 
 LAPIDARY_EXPORT(lap_truncate) uint32_t lap_truncate(uint32_t model, uint32_t length) {

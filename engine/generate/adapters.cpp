@@ -23,8 +23,39 @@ Status check_values(uint64_t values) {
 }
 
 // Names the adapters that are on, and how strongly.
-std::string key_of(uint32_t id, float scale) {
-  return cat(id, ":", std::bit_cast<uint32_t>(scale), " ");
+std::string key_of(const std::string& content, float scale) {
+  return cat(content, ":", std::bit_cast<uint32_t>(scale), " ");
+}
+
+// Tells contents apart, not forgeries: 128 bits of a mixing hash.
+class Fingerprint {
+ public:
+  void add(uint64_t word) {
+    a_ = std::rotl(a_ ^ word, 29) * 0x9e3779b97f4a7c15u;
+    b_ = (std::rotl(b_, 37) + word) * 0xc2b2ae3d27d4eb4fu;
+  }
+  void add(std::span<const float> values) {
+    add(values.size());
+    for (const float value : values) add(std::bit_cast<uint32_t>(value));
+  }
+  std::string text() const { return cat(a_ ^ (a_ >> 31), "-", b_ ^ (b_ >> 29)); }
+
+ private:
+  uint64_t a_ = 1;
+  uint64_t b_ = 2;
+};
+
+std::string content_of(std::span<const model::AdapterMatrix> matrices) {
+  Fingerprint print;
+  for (const model::AdapterMatrix& matrix : matrices) {
+    print.add(static_cast<uint64_t>(matrix.role));
+    print.add(matrix.layer);
+    print.add(matrix.rank);
+    print.add(std::bit_cast<uint64_t>(matrix.scale));
+    print.add(matrix.a);
+    print.add(matrix.b);
+  }
+  return print.text();
 }
 
 }  // namespace
@@ -73,7 +104,7 @@ Task<Status> Adapters::apply(std::vector<Loaded> wanted) {
   for (const Loaded& one : wanted) {
     if (one.scale == 0) continue;
     active.push_back({one.weights, one.scale});
-    key += key_of(one.id, one.scale);
+    key += key_of(one.content, one.scale);
   }
   CO_TRY_VOID(co_await session_.set_adapters(active, std::move(key)));
   loaded_ = std::move(wanted);
@@ -101,6 +132,7 @@ Task<Result<uint32_t>> Adapters::add(const adapter::LoraAdapter& adapter, float 
                         .b = module.b});
     parameters += module.a.size() + module.b.size();
   }
+  std::string content = content_of(matrices);
   CO_TRY(model::AdapterWeights weights, co_await model::upload_adapter(device_, matrices));
   const uint32_t id = next_id_;
   Json description = {{"id", id},
@@ -116,6 +148,7 @@ Task<Result<uint32_t>> Adapters::add(const adapter::LoraAdapter& adapter, float 
   std::vector<Loaded> wanted = loaded_;
   wanted.push_back({.id = id,
                     .description = std::move(description),
+                    .content = std::move(content),
                     .weights = std::make_shared<model::AdapterWeights>(std::move(weights)),
                     .scale = scale});
   CO_TRY_VOID(co_await apply(std::move(wanted)));
@@ -125,6 +158,11 @@ Task<Result<uint32_t>> Adapters::add(const adapter::LoraAdapter& adapter, float 
 
 Task<Result<Json>> Adapters::load(uint32_t source, Json options, std::function<bool()> cancelled) {
   CO_TRY(const float scale, parse_adapter_scale(options, 1));
+  if (const Json* id = json_member(options, "id")) {
+    if (!id->is_number_unsigned() || *id < next_id_ || *id > kMaxAdapterId)
+      co_return fail(ErrorCode::kInvalidArgument, "an adapter's id must be above all before it");
+    next_id_ = id->get<uint32_t>();
+  }
   const Json* name = json_member(options, "name");
   CO_TRY(const adapter::LoraAdapter adapter,
          co_await read_adapter_source(source, options, cancelled));

@@ -19,6 +19,7 @@ inline constexpr uint64_t kMaxAdapterValues = 128 << 20;
 // The largest scale, above or below zero, that a user may give.
 inline constexpr double kMaxAdapterScale = 100;
 inline constexpr size_t kMaxAdapters = 64;
+inline constexpr uint32_t kMaxAdapterId = 1 << 30;
 
 class Adapters {
  public:
@@ -34,8 +35,9 @@ class Adapters {
   Task<Result<uint32_t>> add(const adapter::LoraAdapter& adapter, float scale,
                              std::string name = "");
   // The same from a byte source of the host: a GGUF LoRA, a PEFT adapter's safetensors, or
-  // rullama's. options: {name, scale, config}; config: the text of adapter_config.json, which PEFT
-  // needs. The result is its description. Errors also of the readers; kCancelled.
+  // rullama's. options: {name, scale, config, id}; config: the text of adapter_config.json, which
+  // PEFT needs; id: the one to have, above all before it (in another engine it had it). The result
+  // is its description. Errors also of the readers; kCancelled.
   Task<Result<Json>> load(uint32_t source, Json options, std::function<bool()> cancelled);
 
   // [{id, scale}]: these are on, the others off. kInvalidArgument: an unknown id, one twice, a
@@ -52,6 +54,7 @@ class Adapters {
   struct Loaded {
     uint32_t id = 0;
     Json description;
+    std::string content;  // what it changes, in few words
     std::shared_ptr<const model::AdapterWeights> weights;
     float scale = 0;
   };

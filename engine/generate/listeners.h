@@ -65,4 +65,22 @@ class ChatListener : public TextListener {
   uint32_t tool_calls_ = 0;
 };
 
+// Says which token comes, {"type": "kept", id}, before the other listener says what it means.
+class KeepingListener : public Listener {
+ public:
+  // Both must outlive it.
+  KeepingListener(Listener& listener, const EmitEvent& emit) : listener_(listener), emit_(emit) {}
+  void on_prefill(uint32_t processed, uint32_t total, uint32_t cached) override {
+    listener_.on_prefill(processed, total, cached);
+  }
+  bool on_token(const ChosenToken& token) override {
+    emit_({{"type", "kept"}, {"id", token.id}});
+    return listener_.on_token(token);
+  }
+
+ private:
+  Listener& listener_;
+  const EmitEvent& emit_;
+};
+
 }  // namespace lapidary::generate

@@ -66,6 +66,7 @@ std::string_view finish_reason_name(FinishReason reason) {
 // The state of one run.
 struct Session::Run {
   std::vector<uint32_t> prompt;
+  std::vector<uint32_t> given;  // the prompt, and what of the reply was written before
   const GenerateOptions& options;
   uint64_t seed;
   Listener& listener;
@@ -149,18 +150,16 @@ void Session::choose_sequence(const std::vector<uint32_t>& prompt,
 }
 
 uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
-  uint32_t common = common_prefix(current(), prompt);
-  auto& [cached, adapters, high_water, used] = current();
-  adapters = adapters_;
-  // Sliding layers keep a ring: the oldest position still there is high_water - slots. The window
-  // before the first new token must be whole, or the prompt runs anew.
-  const uint32_t slots = decoder_->ring_slots();
-  const uint32_t oldest = high_water > slots ? high_water - slots : 0;
+  Sequence& sequence = current();
+  uint32_t common = common_prefix(sequence, prompt);
+  sequence.adapters = adapters_;
+  // Sliding layers keep a ring. The window before the first new token must be whole, or the prompt
+  // runs anew.
   const uint32_t window = decoder_->window();
   const uint32_t needed = common + 1 > window ? common + 1 - window : 0;
-  if (window > 0 && needed < oldest) common = 0;
-  if (common == 0) high_water = 0;
-  cached.resize(common);
+  if (window > 0 && needed < oldest_position(sequence)) common = 0;
+  if (common == 0) sequence.high_water = sequence.floor = 0;
+  sequence.cached.resize(common);
   return common;
 }
 
@@ -176,8 +175,8 @@ Task<Status> Session::provide(Run& run, std::span<const uint32_t> tokens, bool l
 
 Task<Status> Session::run_prompt(Run& run, uint32_t from,
                                  const std::function<Readback()>& readback) {
-  const auto total = static_cast<uint32_t>(run.prompt.size());
-  const std::span<const uint32_t> tokens(run.prompt);
+  const auto total = static_cast<uint32_t>(run.given.size());
+  const std::span<const uint32_t> tokens(run.given);
   const auto provide_batch = [&](uint32_t at) {
     const uint32_t count = std::min(decoder_->max_batch(), total - at);
     return provide(run, tokens.subspan(at, count), at + count == total);
@@ -190,7 +189,7 @@ Task<Status> Session::run_prompt(Run& run, uint32_t from,
     decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{});
     at += count;
     current().note_written(at);
-    current().cached.assign(run.prompt.begin(), run.prompt.begin() + at);
+    current().cached.assign(run.given.begin(), run.given.begin() + at);
     if (last) break;
     // While the GPU computes this batch, the rows of the next one are read.
     CO_TRY_VOID(co_await provide_batch(at));
@@ -350,10 +349,11 @@ Task<Status> Session::decode(Run& run) {
   };
 
   const auto prompt_size = static_cast<uint32_t>(run.prompt.size());
-  CO_TRY_VOID(co_await run_prompt(run, run.result.cached_tokens,
-                                  [&] { return readback(prompt_size - 1); }));
+  const auto given_size = static_cast<uint32_t>(run.given.size());
+  CO_TRY_VOID(
+      co_await run_prompt(run, run.result.cached_tokens, [&] { return readback(given_size - 1); }));
   if (run.ended) co_return Status{};  // cancelled before the last batch
-  uint32_t position = prompt_size;    // of the next decode to submit
+  uint32_t position = given_size;     // of the next decode to submit
   uint32_t cautious = 0;
   Status status;
   bool going = true;
@@ -403,29 +403,46 @@ Task<Status> Session::decode(Run& run) {
   // Tokens of the reply that were run; those that ran past its end do not count.
   const size_t ran = std::min<size_t>(position - prompt_size, run.result.tokens.size());
   std::vector<uint32_t>& cached = current().cached;
-  cached.insert(cached.end(), run.result.tokens.begin(),
+  cached.insert(cached.end(), run.result.tokens.begin() + (given_size - prompt_size),
                 run.result.tokens.begin() + static_cast<long>(ran));
   co_return Status{};
 }
 
 Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                                      uint64_t seed, Listener& listener,
-                                     std::function<bool()> cancelled) {
+                                     std::function<bool()> cancelled,
+                                     std::vector<uint32_t> written) {
   if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
   CO_TRY_VOID(check_prompt(prompt));
+  std::vector<uint32_t> given = prompt;
+  given.insert(given.end(), written.begin(), written.end());
+  CO_TRY_VOID(check_prompt(given));
   CO_TRY_VOID(check_room(prompt));
   busy_ = true;
   Run run{.prompt = std::move(prompt),
+          .given = std::move(given),
           .options = options,
           .seed = seed,
           .listener = listener,
           .cancelled = std::move(cancelled)};
   run.start = gpu::host_now();
-  choose_sequence(run.prompt);
-  run.result.cached_tokens = reuse_prefix(run.prompt);
   run.result.prompt_tokens = static_cast<uint32_t>(run.prompt.size());
-  listener.on_prefill(run.result.cached_tokens, run.result.prompt_tokens, run.result.cached_tokens);
-  Status status = co_await decode(run);
+  // What was written may have ended the reply already, at its last token.
+  bool going = true;
+  for (size_t i = 0; going && i < written.size(); ++i) {
+    ChosenToken token{.id = written[i]};
+    // Its event, where there is one, comes again in its place; what was in it is not known here.
+    if (options.logprobs > 0) token.top.push_back({token.id, 0});
+    going = accept(run, token);
+  }
+  Status status;
+  if (going) {
+    choose_sequence(run.given);
+    run.result.cached_tokens = reuse_prefix(run.given);
+    listener.on_prefill(run.result.cached_tokens, static_cast<uint32_t>(run.given.size()),
+                        run.result.cached_tokens);
+    status = co_await decode(run);
+  }
   busy_ = false;
   if (!status) {
     forget_all();
@@ -520,7 +537,8 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
       const auto batch = std::span(tokens).subspan(at, count);
       status = co_await decoder_->provide(batch, false);
       if (!status) break;
-      decoder_->run_all_layers(batch, at);
+      const model::Prompt prompt{.sequence = current_, .position = at, .tokens = batch};
+      decoder_->run_all_layers({&prompt, 1});
       for (uint32_t row = 0; status && row < count; row += rows) {
         const uint32_t block = std::min(rows, count - row);
         status = co_await decoder_->read_logits(

@@ -7,7 +7,9 @@
 #include <span>
 #include <vector>
 
+#include "engine/generate/embedding.h"
 #include "engine/generate/sampler.h"
+#include "engine/generate/snapshot.h"
 #include "engine/model/decoder.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -49,6 +51,13 @@ struct RunResult {
   double decode_ms = 0;   // from the first token to the last
 };
 
+// What save() has begun.
+struct SavedSession {
+  std::string header;
+  uint64_t bytes = 0;  // of the payload
+  uint32_t tokens = 0;
+};
+
 class Session {
  public:
   // tokenizer and suppress_tokens must outlive the session.
@@ -62,11 +71,14 @@ class Session {
         vocab_(vocab),
         sequences_(decoder_->sequences()) {}
 
-  // Answers `prompt`. cancelled() is polled between submissions; a cancelled run ends well, with
-  // what it has. kContextOverflow: the prompt leaves no room for a token; kInvalidArgument: empty,
-  // or an id outside the vocabulary; kBusy: another run is going on.
+  // Answers `prompt`. `written`: the beginning of the reply, made by an earlier run with the same
+  // prompt, options and seed; the listener hears of it again. cancelled() is polled between
+  // submissions; a cancelled run ends well, with what it has. kContextOverflow: the prompt leaves
+  // no room for a token; kInvalidArgument: empty, or an id outside the vocabulary; kBusy: another
+  // run is going on.
   Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
-                              uint64_t seed, Listener& listener, std::function<bool()> cancelled);
+                              uint64_t seed, Listener& listener, std::function<bool()> cancelled,
+                              std::vector<uint32_t> written = {});
 
   // Runs prompts into the cache, in batches that hold tokens of several, each into a sequence of
   // its own. cancelled() is polled between submissions; what was run until then stays.
@@ -77,6 +89,27 @@ class Session {
   // Logits after each token (all), or after the last: f32 [rows, vocab], in one piece. For all, the
   // cache is run anew from position 0 in batches through every layer.
   Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all);
+
+  // Embeddings of texts, f32 [dimensions] each, in batches that hold tokens of several. Their K and
+  // V take the place of what some sequences hold, of half of them at most where none is empty (but
+  // of one at least). cancelled() is polled between submissions (kCancelled). kContextOverflow:
+  // longer than the context; kInvalidArgument: as run().
+  Task<Result<std::vector<std::vector<float>>>> embed(std::vector<std::vector<uint32_t>> texts,
+                                                      EmbeddingOptions options,
+                                                      std::function<bool()> cancelled);
+
+  // Begins a snapshot (snapshot.h) of the sequence used last; `model` names the file of the
+  // weights. Sliding layers keep their window and `rewind` positions before it, if they are still
+  // there: so many of the last tokens can be taken back. kInvalidArgument: nothing is cached.
+  Result<SavedSession> save(std::string model, uint32_t rewind);
+  // The next bytes of its payload; none: that was all. kBusy: a run has changed what is saved.
+  Task<Result<std::vector<std::byte>>> read_saved();
+  // Puts a snapshot in the place of a sequence of which it holds everything, or of the one unused
+  // for longest; `source` has its payload. The result is how many tokens. Errors of
+  // parse_snapshot_header and of the source, kInvalidArgument for ids outside the vocabulary,
+  // kCancelled.
+  Task<Result<uint32_t>> restore(uint32_t source, std::string header, std::string model,
+                                 std::function<bool()> cancelled);
 
   // Decoder::set_adapters, between runs (kBusy). What the cache holds serves prompts under these
   // very adapters and scales only: `key` names them.
@@ -93,6 +126,7 @@ class Session {
     std::string adapters;          // that made them
     uint32_t high_water = 0;       // one past the last position ever written since it was empty
     uint64_t used = 0;             // when it was last chosen
+    uint32_t floor = 0;            // sliding layers hold nothing before it
 
     void note_written(uint32_t end) { high_water = std::max(high_water, end); }
   };
@@ -110,6 +144,24 @@ class Session {
   void forget_all() { sequences_.assign(sequences_.size(), {}); }
   Task<Status> prefill_all(const std::vector<std::vector<uint32_t>>& prompts,
                            std::vector<Prefilled>& results, const std::function<bool()>& cancelled);
+  struct Saving {
+    uint32_t sequence = 0;
+    uint64_t used = 0;
+    Snapshot snapshot;
+    bool has_tokens = false;  // they have been read
+    size_t half = 0;          // K of the first layer, its V, K of the next, …
+    uint32_t position = 0;    // in it
+  };
+  SnapshotBinding snapshot_binding(std::string model, std::string adapters) const;
+  // The first position that sliding layers still hold.
+  uint32_t oldest_position(const Sequence& sequence) const;
+  Task<Status> restore_rows(uint32_t source, Snapshot snapshot,
+                            const std::function<bool()>& cancelled);
+  std::vector<uint32_t> spare_sequences() const;
+  Task<Status> read_rows(uint32_t row, uint32_t count, Pool& pool) const;
+  Task<Status> embed_all(const std::vector<std::vector<uint32_t>>& texts,
+                         const EmbeddingOptions& options, std::vector<std::vector<float>>& results,
+                         const std::function<bool()>& cancelled);
   // As Decoder::provide; a read that fails when the run is cancelled ends the run.
   Task<Status> provide(Run& run, std::span<const uint32_t> tokens, bool last);
   // readback: called for the submission of the last batch.
@@ -129,6 +181,7 @@ class Session {
   uint32_t vocab_;
   std::vector<Sequence> sequences_;
   uint32_t current_ = 0;
+  Saving saving_;
   uint64_t clock_ = 0;    // of Sequence::used
   std::string adapters_;  // in use
   bool busy_ = false;

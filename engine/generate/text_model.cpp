@@ -367,10 +367,25 @@ Result<GenerateOptions> TextModel::options_of(const Json& request) const {
 }
 
 Task<Result<Json>> TextModel::run(std::vector<uint32_t> prompt, GenerateOptions options,
-                                  Listener& listener, Cancelled cancelled) {
-  const uint64_t seed = options.sampling.seed.value_or(gpu::host_random());
+                                  const Json& request, const Emit& emit, Listener& listener,
+                                  Cancelled cancelled) {
+  uint64_t seed = options.sampling.seed.value_or(gpu::host_random());
+  std::vector<uint32_t> written;
+  if (const Json* resume = json_member(request, "resume")) {
+    const Json* old_seed = json_member(*resume, "seed");
+    const Json* tokens = json_member(*resume, "tokens");
+    if (old_seed == nullptr || !old_seed->is_number_unsigned() || tokens == nullptr)
+      co_return fail(ErrorCode::kInvalidArgument, "a reply resumes with its seed and its tokens");
+    seed = old_seed->get<uint64_t>();
+    CO_TRY(written, parse_ids(*tokens));
+  }
+  KeepingListener keeping(listener, emit);
+  const bool recoverable = flag(request, "recoverable", false);
+  if (recoverable) emit({{"type", "begun"}, {"seed", seed}});
   CO_TRY(const RunResult result,
-         co_await session_->run(std::move(prompt), options, seed, listener, cancelled));
+         co_await session_->run(std::move(prompt), options, seed,
+                                recoverable ? static_cast<Listener&>(keeping) : listener, cancelled,
+                                std::move(written)));
   co_return Json{{"reason", finish_reason_name(result.reason)},
                  {"usage",
                   {{"promptTokens", result.prompt_tokens},
@@ -392,8 +407,8 @@ Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled)
                         {.thinking = flag(request, "think", false),
                          .start_in_thinking = chat::ends_in_thinking(pieces),
                          .tools = std::move(conversation.tools)});
-  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, listener,
-                                   std::move(cancelled)));
+  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, request, emit,
+                                   listener, std::move(cancelled)));
   listener.finish();
   if (listener.stopped_by().empty()) {
     if (listener.tool_calls() > 0 && report["reason"] == "stop") report["reason"] = "tool_calls";
@@ -440,11 +455,36 @@ Task<Result<Json>> TextModel::prefill(Json request, Cancelled cancelled) {
   co_return out;
 }
 
+Task<Result<std::vector<float>>> TextModel::embed(Json request, Emit emit, Cancelled cancelled) {
+  CO_TRY(const EmbeddingOptions options, parse_embedding_options(request, config_.hidden));
+  const Json* list = json_member(request, "inputs");
+  if (list == nullptr || !list->is_array() || list->size() > kMaxEmbeddingInputs) {
+    co_return fail(ErrorCode::kInvalidArgument,
+                   cat("an embedding needs a list of at most ", kMaxEmbeddingInputs, " 'inputs'"));
+  }
+  std::vector<std::vector<uint32_t>> texts;
+  Json counts = Json::array();
+  for (const Json& input : *list) {
+    CO_TRY(std::vector<uint32_t> tokens, raw_prompt(input));
+    counts.push_back(options.truncate
+                         ? std::min<size_t>(tokens.size(), session_->decoder().context())
+                         : tokens.size());
+    texts.push_back(std::move(tokens));
+  }
+  CO_TRY(const std::vector<std::vector<float>> embeddings,
+         co_await session_->embed(std::move(texts), options, std::move(cancelled)));
+  emit({{"promptTokens", std::move(counts)}});
+  std::vector<float> out;
+  for (const std::vector<float>& one : embeddings) out.insert(out.end(), one.begin(), one.end());
+  co_return out;
+}
+
 Task<Result<Json>> TextModel::generate(Json request, Emit emit, Cancelled cancelled) {
   CO_TRY(const GenerateOptions options, options_of(request));
   CO_TRY(std::vector<uint32_t> prompt, raw_prompt(request));
   TextListener listener(tokenizer_, options.stop, emit);
-  CO_TRY(Json report, co_await run(std::move(prompt), options, listener, std::move(cancelled)));
+  CO_TRY(Json report,
+         co_await run(std::move(prompt), options, request, emit, listener, std::move(cancelled)));
   listener.finish();
   if (!listener.stopped_by().empty()) report["stop"] = listener.stopped_by();
   co_return report;

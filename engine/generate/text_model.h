@@ -75,6 +75,18 @@ class TextModel {
   Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all) {
     return session_->logits(std::move(tokens), all);
   }
+  // request: {inputs: [{prompt or tokens, special}], and EmbeddingOptions}. Emits {promptTokens:
+  // [of each]}; the result is f32 [inputs, dimensions].
+  Task<Result<std::vector<float>>> embed(Json request, Emit emit, Cancelled cancelled);
+  // Session::save, read_saved and restore.
+  Result<SavedSession> save_session(std::string model, uint32_t rewind) {
+    return session_->save(std::move(model), rewind);
+  }
+  Task<Result<std::vector<std::byte>>> read_saved() { return session_->read_saved(); }
+  Task<Result<uint32_t>> restore_session(uint32_t source, std::string header, std::string model,
+                                         Cancelled cancelled) {
+    return session_->restore(source, std::move(header), std::move(model), std::move(cancelled));
+  }
   void truncate(uint32_t length) { session_->truncate(length); }
   // For training::Finetune, which must not outlive the model.
   training::Base training_base();
@@ -84,8 +96,11 @@ class TextModel {
  private:
   TextModel(model::Config config, tokenizer::Tokenizer tokenizer)
       : config_(std::move(config)), tokenizer_(std::move(tokenizer)), cache_(device_) {}
-  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options, Listener& listener,
-                         Cancelled cancelled);
+  // request: {recoverable, resume}, as chat and generate have them. Recoverable replies emit
+  // {"type": "begun", seed} and {"type": "kept", id} of each token, which `resume`: {seed, tokens}
+  // takes, in another engine, to go on after them; their events then come again.
+  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options, const Json& request,
+                         const Emit& emit, Listener& listener, Cancelled cancelled);
   // request: {prompt or tokens, special}
   Result<std::vector<uint32_t>> raw_prompt(const Json& request) const;
   Result<GenerateOptions> options_of(const Json& request) const;

@@ -13,8 +13,6 @@ namespace {
 // Positions that a sliding layer keeps beyond what a prefill batch needs: a reply of this length
 // can be taken back (a changed prompt, a stripped thought) without running the prompt again.
 constexpr uint32_t kRingSlack = 512;
-// Floats of the logits of all positions that are on the GPU at once.
-constexpr uint32_t kAllLogitsFloats = 4 << 20;
 constexpr uint32_t kTopk = kernels::kMaxTopK;
 
 }  // namespace
@@ -368,54 +366,6 @@ void Decoder::prefill(std::span<const Prompt> prompts) {
   record_batch(prompts);
   list_.end_pass();
   device_.submit(list_);
-}
-
-Task<Status> Decoder::prepare_all_positions() {
-  if (logits_rows_ > 0) co_return Status{};
-  uint32_t current = batch_exit_[batch_layers_ - 1];
-  for (size_t l = batch_layers_; l < config_.layers.size(); ++l) {
-    record_batch_layer(l, batch_layers_programs_[l], current);
-    batch_exit_[l] = current;
-  }
-  // Whole multiples of 64 rows keep every block's binding aligned.
-  const uint32_t rows = std::max(64u, kAllLogitsFloats / config_.vocab / 64 * 64);
-  const uint32_t block = std::min(rows, static_cast<uint32_t>(round_up(options_.max_batch, 64)));
-  CO_TRY(all_logits_, buffer(uint64_t{block} * config_.vocab * 4, gpu::kStorageUsage,
-                             "logits of all positions"));
-  CO_TRY(all_step_, buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step of the head"));
-  record_all_head(current, block);
-  CO_TRY_VOID(co_await cache_.compile());
-  for (Program& program : batch_layers_programs_) CO_TRY_VOID(program.bind(device_, cache_));
-  CO_TRY_VOID(all_norm_.bind(device_, cache_));
-  for (Program& program : all_head_) CO_TRY_VOID(program.bind(device_, cache_));
-  logits_rows_ = block;
-  co_return Status{};
-}
-
-void Decoder::run_all_layers(std::span<const uint32_t> tokens, uint32_t position) {
-  const auto count = static_cast<uint32_t>(tokens.size());
-  const Prompt prompt{.sequence = sequence_, .position = position, .tokens = tokens};
-  write_batch({&prompt, 1});
-  list_.reset();
-  list_.begin_pass();
-  batch_inputs_.record(list_, cache_, count);
-  for (const Program& layer : batch_layers_programs_) layer.record(list_, cache_, count);
-  all_norm_.record(list_, cache_, count);
-  list_.end_pass();
-  device_.submit(list_);
-}
-
-Task<Status> Decoder::read_logits(uint32_t first_row, std::span<float> out) {
-  const auto rows = static_cast<uint32_t>(out.size() / config_.vocab);
-  write_step(all_step_, {.tokens = rows});
-  co_return co_await gpu::HostCall([&](uint32_t ticket) {
-    list_.reset();
-    list_.begin_pass();
-    all_head_[first_row / logits_rows_].record(list_, cache_, rows);
-    list_.end_pass();
-    list_.read(all_logits_, 0, static_cast<uint32_t>(out.size_bytes()), out.data(), ticket);
-    device_.submit(list_);
-  });
 }
 
 }  // namespace lapidary::model

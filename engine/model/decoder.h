@@ -73,6 +73,14 @@ struct Changes {
   uint32_t pieces = 0;
 };
 
+// Rows of K and of V that a layer keeps of its own, one a position.
+struct KvRows {
+  uint32_t layer = 0;
+  bool sliding = false;
+  uint32_t slots = 0;  // of a sequence; position p is in slot p % slots
+  uint32_t bytes = 0;  // of a row
+};
+
 class Decoder {
  public:
   // Allocates buffers, records the programs and compiles their kernels.
@@ -139,12 +147,28 @@ class Decoder {
   // GPU memory of the stack of them.
   uint64_t adapter_bytes() const { return stack_.bytes() + fusion_.bytes(); }
 
-  // Runs tokens through every layer, for the logits of each position: kernels compile on the first
-  // use.
+  // Every layer with K and V of its own, in order.
+  std::vector<KvRows> kv_rows() const;
+  bool kv_f32() const { return options_.kv_f32; }
+  // Rows of K (values: of V) of positions from `position` on, as the cache keeps them: whole rows,
+  // at most `slots` of them. `out` must outlive the wait.
+  Task<Status> read_kv(KvRows rows, bool values, uint32_t sequence, uint32_t position,
+                       std::span<std::byte> out) const;
+  void write_kv(const KvRows& rows, bool values, uint32_t sequence, uint32_t position,
+                std::span<const std::byte> in);
+
+  // For what every position has after all layers: hidden states, or logits as well. Kernels compile
+  // on the first use.
+  Task<Status> prepare_hidden();
   Task<Status> prepare_all_positions();
-  // After prepare_all_positions: one batch through all layers, then logits for rows of it, f32
-  // [rows, vocab].
-  void run_all_layers(std::span<const uint32_t> tokens, uint32_t position);
+  // After one of them: prompts of different sequences, 1..max_batch tokens in all, through every
+  // layer and the last norm.
+  void run_all_layers(std::span<const Prompt> prompts);
+  // Rows of that batch after the last norm, which are what the head multiplies: f32 [rows, hidden].
+  // `out` must outlive the wait.
+  Task<Status> read_hidden(uint32_t first_row, std::span<float> out) const;
+  uint32_t hidden() const { return config_.hidden; }
+  // After prepare_all_positions: logits for rows of that batch, f32 [rows, vocab].
   Task<Status> read_logits(uint32_t first_row, std::span<float> out);
   // The most rows that one read_logits may ask for; first_row is a multiple of it.
   uint32_t logits_rows() const { return logits_rows_; }
@@ -190,7 +214,7 @@ class Decoder {
                   std::vector<gpu::Range> ranges, bool batch = false);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
-  void record_all_head(uint32_t current, uint32_t rows);
+  void record_all_head(uint32_t rows);
   void record_decode();
   void record_entry();
   void record_decode_layer(size_t layer, uint32_t& current);
@@ -241,7 +265,8 @@ class Decoder {
   std::vector<Program> batch_layers_programs_;
   std::vector<uint32_t> batch_exit_;  // by layer: which of batch_.x holds the stream after it
   Program all_norm_;
-  std::vector<Program> all_head_;  // by block of logits_rows_ rows
+  const gpu::Buffer* hidden_ = nullptr;  // where all_norm_ leaves them; none: not recorded yet
+  std::vector<Program> all_head_;        // by block of logits_rows_ rows
   gpu::CommandList list_;
 };
 

@@ -70,8 +70,7 @@ Task<Status> Decoder::record_anew() {
   CO_TRY_VOID(co_await device_.sync());
   record();
   // Prepared again when they are asked for.
-  all_norm_.clear();
-  all_head_.clear();
+  hidden_ = nullptr;
   logits_rows_ = 0;
   co_return co_await compile_and_bind(nullptr);
 }

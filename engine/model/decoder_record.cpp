@@ -415,8 +415,8 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
 }
 
 // The head over blocks of `rows` tokens, for the logits of all positions.
-void Decoder::record_all_head(uint32_t current, uint32_t rows) {
-  const gpu::Buffer& h = record_residual_norm(all_norm_, weights_.before_head, true, current);
+void Decoder::record_all_head(uint32_t rows) {
+  const gpu::Buffer& h = *hidden_;
   const uint64_t block_bytes = uint64_t{rows} * config_.hidden * sizeof(float);
   const Change* change = stack_.find(0, Product::kHead);
   const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;

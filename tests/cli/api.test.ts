@@ -171,6 +171,52 @@ describe("OpenAI's client", () => {
     expect(text).toBe(choices[0]?.text);
   });
 
+  test('gets embeddings: of texts and tokens, in base64 and as numbers, with fewer dimensions', async () => {
+    const input = ['The sky is blue.', 'Blue is the sky.', 'Bread is baked in ovens.'];
+    // This client asks for base64 where nothing is said, and unpacks it.
+    const packed = await openai.embeddings.create({ model: 'nano', input });
+    const plain = await openai.embeddings.create({
+      ...{ model: 'nano', input, encoding_format: 'float' },
+    });
+    expect(packed.data.map(({ index }) => index)).toEqual([0, 1, 2]);
+    expect(packed.data.map(({ embedding }) => embedding)).toEqual(
+      plain.data.map(({ embedding }) => embedding),
+    );
+    const [sky, again, bread] = plain.data.map(({ embedding }) => embedding);
+    const dot = (a: number[], b: number[]) => a.reduce((sum, x, i) => sum + x * b[i]!, 0);
+    expect(dot(sky!, sky!)).toBeCloseTo(1, 6);
+    expect(dot(sky!, again!)).toBeGreaterThan(dot(sky!, bread!));
+    expect(plain.usage.prompt_tokens).toBeGreaterThan(9);
+    expect(plain.usage.total_tokens).toBe(plain.usage.prompt_tokens);
+    const short = await openai.embeddings.create({
+      model: 'nano',
+      input: input[0]!,
+      dimensions: 8,
+    });
+    const length = Math.hypot(...sky!.slice(0, 8));
+    short.data[0]!.embedding.forEach((x, i) => expect(x).toBeCloseTo(sky![i]! / length, 5));
+    const tokens = await openai.embeddings.create({
+      model: 'nano',
+      input: [
+        [2, 5],
+        [2, 5, 6],
+      ],
+    });
+    expect(tokens.usage.prompt_tokens).toBe(5);
+  });
+
+  test.each<[string, object, string, string | null]>([
+    ['an empty text', { input: ['x', ''] }, 'invalid_value', 'input'],
+    ['no text', { input: [] }, 'invalid_value', 'input'],
+    ['too many texts', { input: Array(2049).fill('x') }, 'invalid_value', 'input'],
+    ['another encoding', { encoding_format: 'hex' }, 'invalid_value', 'encoding_format'],
+    ['more dimensions than there are', { dimensions: 4096 }, 'invalid_value', null],
+    ['what does not fit', { input: 'word '.repeat(2000) }, 'context_length_exceeded', null],
+  ])('is refused embeddings of %s', async (_, more, code, param) => {
+    const wrong = openai.embeddings.create({ model: 'nano', input: 'x', ...more });
+    await expect(wrong).rejects.toMatchObject({ status: 400, code, param });
+  });
+
   test.each(['in chunks', 'whole'])('that goes away stops its reply: %s', async (how) => {
     const before = await settled();
     const controller = new AbortController();
@@ -308,6 +354,30 @@ describe("Ollama's client", () => {
       ...{ model: 'nano', prompt: QUESTION, options: { ...options, num_predict: 2 } },
     });
     expect([few.done_reason, few.eval_count]).toEqual(['length', 2]);
+  });
+
+  test('embeds texts, cut where they are too long, and one as it was done before', async () => {
+    const request = { model: 'nano', input: ['The sky is blue.', 'word '.repeat(2000)] };
+    const { embeddings, prompt_eval_count, total_duration } = await ollama.embed(request);
+    expect(embeddings.map((each) => Math.hypot(...each).toFixed(5))).toEqual([
+      '1.00000',
+      '1.00000',
+    ]);
+    // The context has room for 512.
+    expect(prompt_eval_count).toBeGreaterThan(512);
+    expect(prompt_eval_count).toBeLessThan(530);
+    expect(total_duration).toBeGreaterThan(1e5);
+    await expect(ollama.embed({ ...request, truncate: false })).rejects.toThrow(/context of 512/);
+    const few = await ollama.embed({
+      ...{ model: 'nano', input: 'The sky is blue.', dimensions: 4 },
+    });
+    expect(few.embeddings[0]).toHaveLength(4);
+    expect((await ollama.embed({ model: 'nano', input: '' })).embeddings).toEqual([]);
+    const { embedding } = await ollama.embeddings({ model: 'nano', prompt: 'The sky is blue.' });
+    const length = Math.hypot(...embedding);
+    expect(length).toBeGreaterThan(1.5);
+    embedding.forEach((x, i) => expect(x / length).toBeCloseTo(embeddings[0]![i]!, 5));
+    await expect(ollama.embed({ model: 'nano', input: [5] as never })).rejects.toThrow(/'input'/);
   });
 
   test('abort ends a stream, and the reply behind it', async () => {

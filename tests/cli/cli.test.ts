@@ -190,6 +190,21 @@ test('list and show say what is there, without a GPU', async () => {
   expect(json).not.toHaveProperty('tensors');
 });
 
+test('embed: a line of JSON for each text', async () => {
+  const store = ['--models', `${root}models`];
+  const flags = ['--dimensions', '4', '--pooling', 'last', '--context', '512', ...store];
+  const { code, stdout } = await lapidary(['embed', 'nano', 'Hello', 'World', ...flags]);
+  expect(code).toBe(0);
+  const vectors = stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as number[]);
+  expect(vectors.map((vector) => vector.length)).toEqual([4, 4]);
+  for (const vector of vectors) expect(Math.hypot(...vector)).toBeCloseTo(1, 5);
+  const none = await lapidary(['embed', 'nano', 'Hello', '--dimensions', '4096', ...store]);
+  expect([none.code, errorLine(none)]).toEqual([1, expect.stringContaining('dimensions')]);
+});
+
 test('tokenize: control tokens are text unless asked otherwise', async () => {
   const ids = async (...flags: string[]) =>
     (await lapidary(['tokenize', 'nano', '<|turn>user', '--ids', ...flags])).stdout

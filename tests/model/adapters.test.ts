@@ -202,6 +202,8 @@ describe('tiny-e, every matrix that an adapter can change', () => {
       }
     const logits = async (load: Promise<{ id: number }>) => {
       const { id } = await load;
+      // What the same adapter made before serves it, wherever it comes from.
+      await model.truncate(0);
       const got = await model.logits(ids);
       await model.removeAdapter(id);
       return got;

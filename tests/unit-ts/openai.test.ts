@@ -253,6 +253,68 @@ async function chunksOf(events: ReplyEvent[], more: object = {}, report = {}) {
   return chunks;
 }
 
+describe('embeddings', () => {
+  const vectors = [Float32Array.of(0.5, -2), Float32Array.of(1, 3)];
+  const asked: unknown[] = [];
+  const base: OpenAIModel = {
+    info: { name: 'fake:latest' },
+    chat: () => {
+      throw new Error('not asked');
+    },
+    generate: () => {
+      throw new Error('not asked');
+    },
+    detokenize: () => '',
+    tokenize: () => [],
+  };
+  const openai = createOpenAI({
+    ...base,
+    embed: (input, options) => {
+      asked.push(input, options);
+      return Promise.resolve({ embeddings: vectors, promptTokens: [3, 4] });
+    },
+  });
+
+  test('are lists of numbers, or base64 of little-endian f32', async () => {
+    const plain = await openai.embeddings.create({ input: ['a', 'b'], dimensions: 2 });
+    expect(plain).toEqual({
+      object: 'list',
+      data: vectors.map((floats, index) => ({
+        ...{ object: 'embedding', index, embedding: Array.from(floats) },
+      })),
+      model: 'fake:latest',
+      usage: { prompt_tokens: 7, total_tokens: 7 },
+    });
+    expect(asked).toEqual([['a', 'b'], { dimensions: 2 }]);
+    const packed = await openai.embeddings.create({
+      ...{ input: [[1], [2]], encoding_format: 'base64' },
+    });
+    expect(packed.data[0]?.embedding).toBe(
+      Buffer.from(Float32Array.of(0.5, -2).buffer).toString('base64'),
+    );
+  });
+
+  test.each([
+    ['input', { input: '' }],
+    ['input', {}],
+    ['input', { input: [1, -2] }],
+    ['input', { input: [1.5] }],
+    ['input', { input: ['a', 5] }],
+    ['input', { input: Array(9).fill('x'.repeat(LIMITS.text / 8)) }],
+    ['dimensions', { input: 'a', dimensions: 0 }],
+    ['encoding_format', { input: 'a', encoding_format: 'int8' }],
+    ['stream', { input: 'a', stream: true }],
+  ])('%s is refused where it is wrong', async (param, request) => {
+    const wrong = openai.embeddings.create(request as never);
+    await expect(wrong).rejects.toMatchObject({ code: 'invalid_argument', param });
+  });
+
+  test('of a model that gives none are refused', async () => {
+    const wrong = createOpenAI(base).embeddings.create({ input: 'a' });
+    await expect(wrong).rejects.toMatchObject({ code: 'unsupported' });
+  });
+});
+
 describe('chunks', () => {
   test('of text, thinking and calls, in order', async () => {
     const thinking: ReplyEvent = { type: 'thinking', text: 'hm' };

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
-// The command line: run, list, show, tokenize, finetune, export, bench, serve.
+// The command line: run, list, show, tokenize, embed, finetune, export, bench, serve.
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { embed } from './commands/embed.js';
 import { list } from './commands/list.js';
 import { run } from './commands/run.js';
 import { show } from './commands/show.js';
@@ -167,6 +168,30 @@ Examples:
   lapidary tokenize nano --ids --specials "<|turn>user"`,
   )
   .action(guarded(tokenize));
+
+program
+  .command('embed')
+  .description('Print the embeddings of texts, each as a list in JSON on a line of its own')
+  .argument('<model>', MODEL)
+  .argument('<text...>', 'the texts')
+  .addOption(
+    new Option('--pooling <how>', 'of the hidden states (default mean)').choices(['mean', 'last']),
+  )
+  .option('--dimensions <n>', 'only the first n', wholeFrom(1))
+  .option('--no-normalize', 'vectors as they are, not of length 1')
+  .option('--truncate', 'cut texts that are longer than the context')
+  .addOption(context())
+  .addOption(kvType())
+  .addOption(perLayerEmbeddings())
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+Examples:
+  lapidary embed nano "The sky is blue." "Grass is green."
+  lapidary embed gemma4:e2b --dimensions 256 "The sky is blue."`,
+  )
+  .action(guarded(embed));
 
 program
   .command('finetune')

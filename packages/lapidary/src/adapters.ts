@@ -1,10 +1,12 @@
 // Where a LoRA adapter's files come from: a page's files, addresses, or paths in Node.
 
+import type { Engine } from './engine.js';
 import { LapidaryError } from './errors.js';
 import { currentPlatform, type FindOptions } from './platform.js';
 import { BlobSource } from './source/blob.js';
 import { HttpRangeSource } from './source/http.js';
 import type { ByteSource } from './source/source.js';
+import type { AdapterInfo } from './types.js';
 
 /** One file of an adapter. */
 export type AdapterFile = string | URL | Blob | ByteSource;
@@ -113,4 +115,27 @@ export async function readConfig(
     );
   }
   return new TextDecoder().decode(await config.read(0, config.size, signal));
+}
+
+/** Loads an adapter into an engine's model; `id`: what to call it, above those of all that are loaded. */
+export async function loadAdapter(
+  engine: Engine,
+  model: number,
+  where: AdapterLocation,
+  options: { scale?: number | undefined; id?: number },
+  signal: AbortSignal,
+): Promise<AdapterInfo> {
+  const found = await findAdapter(where, { signal });
+  const source = engine.addSource(found.model, signal);
+  try {
+    const config = await readConfig(found, signal);
+    const request = JSON.stringify({ name: found.model.name, config, ...options });
+    return await engine.callJson<AdapterInfo>('lap_adapter_load', [model, source, request], {
+      signal,
+    });
+  } finally {
+    engine.removeSource(source);
+    await found.config?.close?.();
+    await found.model.close?.();
+  }
 }

@@ -256,8 +256,13 @@ export class Engine {
   ): Promise<void> {
     const { source, signal } = this.source(handle);
     if (!this.gpu) throw new LapidaryError('no_adapter', 'this engine was made without a GPU');
-    const target = this.gpu.buffer(buffer);
-    await this.gpu.uploader.upload(source, offset, size, target, bufferOffset, signal);
+    const { gpu } = this;
+    const target = gpu.buffer(buffer);
+    try {
+      await gpu.uploader.upload(source, offset, size, target, bufferOffset, signal);
+    } catch (error) {
+      throw error instanceof LapidaryError ? error : await gpu.reasonOf(error);
+    }
   }
 
   private finish(ticket: number, work: Promise<void>): void {

@@ -3,6 +3,7 @@
 export type { AdapterFile, AdapterLocation } from './adapters.js';
 export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { plainBytes, type DataInput, type DataOptions } from './data.js';
+export type { EmbedInput, EmbedOptions, EmbedReport } from './embed.js';
 export { Engine, type LogLevel } from './engine.js';
 export {
   Finetune,
@@ -37,5 +38,6 @@ export { engineModule, findGpu, type FoundModel, type ModelLocation } from './pl
 export { Reply } from './reply.js';
 export { BlobSource } from './source/blob.js';
 export { HttpRangeSource, type HttpSourceOptions } from './source/http.js';
+export type { SaveOptions } from './snapshot.js';
 export type { ByteSource } from './source/source.js';
 export type * from './types.js';

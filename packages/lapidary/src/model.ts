@@ -1,7 +1,8 @@
 // A model, loaded and ready: the package's main class.
 
-import { findAdapter, readConfig, type AdapterLocation } from './adapters.js';
+import { loadAdapter, type AdapterLocation } from './adapters.js';
 import type { DataInput } from './data.js';
+import { embed, type EmbedInput, type EmbedOptions, type EmbedReport } from './embed.js';
 import { Engine, type LogLevel } from './engine.js';
 import { LapidaryError } from './errors.js';
 import {
@@ -13,19 +14,21 @@ import {
   type FinetuneProbe,
   type FinetuneSettings,
 } from './finetune.js';
-import { openDevice, type DeviceInfo } from './gpu/device.js';
+import type { DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
+import { loadOn, type Loaded } from './loaded.js';
 import {
-  currentPlatform,
   engineModule,
   findModel,
   type FindOptions,
+  type FoundModel,
   type ModelLocation,
 } from './platform.js';
+import { KeptReply, Recovery } from './recovery.js';
 import { Reply } from './reply.js';
+import { modelIdentity, restoreSession, saveSession, type SaveOptions } from './snapshot.js';
 import { throwIfAborted, type ByteSource } from './source/source.js';
-import { keepCuts, knownCuts } from './tuning.js';
 import type {
   AdapterInfo,
   ChatOptions,
@@ -74,6 +77,13 @@ export interface LoadOptions extends FindOptions {
    * before it may overrun. Default: `true` on real GPUs, `false` on software ones.
    */
   tune?: boolean | number;
+  /**
+   * Whether to go on when the GPU is lost (its driver restarts, the laptop changes GPUs): the model then loads again from
+   * its source, which `onProgress` and `onLog` tell, with its adapters from where they came, and the request at hand goes
+   * on, a reply after its last token. Fine-tuning fails with `device_lost`; its checkpoint is there to go on from.
+   * Default `false`: requests fail with `device_lost`.
+   */
+  recover?: boolean;
   /** WebGPU itself, where `navigator.gpu` is not it. */
   gpu?: GPU;
   /** The engine: its URL, bytes, or compiled module. Default: `lapidary.wasm` beside this file. */
@@ -89,8 +99,6 @@ export interface TokenizeOptions {
   special?: 'plain' | 'user-defined' | 'parse';
 }
 
-/** More of them compile no faster. */
-const MAX_PROCESSORS = 1024;
 const SPECIALS = { plain: 0, 'user-defined': 1, parse: 2 } as const;
 
 /**
@@ -109,85 +117,52 @@ export class Model {
   private queue: Promise<unknown> = Promise.resolve();
   private readonly closing = new AbortController();
   private closed: Promise<void> | undefined;
+  private identity: string | undefined;
+
+  private readonly recovery: Recovery;
 
   private constructor(
-    private readonly engine: Engine,
-    private readonly handle: number,
-    private readonly source: ByteSource,
-    /** The engine's handle of `source`, from which rows may be read as long as the model lives. */
-    private readonly sourceHandle: number,
-    private readonly prefix: unknown[],
-    /** What is loaded. */
-    readonly info: ModelInfo,
-    /** What it runs on. */
-    readonly device: DeviceInfo,
-  ) {}
+    loaded: Loaded,
+    private readonly found: FoundModel,
+    options: LoadOptions,
+  ) {
+    this.recovery = new Recovery(loaded, found, options, this.closing.signal);
+  }
+
+  private get engine(): Engine {
+    return this.recovery.loaded.engine;
+  }
+  private get handle(): number {
+    return this.recovery.loaded.handle;
+  }
+  private get prefix(): unknown[] {
+    return this.found.messages ?? [];
+  }
+  /** What is loaded. */
+  get info(): ModelInfo {
+    return this.recovery.loaded.info;
+  }
+  /** What it runs on. */
+  get device(): DeviceInfo {
+    return this.recovery.loaded.device;
+  }
 
   /**
    * Loads a model: an Ollama name such as `gemma4:e2b` or a path to a .gguf file (Node), a URL whose server answers
    * range requests, a File or Blob, or any {@link ByteSource} (which the model closes with itself).
    *
    * Rejects with `not_found`, `no_adapter`, `out_of_memory`, `invalid_format`, `unsupported`, `truncated`, `io_error`,
-   * `cancelled`, `self_test_failed` and others; nothing is left behind then.
+   * `cancelled`, `self_test_failed`, `device_lost` and others; nothing is left behind then.
    */
   static async load(where: ModelLocation, options: LoadOptions = {}): Promise<Model> {
-    const { signal, onProgress } = options;
+    const { signal } = options;
     throwIfAborted(signal);
     const found = await findModel(where, options);
-    let engine: Engine | undefined;
-    // Aborting ends what is being read, too. The signal is that of the load only: later reads are not its.
-    const reading = new AbortController();
-    const onAbort = () => reading.abort(signal?.reason);
-    signal?.addEventListener('abort', onAbort);
     try {
-      const opened = await openDevice(options.gpu ?? (await currentPlatform().gpu()));
-      try {
-        engine = await Engine.create(await engineModule(options.wasm), opened, options.onLog);
-      } catch (error) {
-        opened.device.destroy();
-        throw error;
-      }
-      throwIfAborted(signal);
-      const { cache } = currentPlatform();
-      const { description, architecture } = opened.info;
-      const adapter = `${description} ${architecture}`;
-      const log = options.onLog ?? (() => {});
-      const tune = options.tune ?? !opened.info.software;
-      const known = tune ? await knownCuts(cache, adapter, log) : {};
-      const source = engine.addSource(found.source, reading.signal);
-      const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
-        'lap_model_load',
-        [
-          source,
-          JSON.stringify({
-            contextLength: options.contextLength,
-            kvType: options.kvType,
-            batchSize: options.batchSize,
-            sessions: options.sessions,
-            perLayerEmbeddings: options.perLayerEmbeddings,
-            params: found.params,
-            system: found.system,
-            name: found.name,
-            digest: found.digest,
-            variant: options.variant,
-            cuts: known,
-            tune,
-            processors: Math.min(currentPlatform().processors(), MAX_PROCESSORS),
-          }),
-        ],
-        { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },
-      );
-      throwIfAborted(signal);
-      engine.gpu?.uploader.release();
-      await keepCuts(cache, adapter, known, info.cuts, log);
-      const { messages } = found;
-      return new Model(engine, model, found.source, source, messages ?? [], info, opened.info);
+      return new Model(await loadOn(found, options, signal), found, options);
     } catch (error) {
-      engine?.destroy();
       await found.source.close?.().catch(() => {});
       throw error;
-    } finally {
-      signal?.removeEventListener('abort', onAbort);
     }
   }
 
@@ -219,9 +194,8 @@ export class Model {
     prompts: PrefillPrompt[],
     { signal }: { signal?: AbortSignal } = {},
   ): Promise<PrefillReport[]> {
-    return this.enqueue(async () => {
+    return this.request(async () => {
       throwIfAborted(signal);
-      this.checkOpen();
       const request = prompts.map((prompt) =>
         'messages' in prompt
           ? { ...prompt, messages: [...this.prefix, ...prompt.messages] }
@@ -271,12 +245,56 @@ export class Model {
    * cache that is used for it holds `ids` and nothing else afterwards.
    */
   logits(ids: ArrayLike<number>, { all = false }: { all?: boolean } = {}): Promise<Float32Array> {
-    return this.enqueue(async () => {
-      this.checkOpen();
+    return this.request(async () => {
       const args = [this.handle, idBytes(ids), all ? 1 : 0];
       this.endingWith();
       const bytes = await this.engine.call('lap_logits', args).done;
       return new Float32Array(bytes.buffer);
+    });
+  }
+
+  /**
+   * Embeddings of texts: their hidden states after the model's last norm, pooled into a vector each. Several texts share
+   * batches where the model was loaded with several `sessions`, of which they take the place of half at most (of one at
+   * least). Rejects with `context_overflow` for a text that does not fit, `invalid_argument` for bad options, `cancelled`.
+   */
+  embed(input: EmbedInput | EmbedInput[], options: EmbedOptions = {}): Promise<EmbedReport> {
+    return this.request(() => {
+      throwIfAborted(options.signal);
+      return embed(this.engine, this.handle, input, options, this.endingWith(options.signal));
+    });
+  }
+
+  /**
+   * Saves what the KV cache holds of the conversation or prompt that ran last, {@link Model.prefill} included, as bytes
+   * to keep: after {@link restoreSession} what begins like it goes on from there and is not computed again. They fit
+   * this model with the adapters that were on, loaded with the same `contextLength`, `kvType` and `batchSize`. Rejects with
+   * `invalid_argument` where nothing is cached.
+   */
+  saveSession(options: SaveOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+    return this.request(async () => {
+      throwIfAborted(options.signal);
+      const ending = this.endingWith(options.signal);
+      const identity = await this.identify(ending);
+      return saveSession(this.engine, this.handle, identity, options, ending);
+    });
+  }
+
+  /**
+   * Puts back what {@link saveSession} gave, in the place of a conversation that it holds all of, or of the one unused for
+   * longest, and says how many tokens it has. Bytes that are damaged or not of this model are refused, and nothing has changed then:
+   * `integrity_error`, `invalid_format`, `truncated`, `unsupported` (another version). Without them the prompt is simply
+   * computed again.
+   */
+  restoreSession(
+    snapshot: Uint8Array | Blob,
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<{ tokens: number }> {
+    return this.request(async () => {
+      throwIfAborted(signal);
+      const ending = this.endingWith(signal);
+      const identity = await this.identify(ending);
+      return restoreSession(this.engine, this.handle, identity, snapshot, ending);
     });
   }
 
@@ -301,25 +319,12 @@ export class Model {
     where: AdapterLocation,
     { scale, signal }: { scale?: number; signal?: AbortSignal } = {},
   ): Promise<AdapterInfo> {
-    return this.enqueue(async () => {
+    return this.request(async () => {
       throwIfAborted(signal);
-      this.checkOpen();
       const ending = this.endingWith(signal);
-      const found = await findAdapter(where, { signal: ending });
-      const source = this.engine.addSource(found.model, ending);
-      try {
-        const config = await readConfig(found, ending);
-        const request = JSON.stringify({ name: found.model.name, scale, config });
-        return await this.engine.callJson<AdapterInfo>(
-          'lap_adapter_load',
-          [this.handle, source, request],
-          { signal: ending },
-        );
-      } finally {
-        this.engine.removeSource(source);
-        await found.config?.close?.();
-        await found.model.close?.();
-      }
+      const info = await loadAdapter(this.engine, this.handle, where, { scale }, ending);
+      this.recovery.keepAdapter(info.id, where);
+      return info;
     });
   }
 
@@ -335,17 +340,16 @@ export class Model {
    * replies under the very adapters and scales that it was made with.
    */
   setAdapters(active: { id: number; scale?: number }[]): Promise<void> {
-    return this.enqueue(async () => {
-      this.checkOpen();
+    return this.request(async () => {
       await this.engine.call('lap_adapters_set', [this.handle, JSON.stringify(active)]).done;
     });
   }
 
   /** Switches an adapter off and frees its memory. */
   removeAdapter(id: number): Promise<void> {
-    return this.enqueue(async () => {
-      this.checkOpen();
+    return this.request(async () => {
       await this.engine.call('lap_adapter_remove', [this.handle, id]).done;
+      this.recovery.forgetAdapter(id);
     });
   }
 
@@ -423,13 +427,21 @@ export class Model {
         // An engine that has stopped holds nothing that destroy() does not free.
       }
       this.engine.destroy();
-      await this.source.close?.();
+      await this.found.source.close?.();
     })();
     return this.closed;
   }
 
   private checkOpen(): void {
     if (this.closed) throw new LapidaryError('invalid_argument', 'this model has been closed');
+  }
+
+  /** Runs `work` when it is its turn, and once more where the GPU was lost meanwhile and the model came back. */
+  private request<T>(work: () => Promise<T>): Promise<T> {
+    return this.enqueue(() => {
+      this.checkOpen();
+      return this.recovery.run(work);
+    });
   }
 
   /** Runs `work` after all that was asked before it, whether that went well or not. */
@@ -443,24 +455,31 @@ export class Model {
   private endingWith(signal?: AbortSignal): AbortSignal {
     const closing = this.closing.signal;
     const ending = signal ? AbortSignal.any([signal, closing]) : closing;
-    this.engine.readUntil(this.sourceHandle, ending);
+    this.engine.readUntil(this.recovery.loaded.source, ending);
     return ending;
   }
 
+  /** Names the model's file; of one without a digest pieces are read for it, once. */
+  private async identify(signal: AbortSignal): Promise<string> {
+    const { source, digest } = this.found;
+    return (this.identity ??= await modelIdentity(source, digest, signal));
+  }
+
   private reply(name: string, request: object, signal: AbortSignal | undefined): Reply {
-    const json = JSON.stringify(request);
-    return new Reply(
-      (emit, stop) =>
-        this.enqueue(async () => {
-          if (stop.aborted) return NEVER_STARTED;
-          this.checkOpen();
-          return this.engine.callJson<ReplyReport>(name, [this.handle, json], {
+    const start = (emit: (event: ReplyEvent) => void, stop: AbortSignal) =>
+      this.enqueue(async () => {
+        if (stop.aborted) return NEVER_STARTED;
+        this.checkOpen();
+        const kept = this.recovery.wanted ? new KeptReply(request, emit) : undefined;
+        const json = JSON.stringify(request);
+        return this.recovery.run(() =>
+          this.engine.callJson<ReplyReport>(name, [this.handle, kept?.json() ?? json], {
             signal: this.endingWith(stop),
-            onEvent: (event) => emit(event as ReplyEvent),
-          });
-        }),
-      signal,
-    );
+            onEvent: (event) => (kept ? kept.take(event as ReplyEvent) : emit(event as ReplyEvent)),
+          }),
+        );
+      });
+    return new Reply(start, signal);
   }
 }
 

@@ -80,6 +80,7 @@ function loader(flags: ServeFlags, log: Log): LoadModel {
       ...storeOptions(flags),
       signal,
       sessions: flags.sessions,
+      recover: true,
       ...(contextLength !== undefined && { contextLength }),
       ...(flags.kvType && { kvType: flags.kvType }),
       ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),

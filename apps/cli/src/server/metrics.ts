@@ -27,7 +27,7 @@ export class Metrics {
     this.requests.set(labels, (this.requests.get(labels) ?? 0) + 1);
   }
 
-  countReply({ usage }: ReplyReport): void {
+  countReply({ usage }: Pick<ReplyReport, 'usage'>): void {
     this.promptTokens += usage.promptTokens;
     this.cachedTokens += usage.cachedTokens;
     this.generatedTokens += usage.completionTokens;

@@ -58,7 +58,11 @@ export function parseKeepAlive(value: unknown): number | undefined {
 /** Members of `options` that ask for what is done otherwise here, unless they have the value that changes nothing. */
 const REFUSED: Record<string, unknown[]> = { typical_p: [0, 1], mirostat: [0], tfs_z: [0, 1] };
 
-function readOptions(request: Fields): {
+/** Nanoseconds, in which Ollama's times are. */
+export const nanoseconds = (milliseconds: number) => Math.round(milliseconds * 1e6);
+
+/** The member `options`. */
+export function readOptions(request: Fields): {
   options: GenerateOptions;
   contextLength: number | undefined;
 } {

@@ -5,14 +5,18 @@ import { LapidaryError, type ReplyEvent, type ReplyReport } from 'lapidary/node'
 import { TokenTrail, withoutBos } from 'lapidary/openai';
 import { bodyOf, readJson, sendLines, type Ctx, type Env } from './answer.js';
 import type { Services } from './app.js';
+import { addOllamaEmbed } from './ollama-embed.js';
 import { addOllamaModels } from './ollama-models.js';
-import { readChat, readGenerate, type AskedChat, type AskedGenerate } from './ollama-request.js';
+import {
+  nanoseconds,
+  readChat,
+  readGenerate,
+  type AskedChat,
+  type AskedGenerate,
+} from './ollama-request.js';
 import { ServedModel, findWanted, type ServedReply } from './served.js';
 
 type Body = Record<string, unknown>;
-
-/** Nanoseconds. */
-const ns = (milliseconds: number) => Math.round(milliseconds * 1e6);
 
 /** What text, thinking and calls are called, in a chat and in a plain reply. */
 interface Shape {
@@ -37,12 +41,12 @@ function ending(report: ReplyReport, reply: ServedReply, started: number): Body 
   return {
     done: true,
     done_reason: reason === 'length' || reason === 'context' ? 'length' : 'stop',
-    total_duration: ns(performance.now() - started),
-    load_duration: ns(reply.loadMs),
+    total_duration: nanoseconds(performance.now() - started),
+    load_duration: nanoseconds(reply.loadMs),
     prompt_eval_count: usage.promptTokens,
-    prompt_eval_duration: ns(timings.prefillMs),
+    prompt_eval_duration: nanoseconds(timings.prefillMs),
     eval_count: usage.completionTokens,
-    eval_duration: ns(timings.decodeMs),
+    eval_duration: nanoseconds(timings.decodeMs),
   };
 }
 
@@ -152,6 +156,7 @@ async function answer(c: Ctx, services: Services, { asked, shape, start }: Work)
 
 export function addOllama(app: Hono<Env>, services: Services): void {
   addOllamaModels(app, services);
+  addOllamaEmbed(app, services);
   app.post('/api/chat', async (c) => {
     const asked = readChat(await readJson(c));
     const { messages, tools, think, options } = asked;

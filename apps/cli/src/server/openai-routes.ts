@@ -56,4 +56,8 @@ export function addOpenAI(app: Hono<Env>, services: Services): void {
     const { body, openai, signal } = await asked(c, services);
     return answer(c, await openai.completions.create(body as never, { signal }));
   });
+  app.post('/v1/embeddings', async (c) => {
+    const { body, openai, signal } = await asked(c, services);
+    return c.json(await openai.embeddings.create(body as never, { signal }));
+  });
 }

@@ -1,7 +1,7 @@
 // A model of the store as requests see it: there as soon as it is needed.
 
 import { LapidaryError, isPath, type OllamaStore, type StoredModel } from 'lapidary/node';
-import type { Model, ReplyEvent, ReplyReport } from 'lapidary/node';
+import type { EmbedOptions, EmbedReport, Model, ReplyEvent, ReplyReport } from 'lapidary/node';
 import type { OpenAIModel, ReplyLike } from 'lapidary/openai';
 import type { Lease, ModelKeeper, Needs, Wanted } from './keeper.js';
 import type { Metrics } from './metrics.js';
@@ -106,6 +106,26 @@ export class ServedModel implements OpenAIModel {
     } catch (error) {
       lease.release();
       throw error;
+    }
+  }
+
+  /** Embeds texts; `loadMs` are those that the model took to load for them. */
+  async embed(
+    input: (string | number[])[],
+    options?: EmbedOptions,
+  ): Promise<EmbedReport & { loadMs: number }> {
+    const { model, loadMs, release } = await this.keeper.acquire(this.wanted, this.needs);
+    let failure: unknown;
+    try {
+      const report = await model.embed(input, options);
+      const promptTokens = report.promptTokens.reduce((sum, count) => sum + count, 0);
+      this.metrics.countReply({ usage: { promptTokens, cachedTokens: 0, completionTokens: 0 } });
+      return { ...report, loadMs };
+    } catch (error) {
+      failure = error;
+      throw error;
+    } finally {
+      release(failure);
     }
   }
 

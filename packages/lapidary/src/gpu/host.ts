@@ -47,6 +47,12 @@ interface PendingRead {
   ticket: number;
 }
 
+/** Lets events that are on their way arrive. */
+const aTurn = () => new Promise((resolve) => setTimeout(resolve, 0));
+
+const asGpuError = (error: unknown) =>
+  error instanceof LapidaryError ? error : new LapidaryError('gpu_error', messageOf(error));
+
 export class GpuHost {
   readonly counters: GpuCounters = {
     submits: 0,
@@ -185,13 +191,22 @@ export class GpuHost {
   /** Waits for submitted work; rejects with the first GPU error since the last sync. */
   async sync(): Promise<void> {
     this.throwIfLost();
-    await this.device.queue.onSubmittedWorkDone();
-    // Uncaptured errors arrive as events of their own: give them a turn.
-    await new Promise((resolve) => setTimeout(resolve, 0));
+    let failure: unknown;
+    await this.device.queue.onSubmittedWorkDone().catch((error: unknown) => (failure = error));
+    // Uncaptured errors arrive as events of their own.
+    await aTurn();
     this.throwIfLost();
     const error = this.firstError;
     this.firstError = undefined;
     if (error) throw error;
+    if (failure !== undefined) throw new LapidaryError('gpu_error', messageOf(failure));
+  }
+
+  /** The reason of an error of the device: that it was lost, where it was. */
+  async reasonOf(error: unknown): Promise<unknown> {
+    // What waits for the device fails before the device says that it is lost.
+    await aTurn();
+    return this.lost ?? this.firstError ?? error;
   }
 
   private throwIfLost(): void {
@@ -288,6 +303,7 @@ export class GpuHost {
         const { messages } = await module.getCompilationInfo();
         const lines = messages.map((m) => `${m.lineNum}:${m.linePos} ${m.type}: ${m.message}`);
         const detail = lines.length > 0 ? lines.join('\n') : messageOf(error);
+        await aTurn();
         this.door.resume(
           ticket,
           this.lost ?? new LapidaryError('gpu_error', `kernel '${label}': ${detail}`),
@@ -417,10 +433,7 @@ export class GpuHost {
       },
       (error: unknown) => {
         staging.destroy();
-        this.door.resume(
-          ticket,
-          this.lost ?? this.firstError ?? new LapidaryError('gpu_error', messageOf(error)),
-        );
+        void this.reasonOf(asGpuError(error)).then((reason) => this.door.resume(ticket, reason));
       },
     );
   }

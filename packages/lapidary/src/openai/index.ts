@@ -2,6 +2,7 @@
 
 import { createChat } from './chat.js';
 import { createCompletion } from './completions.js';
+import { createEmbeddings } from './embeddings.js';
 import { nowSeconds, type OpenAIModel } from './model.js';
 import type { ChunkStream } from './stream.js';
 import type {
@@ -11,6 +12,8 @@ import type {
   Completion,
   CompletionChunk,
   CompletionParams,
+  EmbeddingParams,
+  EmbeddingResponse,
   ModelEntry,
   RequestOptions,
 } from './types.js';
@@ -33,6 +36,9 @@ interface Create<Params, Whole, Chunk> {
 export interface OpenAIShape {
   chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   completions: { create: Create<CompletionParams, Completion, CompletionChunk> };
+  embeddings: {
+    create(params: EmbeddingParams, options?: RequestOptions): Promise<EmbeddingResponse>;
+  };
   models: { list(): Promise<{ object: 'list'; data: ModelEntry[] }> };
 }
 
@@ -63,6 +69,9 @@ export function createOpenAI(model: OpenAIModel): OpenAIShape {
     completions: {
       create: ((params: CompletionParams, options: RequestOptions = {}) =>
         createCompletion(model, params, options)) as OpenAIShape['completions']['create'],
+    },
+    embeddings: {
+      create: (params, options = {}) => createEmbeddings(model, params, options),
     },
     models: {
       list: () => {

@@ -13,6 +13,8 @@ export const LIMITS = {
   depth: 64,
   /** Tokens of a prompt that is given as ids. */
   promptTokens: 1 << 20,
+  /** Texts of one request for embeddings. */
+  embeddings: 2048,
   stops: 16,
   stopText: 1024,
   biases: 1024,

@@ -1,6 +1,7 @@
 // What of a model OpenAI's shape stands on, and what a reply's pieces are called there.
 
 import { LapidaryError } from '../errors.js';
+import type { EmbedInput, EmbedOptions, EmbedReport } from '../embed.js';
 import type { TokenizeOptions } from '../model.js';
 import type {
   ChatOptions,
@@ -23,6 +24,8 @@ export interface OpenAIModel {
   chat(messages: Message[], options?: ChatOptions): ReplyLike;
   generate(prompt: string | number[], options?: RawOptions): ReplyLike;
   detokenize(ids: ArrayLike<number>): string | Promise<string>;
+  /** Absent: `embeddings.create` is refused with `unsupported`. */
+  embed?(input: EmbedInput[], options?: EmbedOptions): Promise<EmbedReport>;
   tokenize(text: string, options?: TokenizeOptions): number[] | Promise<number[]>;
 }
 

@@ -315,21 +315,23 @@ export function readChat(value: unknown): AskedChat {
   };
 }
 
+/** A prompt as token ids; not an empty one. */
+export const isTokenIds = (value: unknown): value is number[] =>
+  Array.isArray(value) &&
+  value.length > 0 &&
+  value.length <= LIMITS.promptTokens &&
+  value.every((id) => Number.isSafeInteger(id) && id >= 0 && id < 2 ** 31);
+
 function readPrompt(fields: Fields): string | number[] {
-  const isIds = (value: unknown): value is number[] =>
-    Array.isArray(value) &&
-    value.length > 0 &&
-    value.length <= LIMITS.promptTokens &&
-    value.every((id) => Number.isSafeInteger(id) && id >= 0 && id < 2 ** 31);
   let value = fields.get('prompt');
-  if (isIds(value)) return value;
+  if (isTokenIds(value)) return value;
   if (Array.isArray(value)) {
     if (value.length > 1 && (typeof value[0] === 'string' || Array.isArray(value[0]))) {
       throw fields.unsupported('prompt', 'one prompt is continued a request');
     }
     value = value[0] as unknown;
   }
-  if (isIds(value)) return value;
+  if (isTokenIds(value)) return value;
   if (typeof value !== 'string') throw fields.invalid('prompt', 'a text or a list of token ids');
   if (value.length > LIMITS.text) {
     throw fields.invalid('prompt', `at most ${LIMITS.text} characters long`);

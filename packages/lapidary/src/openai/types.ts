@@ -184,6 +184,25 @@ export interface CompletionChunk extends Omit<Completion, 'choices' | 'usage'> {
   usage?: Usage | null;
 }
 
+export interface EmbeddingParams {
+  /** A text, token ids, or a list of such, none of them empty. */
+  input: string | string[] | number[] | number[][];
+  model?: string | undefined;
+  /** `base64`: of little-endian f32. Default `float`. */
+  encoding_format?: 'float' | 'base64' | undefined;
+  /** Only so many of the first dimensions. */
+  dimensions?: number | undefined;
+  user?: string | undefined;
+}
+
+export interface EmbeddingResponse {
+  object: 'list';
+  /** In the order of the input; a text in base64 where that was asked for. */
+  data: { object: 'embedding'; index: number; embedding: number[] | string }[];
+  model: string;
+  usage: { prompt_tokens: number; total_tokens: number };
+}
+
 export interface ModelEntry {
   id: string;
   object: 'model';

@@ -1,0 +1,84 @@
+// A model in an engine on a device: all that a lost device takes with it, and that can be made again.
+
+import { Engine } from './engine.js';
+import { openDevice, type DeviceInfo } from './gpu/device.js';
+import type { LoadOptions } from './model.js';
+import { currentPlatform, engineModule, type FoundModel } from './platform.js';
+import { throwIfAborted } from './source/source.js';
+import { keepCuts, knownCuts } from './tuning.js';
+import type { LoadProgress, ModelInfo } from './types.js';
+
+/** More of them compile no faster. */
+const MAX_PROCESSORS = 1024;
+
+export interface Loaded {
+  engine: Engine;
+  /** The engine's handle of the model. */
+  handle: number;
+  /** The engine's handle of the model's source, from which rows may be read as long as the model lives. */
+  source: number;
+  info: ModelInfo;
+  device: DeviceInfo;
+}
+
+/** Opens a device and loads the model there. On failure nothing is left behind; the source stays open. */
+export async function loadOn(
+  found: FoundModel,
+  options: LoadOptions,
+  signal: AbortSignal | undefined,
+): Promise<Loaded> {
+  const { onProgress } = options;
+  let engine: Engine | undefined;
+  // Aborting ends what is being read, too. The signal is that of the load only: later reads are not its.
+  const reading = new AbortController();
+  const onAbort = () => reading.abort(signal?.reason);
+  signal?.addEventListener('abort', onAbort);
+  try {
+    const opened = await openDevice(options.gpu ?? (await currentPlatform().gpu()));
+    try {
+      engine = await Engine.create(await engineModule(options.wasm), opened, options.onLog);
+    } catch (error) {
+      opened.device.destroy();
+      throw error;
+    }
+    throwIfAborted(signal);
+    const { cache } = currentPlatform();
+    const { description, architecture } = opened.info;
+    const adapter = `${description} ${architecture}`;
+    const log = options.onLog ?? (() => {});
+    const tune = options.tune ?? !opened.info.software;
+    const known = tune ? await knownCuts(cache, adapter, log) : {};
+    const source = engine.addSource(found.source, reading.signal);
+    const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
+      'lap_model_load',
+      [
+        source,
+        JSON.stringify({
+          contextLength: options.contextLength,
+          kvType: options.kvType,
+          batchSize: options.batchSize,
+          sessions: options.sessions,
+          perLayerEmbeddings: options.perLayerEmbeddings,
+          params: found.params,
+          system: found.system,
+          name: found.name,
+          digest: found.digest,
+          variant: options.variant,
+          cuts: known,
+          tune,
+          processors: Math.min(currentPlatform().processors(), MAX_PROCESSORS),
+        }),
+      ],
+      { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },
+    );
+    throwIfAborted(signal);
+    engine.gpu?.uploader.release();
+    await keepCuts(cache, adapter, known, info.cuts, log);
+    return { engine, handle: model, source, info, device: opened.info };
+  } catch (error) {
+    engine?.destroy();
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
