@@ -186,6 +186,25 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
   return out;
 }
 
+// "auto", "required", or {name} of the one tool that must be called.
+Status parse_tool_choice(const Json& choice, const std::vector<chat::ToolDeclaration>& tools,
+                         grammar::ReplyFormat& out) {
+  if (choice.is_null() || choice == "auto") return {};
+  const Json* name = json_member(choice, "name");
+  if (choice != "required" && (name == nullptr || !name->is_string()))
+    return fail(ErrorCode::kInvalidArgument, "toolChoice must be auto, required or {name}");
+  for (const chat::ToolDeclaration& tool : tools)
+    if (name == nullptr || *name == tool.name) out.must_call.push_back(tool);
+  if (out.must_call.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                name == nullptr ? "toolChoice asks for a call, but there are no tools"
+                                : cat("toolChoice names no tool: '",
+                                      printable(name->get_ref<const std::string&>()), "'"));
+  }
+  if (name != nullptr) out.many_calls = false;
+  return {};
+}
+
 bool flag(const Json& json, std::string_view key, bool absent) {
   const Json* value = json_member(json, key);
   return value != nullptr && value->is_boolean() ? value->get<bool>() : absent;
@@ -364,10 +383,19 @@ Result<GenerateOptions> TextModel::options_of(const Json& request) const {
 }
 
 Task<Result<Json>> TextModel::run(std::vector<uint32_t> prompt, GenerateOptions options,
-                                  Listener& listener, Cancelled cancelled) {
+                                  const grammar::ReplyFormat& format, Listener& listener,
+                                  Cancelled cancelled) {
   const uint64_t seed = options.sampling.seed.value_or(gpu::host_random());
+  std::optional<Constraint> constraint;
+  if (format.constrains()) {
+    CO_TRY(grammar::Automaton automaton, grammar::compile(format));
+    if (token_bytes_ == nullptr) token_bytes_ = std::make_unique<grammar::TokenBytes>(tokenizer_);
+    constraint.emplace(std::make_shared<const grammar::Automaton>(std::move(automaton)), tokenizer_,
+                       *token_bytes_);
+  }
   CO_TRY(const RunResult result,
-         co_await session_->run(std::move(prompt), options, seed, listener, cancelled));
+         co_await session_->run(std::move(prompt), options, seed, listener, cancelled,
+                                constraint ? &*constraint : nullptr));
   co_return Json{{"reason", finish_reason_name(result.reason)},
                  {"usage",
                   {{"promptTokens", result.prompt_tokens},
@@ -385,11 +413,22 @@ Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled)
   chat::Conversation conversation;
   CO_TRY(const std::vector<chat::Piece> pieces, render(request, &conversation));
   CO_TRY(const GenerateOptions options, options_of(request));
+  grammar::ReplyFormat format{.format = options.format,
+                              .may_call = !conversation.tools.empty(),
+                              .many_calls = true,
+                              .may_think = flag(request, "think", false),
+                              .in_thought = chat::ends_in_thinking(pieces)};
+  if (const Json* choice = json_member(request, "toolChoice"); choice != nullptr)
+    CO_TRY_VOID(parse_tool_choice(*choice, conversation.tools, format));
+  if (format.constrains() && flag(request, "continueFinalMessage", false)) {
+    co_return fail(ErrorCode::kUnsupported,
+                   "an answer that is continued cannot be held to a format or made a tool call");
+  }
   ChatListener listener(tokenizer_, options.stop, emit,
                         {.thinking = flag(request, "think", false),
                          .start_in_thinking = chat::ends_in_thinking(pieces),
                          .tools = std::move(conversation.tools)});
-  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, listener,
+  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, format, listener,
                                    std::move(cancelled)));
   listener.finish();
   if (listener.stopped_by().empty()) {
@@ -441,7 +480,8 @@ Task<Result<Json>> TextModel::generate(Json request, Emit emit, Cancelled cancel
   CO_TRY(const GenerateOptions options, options_of(request));
   CO_TRY(std::vector<uint32_t> prompt, raw_prompt(request));
   TextListener listener(tokenizer_, options.stop, emit);
-  CO_TRY(Json report, co_await run(std::move(prompt), options, listener, std::move(cancelled)));
+  CO_TRY(Json report, co_await run(std::move(prompt), options, {.format = options.format}, listener,
+                                   std::move(cancelled)));
   listener.finish();
   if (!listener.stopped_by().empty()) report["stop"] = listener.stopped_by();
   co_return report;
