@@ -302,7 +302,7 @@ TEST(Numbers, RangesAreExact) {
     auto automaton = compile_text(schema);
     ASSERT_TRUE(automaton);
     const auto shared = std::make_shared<const Automaton>(*std::move(automaton));
-    for (int value = -1500; value <= 1500; ++value) {
+    for (int value = -260; value <= 260; ++value) {
       Matcher state(shared);
       const bool accepted = state.accept(cat(value)) && state.complete();
       EXPECT_EQ(accepted, value >= low && value <= high) << schema << " " << value;
@@ -343,19 +343,22 @@ TEST(Matcher, HasNoDeadEnds) {
             "b":{"properties":{"c":{"anyOf":[{"$ref":"#/$defs/c"},{"type":"string"}]}},
                  "required":["c"]},
             "c":{"type":"array","minItems":1,"items":{"$ref":"#/$defs/a"}}}})"}) {
+    auto automaton = compile_text(schema);
+    ASSERT_TRUE(automaton) << schema;
+    const auto shared = std::make_shared<const Automaton>(*std::move(automaton));
     uint64_t random = 88172645463325252u;
-    for (int run = 0; run < 40; ++run) {
-      Matcher state = matcher(schema);
+    for (int run = 0; run < 10; ++run) {
+      Matcher state(shared);
       std::string text;
       // Structure first, so that texts go deep; after a while what closes it.
       while (!state.finished() && text.size() < 3000) {
-        const std::string_view wanted = text.size() < 400 ? "[{\":,ab1" : "\"]}:1,bac";
+        const std::string_view wanted = text.size() < 100 ? "[{\":,ab1" : "\"]}:1,bac";
         char next = '\0';
         for (size_t i = 0; i < wanted.size() && next == '\0'; ++i) {
           random ^= random << 13;
           random ^= random >> 7;
           random ^= random << 17;
-          const char c = text.size() < 400 ? wanted[random % wanted.size()] : wanted[i];
+          const char c = text.size() < 100 ? wanted[random % wanted.size()] : wanted[i];
           if (state.allows({&c, 1})) next = c;
         }
         for (int byte = 0; byte < 256 && next == '\0'; ++byte) {
