@@ -1,7 +1,6 @@
 #include "engine/grammar/matcher.h"
 
 #include <algorithm>
-#include <set>
 
 namespace lapidary::grammar {
 namespace {
@@ -20,6 +19,23 @@ constexpr size_t kMaxSets = 4096;
 constexpr size_t kMaxFrames = 1 << 17;
 
 }  // namespace
+
+void Matcher::Seen::clear() {
+  slots_.resize(2 * kMaxVisited);
+  size_ = 0;
+  ++round_;
+}
+
+bool Matcher::Seen::insert(Place place) {
+  if (size_ >= kMaxVisited) return false;
+  // Fibonacci hashing (Knuth, TAOCP 6.4).
+  size_t at = (place * 0x9E3779B97F4A7C15u) >> 32 & (slots_.size() - 1);
+  for (; slots_[at].round == round_; at = (at + 1) & (slots_.size() - 1))
+    if (slots_[at].place == place) return false;
+  slots_[at] = {place, round_};
+  ++size_;
+  return true;
+}
 
 Matcher::Matcher(std::shared_ptr<const Automaton> automaton) : automaton_(std::move(automaton)) {
   reset();
@@ -43,14 +59,13 @@ uint32_t Matcher::frame(uint32_t back, uint32_t parent) {
 }
 
 uint32_t Matcher::close(std::vector<Place> places) {
-  std::set<Place> seen;
+  seen_.clear();
   std::vector<Place> reading;
   bool complete = false;
   const auto visit = [&](uint32_t state, uint32_t frame) {
-    if (frames_[frame].depth + automaton_->need(state) > kMaxDepth || seen.size() >= kMaxVisited)
-      return;
+    if (frames_[frame].depth + automaton_->need(state) > kMaxDepth) return;
     const Place place = Place{state} << 32 | frame;
-    if (seen.insert(place).second) places.push_back(place);
+    if (seen_.insert(place)) places.push_back(place);
   };
   std::vector<Place> starts;
   starts.swap(places);

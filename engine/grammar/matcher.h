@@ -43,6 +43,23 @@ class Matcher {
     std::unique_ptr<std::array<uint32_t, 256>> next;  // by byte; kUnknown until asked for
   };
 
+  // Places that one close() has met: open addressing, emptied by a new round.
+  class Seen {
+   public:
+    void clear();
+    // false: it is there already, or there is no room.
+    bool insert(Place place);
+
+   private:
+    struct Slot {
+      Place place = 0;
+      uint32_t round = 0;
+    };
+    std::vector<Slot> slots_;
+    size_t size_ = 0;
+    uint32_t round_ = 0;
+  };
+
   void reset();
   uint32_t step(uint32_t set, uint8_t byte);
   uint32_t frame(uint32_t back, uint32_t parent);
@@ -57,6 +74,7 @@ class Matcher {
   std::vector<Set> sets_;
   std::map<std::vector<Place>, uint32_t> numbers_;
   uint32_t current_ = 0;
+  Seen seen_;
 };
 
 }  // namespace lapidary::grammar

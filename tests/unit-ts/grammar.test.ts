@@ -34,7 +34,7 @@ describe('1,000 replies', () => {
 
   test.each(names)('%s: every one that ends by itself parses and validates', async (name) => {
     const schema = SCHEMAS[name]!;
-    const drawn = await draw({ format: schema, replies, seed: 7, maxTokens: 400 });
+    const drawn = await draw({ format: schema, replies, seed: 7, maxTokens: 250 });
     expect(drawn).toHaveLength(replies);
     const ended = drawn.filter((reply) => reply.whole);
     expect(ended.map((reply) => complaints(schema, textOf(reply))).filter(Boolean)).toEqual([]);
@@ -87,9 +87,9 @@ test('forced calls: each with arguments that satisfy its parameters', async () =
   expect(schemas.length).toBeGreaterThan(10);
   for (const [name, schema] of schemas) {
     const tools = [tool(name, schema), tool('stop')];
-    const drawn = await draw({ tools, mustCall: true, replies: 20, maxTokens: 600 });
+    const drawn = await draw({ tools, mustCall: true, replies: 8, maxTokens: 400 });
     const ended = drawn.filter(({ whole }) => whole);
-    expect(ended.length, name).toBeGreaterThan(5);
+    expect(ended.length, name).toBeGreaterThan(2);
     for (const reply of ended) {
       expect(textOf(reply)).toBe('');
       const calls = reply.events.filter((event) => event.type === 'tool_call');
