@@ -7,6 +7,8 @@
 #include "engine/grammar/numbers.h"
 #include "engine/grammar/reply_format.h"
 #include "engine/grammar/schema.h"
+#include "engine/grammar/token_bytes.h"
+#include "engine/tokenizer/test_vocabulary.h"
 
 namespace lapidary::grammar {
 namespace {
@@ -494,6 +496,27 @@ TEST(ReplyFormat, RefusesToolsWhoseParametersCannotBeForced) {
     EXPECT_EQ(automaton.error().code, ErrorCode::kUnsupported);
     EXPECT_NE(automaton.error().message.find("'f"), std::string::npos) << automaton.error().message;
   }
+}
+
+TEST(TokenBytes, AreWhatTokensWriteAndTagsWhatStandsForThem) {
+  const tokenizer::TestVocabulary source = tokenizer::small_vocabulary();
+  const auto tokenizer = tokenizer::Tokenizer::create(source.source());
+  ASSERT_TRUE(tokenizer);
+  const TokenBytes bytes(*tokenizer);
+  const auto of = [&](std::string_view name) { return bytes[*tokenizer->vocabulary().find(name)]; };
+  EXPECT_EQ(of("▁hello"), " hello");
+  EXPECT_EQ(of("世界"), "世界");
+  EXPECT_EQ(of("<0x0A>"), "\n");
+  EXPECT_EQ(of("<0xE4>"), "\xE4");
+  EXPECT_EQ(of("<|\"|>"), "\xFF");
+  EXPECT_EQ(of("<|tool_call>"), "\xFD");
+  EXPECT_EQ(of("<channel|>"), "\xFC");
+  // No byte may pass for a tag, and no other tag is part of an answer.
+  for (const std::string_view none :
+       {"<0xFB>", "<0xFF>", "<turn|>", "<|turn>", "<|image|>", "<eos>", "<unk>"})
+    EXPECT_EQ(of(none), "") << none;
+  EXPECT_EQ(bytes[tokenizer->size()], "");
+  EXPECT_EQ(bytes[UINT32_MAX], "");
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ class TokenBytes {
   // Empty for tokens that are no part of an answer, and for ids outside the vocabulary. Tags of the
   // chat format are their bytes of automaton.h.
   std::string_view operator[](uint32_t id) const {
-    if (id + 1 >= ends_.size()) return {};
+    if (id >= ends_.size() - 1) return {};
     return std::string_view(bytes_).substr(ends_[id], ends_[id + 1] - ends_[id]);
   }
 

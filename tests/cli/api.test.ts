@@ -384,7 +384,7 @@ describe("Ollama's client", () => {
     const { response } = await ollama.generate({
       ...{ model: 'nano', prompt: QUESTION, format: CAPITAL, options: chat.options },
     });
-    expect(JSON.parse(response ?? "")).toMatchObject({ city: 'Paris' });
+    expect(JSON.parse(response ?? '')).toMatchObject({ city: 'Paris' });
     expect((await ollama.chat({ ...chat, format: 'json' })).message.content).toMatch(/^\{/);
   });
 

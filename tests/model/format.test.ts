@@ -80,7 +80,9 @@ describe('the distribution', () => {
       const deviation = Math.sqrt(draws * share * (1 - share));
       const count = seen.get(id) ?? 0;
       const far = Math.abs(count - draws * share) / Math.max(deviation, 1);
-      expect(far, `${model.detokenize([id])}: ${count} of ${draws}, not ${share}`).toBeLessThan(4.5);
+      expect(far, `${model.detokenize([id])}: ${count} of ${draws}, not ${share}`).toBeLessThan(
+        4.5,
+      );
     }
   });
 

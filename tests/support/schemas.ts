@@ -28,7 +28,10 @@ const object = (properties: object, required = Object.keys(properties), more = {
 export const SCHEMAS: Record<string, JsonSchema> = {
   person: object({ name: string, age: { type: 'integer', minimum: 0, maximum: 150 } }),
   optional: object({ a: integer, b: string, c: { type: 'boolean' }, d: { type: 'null' } }, ['b']),
-  nested: object({ at: object({ x: { type: 'number' }, y: { type: 'number' } }), tags: list(string) }),
+  nested: object({
+    at: object({ x: { type: 'number' }, y: { type: 'number' } }),
+    tags: list(string),
+  }),
   choice: object({ kind: { enum: ['cat', 'catfish', 'dog', 7, null, { deep: [1, 'é'] }] } }),
   constant: { const: { a: [true, 'x"\\\n'], b: -1.5 } },
   union: { anyOf: [object({ text: string }), list(integer), { type: ['null', 'boolean'] }] },
