@@ -107,7 +107,9 @@ function readFormat(fields: Fields): GenerateOptions['format'] {
   const format = fields.get('format');
   if (format === undefined || format === '') return undefined;
   if (format === 'json') return format;
-  if (typeof format === 'string') throw fields.invalid('format', "'json' or a JSON schema");
+  if (typeof format !== 'object' || Array.isArray(format)) {
+    throw fields.invalid('format', "'json' or a JSON schema");
+  }
   return readSchema(fields, 'format');
 }
 
