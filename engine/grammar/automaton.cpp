@@ -22,7 +22,7 @@ uint8_t utf8_byte(uint32_t code, uint32_t length, uint32_t i) {
 
 }  // namespace
 
-CodePoints normalized(CodePoints ranges) {
+CodePoints normalized(const CodePoints& ranges) {
   CodePoints cut;
   for (const auto& [low, high] : ranges) {
     if (low < kFirstSurrogate && low <= high)
@@ -51,7 +51,7 @@ CodePoints complement(const CodePoints& normal) {
     next = high + 1;
   }
   if (next <= kLastCodePoint) out.emplace_back(next, kLastCodePoint);
-  return normalized(std::move(out));
+  return normalized(out);
 }
 
 uint32_t Builder::state() {

@@ -65,7 +65,7 @@ class Automaton {
 using CodePoints = std::vector<std::pair<uint32_t, uint32_t>>;
 inline constexpr uint32_t kLastCodePoint = 0x10FFFF;
 // Sorted, without overlaps and surrogates.
-CodePoints normalized(CodePoints ranges);
+CodePoints normalized(const CodePoints& ranges);
 CodePoints complement(const CodePoints& normal);
 
 // Makes an automaton. What would exceed kMaxStates or kMaxEdges is left out, and finish() fails.

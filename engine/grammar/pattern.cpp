@@ -209,7 +209,7 @@ class Compiler {
         return invalid("a range that is none");
       out.emplace_back(low[0].first, high[0].first);
     }
-    out = normalized(std::move(out));
+    out = normalized(out);
     if (negated) out = complement(out);
     return out;
   }
