@@ -1,9 +1,10 @@
 // The real vocabulary, 262,144 tokens and 514,906 merges, through the whole engine: ids, load time, wasm memory.
 
-import type { LoadProgress, Model } from 'lapidary/node';
+import type { GenerateOptions, LoadProgress, Model } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadBytes, readJson } from '../support/fixtures.ts';
 import { gemmaVocabulary, tinyModelWith } from '../support/gemma-vocabulary.ts';
+import { SCHEMAS, complaints } from '../support/schemas.ts';
 
 interface Case {
   text: string;
@@ -52,6 +53,26 @@ test('ids of every case with special tokens parsed', () => {
     expect(model.tokenize(text, { addBos: false, special: 'parse' }), text).toEqual(ids);
     expect(model.detokenize(ids, { showControl: true }), text).toBe(spaced(text));
   }
+});
+
+// Most of its tokens are equally likely, so that anything comes that may.
+test.each<[string, GenerateOptions]>([
+  ['the likeliest 64', { topK: 64 }],
+  ['any', { topK: 0, topP: 1 }],
+])('replies in a schema, of %s', async (name, options) => {
+  const format = SCHEMAS.person!;
+  const started = performance.now();
+  let written = 0;
+  for (let seed = 1; seed <= 3; seed++) {
+    const reply = model.generate('{', { format, seed, maxTokens: 48, ...options });
+    const text = await reply.text();
+    const { reason, tokens: ids } = await reply.report();
+    written += ids.length;
+    if (reason === 'stop') expect(complaints(format, text)).toBe('');
+    expect(text).toMatch(/^\{\s*"/);
+  }
+  const each = (performance.now() - started) / written;
+  console.log(`262,144 tokens: ${each.toFixed(1)} ms a token in a schema, drawn from ${name}`);
 });
 
 test('a long text comes back as it was, in linear time', () => {
