@@ -4,7 +4,7 @@ import type { GenerateOptions, LoadProgress, Model } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadBytes, readJson } from '../support/fixtures.ts';
 import { gemmaVocabulary, tinyModelWith } from '../support/gemma-vocabulary.ts';
-import { SCHEMAS, complaints } from '../support/schemas.ts';
+import { complaints } from '../support/schemas.ts';
 
 interface Case {
   text: string;
@@ -59,20 +59,12 @@ test('ids of every case with special tokens parsed', () => {
 test.each<[string, GenerateOptions]>([
   ['the likeliest 64', { topK: 64 }],
   ['any', { topK: 0, topP: 1 }],
-])('replies in a schema, of %s', async (name, options) => {
-  const format = SCHEMAS.person!;
-  const started = performance.now();
-  let written = 0;
-  for (let seed = 1; seed <= 3; seed++) {
-    const reply = model.generate('{', { format, seed, maxTokens: 48, ...options });
-    const text = await reply.text();
-    const { reason, tokens: ids } = await reply.report();
-    written += ids.length;
-    if (reason === 'stop') expect(complaints(format, text)).toBe('');
-    expect(text).toMatch(/^\{\s*"/);
-  }
-  const each = (performance.now() - started) / written;
-  console.log(`262,144 tokens: ${each.toFixed(1)} ms a token in a schema, drawn from ${name}`);
+])('replies in a schema, of %s', async (_, options) => {
+  const format = { type: 'array', items: { type: 'string', maxLength: 4 }, maxItems: 2 };
+  const reply = model.generate('[', { format, seed: 1, maxTokens: 24, ...options });
+  const text = await reply.text();
+  if ((await reply.report()).reason === 'stop') expect(complaints(format, text)).toBe('');
+  expect(text).toMatch(/^\[\s*["\]]/);
 });
 
 test('a long text comes back as it was, in linear time', () => {
