@@ -96,8 +96,10 @@ const Json* resolve(const Json& root, std::string_view pointer) {
     }
     const Json* next = nullptr;
     if (!at->is_object()) return nullptr;
-    for (const auto& [key, entry] : at->items())
-      if (escaped(key) == part) next = &entry;
+    for (const auto& [key, entry] : at->items()) {
+      const bool plain = key.find_first_of("~/") == std::string::npos;
+      if (plain ? key == part : escaped(key) == part) next = &entry;
+    }
     if (next == nullptr) return nullptr;
     at = next;
   }
