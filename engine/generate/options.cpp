@@ -122,6 +122,13 @@ Result<GenerateOptions> parse_options(const Json& json, const GenerateOptions& d
       return fail(ErrorCode::kInvalidArgument, "option 'ignoreEos' must be true or false");
     out.ignore_eos = ignore->get<bool>();
   }
+  if (const Json* format = either(json, "format", "format")) {
+    out.format = *format;
+    if (out.ignore_eos) {
+      return fail(ErrorCode::kInvalidArgument,
+                  "option 'ignoreEos' goes on past an answer's end, which 'format' forbids");
+    }
+  }
   TRY_VOID(read_stops(json, out.stop));
   TRY_VOID(read_bias(json, vocab, s.logit_bias));
   return out;

@@ -37,6 +37,7 @@ struct GenerateOptions {
   uint32_t max_tokens = 0;  // 0: until a stop token or the end of the context
   bool ignore_eos = false;  // goes on past stop tokens: for benchmarks
   uint32_t logprobs = 0;    // alternatives reported beside each token; 0: none
+  Json format;              // of the answer: null, "json", or a JSON schema (engine/grammar)
 };
 
 inline constexpr uint32_t kMaxLogprobs = 20;

@@ -52,4 +52,14 @@ uint32_t draw_token(const SamplingOptions& options, std::span<const Candidate> s
   return sorted[kept - 1].id;
 }
 
+bool candidates_decide(const SamplingOptions& options, std::span<const Candidate> best,
+                       float floor) {
+  if (best.empty()) return false;
+  if (options.greedy()) return true;
+  if (options.top_k > 0 && best.size() >= options.top_k) return true;
+  // Nothing below the floor passes min_p, and nothing else asks about it.
+  return options.top_p >= 1.0f && options.min_p > 0.0f &&
+         std::exp(double{floor} - best[0].logit) < options.min_p;
+}
+
 }  // namespace lapidary::generate

@@ -56,6 +56,35 @@ TEST(Sampler, FrequenciesFollowTheSoftmaxAtTheTemperature) {
   }
 }
 
+// Where a few of the best are said to decide, they give what all would.
+TEST(Sampler, TheBestDecideWhereNoneOfTheOthersCouldCome) {
+  const auto all = ramp(300);
+  int decided = 0;
+  for (const uint32_t top_k : {0u, 5u, 20u, 21u}) {
+    for (const float top_p : {1.0f, 0.9f}) {
+      for (const float min_p : {0.0f, 1e-10f, 0.1f}) {
+        for (const float temperature : {0.0f, 1.0f, 50.0f}) {
+          const SamplingOptions options{
+              .temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p};
+          const auto best = std::span(all).first(20);
+          if (!candidates_decide(options, best, best.back().logit)) continue;
+          ++decided;
+          for (uint64_t n = 0; n < 50; ++n) {
+            EXPECT_EQ(draw_token(options, best, draw_bits(3, n)),
+                      draw_token(options, all, draw_bits(3, n)));
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(decided, 20);
+  const SamplingOptions cut{.top_k = 20, .top_p = 1};
+  EXPECT_TRUE(candidates_decide(cut, std::span(all).first(20), -19));
+  EXPECT_FALSE(candidates_decide(cut, std::span(all).first(19), -19));
+  EXPECT_FALSE(candidates_decide({.top_k = 0, .top_p = 0.5f}, std::span(all).first(20), -19));
+  EXPECT_FALSE(candidates_decide({.temperature = 0}, {}, 0));
+}
+
 TEST(Sampler, TopKTopPAndMinPCutTheTail) {
   const auto all = ramp(50);
   EXPECT_EQ(draw({.top_k = 3, .top_p = 1.0f}, all, 5000).size(), 3u);

@@ -6,8 +6,8 @@
 #include <numeric>
 #include <unordered_map>
 
-#include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/generate/session_run.h"
 
 namespace lapidary::generate {
 
@@ -34,18 +34,6 @@ constexpr uint32_t kCautious = 16;
 // Draws are written in blocks; two fit the ring, so that none in flight is overwritten.
 constexpr uint32_t kDrawBlock = kernels::kDrawSlots / 2;
 
-// A reply's log probabilities from what the GPU read back.
-ChosenToken with_logprobs(std::span<const std::byte> bytes, uint32_t alternatives) {
-  const auto header = load<kernels::TopkHeader>(bytes, 0);
-  ChosenToken token{.id = header.chosen, .logprob = header.chosen_logit - header.log_sum_exp};
-  for (uint32_t i = 0; i < std::min(alternatives, header.count); ++i) {
-    const auto pair =
-        load<kernels::TopkPair>(bytes, sizeof(kernels::TopkHeader) + i * sizeof(kernels::TopkPair));
-    token.top.push_back({pair.id, pair.logit - header.log_sum_exp});
-  }
-  return token;
-}
-
 }  // namespace
 
 std::string_view finish_reason_name(FinishReason reason) {
@@ -63,24 +51,17 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "stop";
 }
 
-// The state of one run.
-struct Session::Run {
-  std::vector<uint32_t> prompt;
-  std::vector<uint32_t> given;  // the prompt, and what of the reply was written before
-  const GenerateOptions& options;
-  uint64_t seed;
-  Listener& listener;
-  std::function<bool()> cancelled;
-  RunResult result;
-  double start = 0;
-  double first_token = 0;
-  uint32_t draws_end = 0;  // positions below it have their draws on the GPU
-  bool ended = false;
-
-  uint32_t next_position() const {
-    return static_cast<uint32_t>(prompt.size() + result.tokens.size());
+// A reply's log probabilities from what the GPU read back.
+ChosenToken with_logprobs(std::span<const std::byte> bytes, uint32_t alternatives) {
+  const auto header = load<kernels::TopkHeader>(bytes, 0);
+  ChosenToken token{.id = header.chosen, .logprob = header.chosen_logit - header.log_sum_exp};
+  for (uint32_t i = 0; i < std::min(alternatives, header.count); ++i) {
+    const auto pair =
+        load<kernels::TopkPair>(bytes, sizeof(kernels::TopkHeader) + i * sizeof(kernels::TopkPair));
+    token.top.push_back({pair.id, pair.logit - header.log_sum_exp});
   }
-};
+  return token;
+}
 
 Status Session::check_prompt(const std::vector<uint32_t>& prompt) const {
   if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
@@ -294,9 +275,7 @@ Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
   CO_TRY_VOID(co_await decoder_->read_last_logits(logits));
   std::vector<Candidate> all(vocab_);
   for (uint32_t i = 0; i < vocab_; ++i) all[i] = {i, std::isnan(logits[i]) ? -3.4e38f : logits[i]};
-  std::ranges::sort(all, [](const Candidate& a, const Candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-  });
+  std::ranges::sort(all, is_likelier);
   ChosenToken token{
       .id = draw_token(run.options.sampling, all, draw_bits(run.seed, run.result.tokens.size()))};
   if (run.options.logprobs > 0) {
@@ -310,6 +289,15 @@ Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
   co_return token;
 }
 
+// Tokens of the reply that were run; those that ran past its end do not count.
+void Session::keep(const Run& run, uint32_t position) {
+  const size_t ran = std::min(position - run.prompt.size(), run.result.tokens.size());
+  const size_t written = run.given.size() - run.prompt.size();
+  std::vector<uint32_t>& cached = current().cached;
+  cached.insert(cached.end(), run.result.tokens.begin() + static_cast<long>(written),
+                run.result.tokens.begin() + static_cast<long>(ran));
+}
+
 // The GPU chooses and feeds itself, and several tokens are in flight, unless the logits of the next
 // token depend on the choice of this one, or the host must fetch the chosen one's row.
 Task<Status> Session::decode(Run& run) {
@@ -318,6 +306,7 @@ Task<Status> Session::decode(Run& run) {
     uint32_t token = 0;
     std::vector<std::byte> candidates;
   };
+  if (run.constraint != nullptr) co_return co_await decode_constrained(run);
   const bool penalties = run.options.sampling.has_penalties();
   const bool logprobs = run.options.logprobs > 0;
   const Choose choose = logprobs                        ? Choose::kSampleTopk
@@ -400,17 +389,13 @@ Task<Status> Session::decode(Run& run) {
     if (going) going = accept(run, *token);
   }
   CO_TRY_VOID(std::move(status));
-  // Tokens of the reply that were run; those that ran past its end do not count.
-  const size_t ran = std::min<size_t>(position - prompt_size, run.result.tokens.size());
-  std::vector<uint32_t>& cached = current().cached;
-  cached.insert(cached.end(), run.result.tokens.begin() + (given_size - prompt_size),
-                run.result.tokens.begin() + static_cast<long>(ran));
+  keep(run, position);
   co_return Status{};
 }
 
 Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                                      uint64_t seed, Listener& listener,
-                                     std::function<bool()> cancelled,
+                                     std::function<bool()> cancelled, Constraint* constraint,
                                      std::vector<uint32_t> written) {
   if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
   CO_TRY_VOID(check_prompt(prompt));
@@ -424,6 +409,7 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
           .options = options,
           .seed = seed,
           .listener = listener,
+          .constraint = constraint,
           .cancelled = std::move(cancelled)};
   run.start = gpu::host_now();
   run.result.prompt_tokens = static_cast<uint32_t>(run.prompt.size());
@@ -433,7 +419,11 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
     ChosenToken token{.id = written[i]};
     // Its event, where there is one, comes again in its place; what was in it is not known here.
     if (options.logprobs > 0) token.top.push_back({token.id, 0});
-    going = accept(run, token);
+    if (constraint != nullptr && !constraint->allows(token.id)) {
+      busy_ = false;
+      co_return fail(ErrorCode::kInvalidArgument, "what was written is not of the format");
+    }
+    going = constraint != nullptr ? accept_allowed(run, token) : accept(run, token);
   }
   Status status;
   if (going) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/generate/constraint.h"
 #include "engine/generate/embedding.h"
 #include "engine/generate/sampler.h"
 #include "engine/generate/snapshot.h"
@@ -44,7 +45,7 @@ struct Prefilled {
 
 struct RunResult {
   FinishReason reason = FinishReason::kStop;
-  std::vector<uint32_t> tokens;  // of the reply, the one that ended it included
+  std::vector<uint32_t> tokens;  // of the reply; the one that ended it included, where one did
   uint32_t prompt_tokens = 0;
   uint32_t cached_tokens = 0;
   double prefill_ms = 0;  // from the start to the first token
@@ -72,12 +73,15 @@ class Session {
         sequences_(decoder_->sequences()) {}
 
   // Answers `prompt`. `written`: the beginning of the reply, made by an earlier run with the same
-  // prompt, options and seed; the listener hears of it again. cancelled() is polled between
-  // submissions; a cancelled run ends well, with what it has. kContextOverflow: the prompt leaves
-  // no room for a token; kInvalidArgument: empty, or an id outside the vocabulary; kBusy: another
-  // run is going on.
+  // prompt, options, seed and constraint; the listener hears of it again. constraint, if there is
+  // one: the tokens that it allows alone are drawn, and the reply ends (kStop) where it must.
+  // cancelled() is polled between submissions; a cancelled run ends well, with what it has.
+  // kContextOverflow: the prompt leaves no room for a token; kInvalidArgument: empty, an id outside
+  // the vocabulary, or something written that the constraint does not allow; kBusy: another run is
+  // going on.
   Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                               uint64_t seed, Listener& listener, std::function<bool()> cancelled,
+                              Constraint* constraint = nullptr,
                               std::vector<uint32_t> written = {});
 
   // Runs prompts into the cache, in batches that hold tokens of several, each into a sequence of
@@ -168,7 +172,15 @@ class Session {
   Task<Status> run_prompt(Run& run, uint32_t from,
                           const std::function<model::Readback()>& readback);
   Task<Status> decode(Run& run);
+  // The same for a reply that a constraint restricts.
+  Task<Status> decode_constrained(Run& run);
+  Task<Result<uint32_t>> draw_allowed(const Run& run, std::span<const std::byte> candidates,
+                                      float* logit);
+  // Notes which tokens of the reply are in the cache: those below `position`, which have run. Those
+  // that ran past the reply's end do not count.
+  void keep(const Run& run, uint32_t position);
   bool accept(Run& run, const ChosenToken& token);
+  bool accept_allowed(Run& run, const ChosenToken& token);
   Result<uint32_t> write_adjustments(const Run& run);
   void write_sampling(const Run& run);
   void write_draws(Run& run, uint32_t position);

@@ -188,6 +188,25 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
   return out;
 }
 
+// "auto", "required", or {name} of the one tool that must be called.
+Status parse_tool_choice(const Json& choice, const std::vector<chat::ToolDeclaration>& tools,
+                         grammar::ReplyFormat& out) {
+  if (choice.is_null() || choice == "auto") return {};
+  const Json* name = json_member(choice, "name");
+  if (choice != "required" && (name == nullptr || !name->is_string()))
+    return fail(ErrorCode::kInvalidArgument, "toolChoice must be auto, required or {name}");
+  for (const chat::ToolDeclaration& tool : tools)
+    if (name == nullptr || *name == tool.name) out.must_call.push_back(tool);
+  if (out.must_call.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                name == nullptr ? "toolChoice asks for a call, but there are no tools"
+                                : cat("toolChoice names no tool: '",
+                                      printable(name->get_ref<const std::string&>()), "'"));
+  }
+  if (name != nullptr) out.many_calls = false;
+  return {};
+}
+
 bool flag(const Json& json, std::string_view key, bool absent) {
   const Json* value = json_member(json, key);
   return value != nullptr && value->is_boolean() ? value->get<bool>() : absent;
@@ -367,8 +386,8 @@ Result<GenerateOptions> TextModel::options_of(const Json& request) const {
 }
 
 Task<Result<Json>> TextModel::run(std::vector<uint32_t> prompt, GenerateOptions options,
-                                  const Json& request, const Emit& emit, Listener& listener,
-                                  Cancelled cancelled) {
+                                  const grammar::ReplyFormat& format, const Json& request,
+                                  const Emit& emit, Listener& listener, Cancelled cancelled) {
   uint64_t seed = options.sampling.seed.value_or(gpu::host_random());
   std::vector<uint32_t> written;
   if (const Json* resume = json_member(request, "resume")) {
@@ -379,13 +398,20 @@ Task<Result<Json>> TextModel::run(std::vector<uint32_t> prompt, GenerateOptions 
     seed = old_seed->get<uint64_t>();
     CO_TRY(written, parse_ids(*tokens));
   }
+  std::optional<Constraint> constraint;
+  if (format.constrains()) {
+    CO_TRY(grammar::Automaton automaton, grammar::compile(format));
+    if (token_bytes_ == nullptr) token_bytes_ = std::make_unique<grammar::TokenBytes>(tokenizer_);
+    constraint.emplace(std::make_shared<const grammar::Automaton>(std::move(automaton)), tokenizer_,
+                       *token_bytes_);
+  }
   KeepingListener keeping(listener, emit);
   const bool recoverable = flag(request, "recoverable", false);
   if (recoverable) emit({{"type", "begun"}, {"seed", seed}});
   CO_TRY(const RunResult result,
          co_await session_->run(std::move(prompt), options, seed,
                                 recoverable ? static_cast<Listener&>(keeping) : listener, cancelled,
-                                std::move(written)));
+                                constraint ? &*constraint : nullptr, std::move(written)));
   co_return Json{{"reason", finish_reason_name(result.reason)},
                  {"usage",
                   {{"promptTokens", result.prompt_tokens},
@@ -403,12 +429,23 @@ Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled)
   chat::Conversation conversation;
   CO_TRY(const std::vector<chat::Piece> pieces, render(request, &conversation));
   CO_TRY(const GenerateOptions options, options_of(request));
+  grammar::ReplyFormat format{.format = options.format,
+                              .may_call = !conversation.tools.empty(),
+                              .many_calls = true,
+                              .may_think = flag(request, "think", false),
+                              .in_thought = chat::ends_in_thinking(pieces)};
+  if (const Json* choice = json_member(request, "toolChoice"); choice != nullptr)
+    CO_TRY_VOID(parse_tool_choice(*choice, conversation.tools, format));
+  if (format.constrains() && flag(request, "continueFinalMessage", false)) {
+    co_return fail(ErrorCode::kUnsupported,
+                   "an answer that is continued cannot be held to a format or made a tool call");
+  }
   ChatListener listener(tokenizer_, options.stop, emit,
                         {.thinking = flag(request, "think", false),
                          .start_in_thinking = chat::ends_in_thinking(pieces),
                          .tools = std::move(conversation.tools)});
-  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, request, emit,
-                                   listener, std::move(cancelled)));
+  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, format, request,
+                                   emit, listener, std::move(cancelled)));
   listener.finish();
   if (listener.stopped_by().empty()) {
     if (listener.tool_calls() > 0 && report["reason"] == "stop") report["reason"] = "tool_calls";
@@ -483,8 +520,8 @@ Task<Result<Json>> TextModel::generate(Json request, Emit emit, Cancelled cancel
   CO_TRY(const GenerateOptions options, options_of(request));
   CO_TRY(std::vector<uint32_t> prompt, raw_prompt(request));
   TextListener listener(tokenizer_, options.stop, emit);
-  CO_TRY(Json report,
-         co_await run(std::move(prompt), options, request, emit, listener, std::move(cancelled)));
+  CO_TRY(Json report, co_await run(std::move(prompt), options, {.format = options.format}, request,
+                                   emit, listener, std::move(cancelled)));
   listener.finish();
   if (!listener.stopped_by().empty()) report["stop"] = listener.stopped_by();
   co_return report;

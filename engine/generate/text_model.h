@@ -13,6 +13,8 @@
 #include "engine/generate/adapters.h"
 #include "engine/generate/session.h"
 #include "engine/gguf/header.h"
+#include "engine/grammar/reply_format.h"
+#include "engine/grammar/token_bytes.h"
 #include "engine/kernels/selftest.h"
 #include "engine/training/finetune.h"
 
@@ -64,7 +66,8 @@ class TextModel {
   Result<std::vector<chat::Piece>> render(const Json& request,
                                           chat::Conversation* conversation = nullptr) const;
 
-  // request: as render's, and options. Emits events; the result is the final report.
+  // request: as render's, options, and toolChoice ("auto", "required" or {name}). Emits events; the
+  // result is the final report.
   Task<Result<Json>> chat(Json request, Emit emit, Cancelled cancelled);
   // request: {prompt or tokens, special: "plain" | "parse", options}. Emits text as the model
   // writes it.
@@ -96,11 +99,13 @@ class TextModel {
  private:
   TextModel(model::Config config, tokenizer::Tokenizer tokenizer)
       : config_(std::move(config)), tokenizer_(std::move(tokenizer)), cache_(device_) {}
-  // request: {recoverable, resume}, as chat and generate have them. Recoverable replies emit
-  // {"type": "begun", seed} and {"type": "kept", id} of each token, which `resume`: {seed, tokens}
-  // takes, in another engine, to go on after them; their events then come again.
-  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options, const Json& request,
-                         const Emit& emit, Listener& listener, Cancelled cancelled);
+  // format: what the reply must be, if it constrains anything. request: {recoverable, resume}, as
+  // chat and generate have them. Recoverable replies emit {"type": "begun", seed} and {"type":
+  // "kept", id} of each token, which `resume`: {seed, tokens} takes, in another engine, to go on
+  // after them; their events then come again.
+  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options,
+                         const grammar::ReplyFormat& format, const Json& request, const Emit& emit,
+                         Listener& listener, Cancelled cancelled);
   // request: {prompt or tokens, special}
   Result<std::vector<uint32_t>> raw_prompt(const Json& request) const;
   Result<GenerateOptions> options_of(const Json& request) const;
@@ -111,6 +116,7 @@ class TextModel {
   kernels::KernelCache cache_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<Adapters> adapters_;
+  std::unique_ptr<grammar::TokenBytes> token_bytes_;  // made for the first reply in a format
   LoadOptions load_options_;
   kernels::Variant variant_;
   std::string architecture_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 namespace lapidary::tokenizer {
@@ -36,6 +37,15 @@ inline Utf8Step utf8_step(std::string_view text) {
     if (byte(i) < low || byte(i) > high) return {1, false, false};
   }
   return {length, true, false};
+}
+
+// The code point that `text` is: its bytes and no others, valid.
+inline uint32_t utf8_code_point(std::string_view text) {
+  const auto lead = static_cast<unsigned char>(text[0]);
+  if (text.size() == 1) return lead;
+  uint32_t code = lead & (0xFFu >> (text.size() + 1));
+  for (const char c : text.substr(1)) code = code << 6 | (static_cast<unsigned char>(c) & 0x3F);
+  return code;
 }
 
 }  // namespace lapidary::tokenizer

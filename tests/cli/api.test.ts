@@ -5,6 +5,7 @@ import { Ollama } from 'ollama';
 import OpenAI, { APIError } from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { QUESTION, main, root, start, type Running } from './harness.ts';
+import { complaints } from '../support/schemas.ts';
 import { WEATHER } from '../support/weather.ts';
 
 const TOKEN = 'a token of these tests';
@@ -30,6 +31,18 @@ afterAll(() => server.kill('SIGKILL'));
 const question = [{ role: 'user' as const, content: QUESTION }];
 const ANSWER = 'The capital of France is Paris.';
 const greedy = { model: 'nano', messages: question, temperature: 0 };
+const CAPITAL = {
+  type: 'object',
+  properties: { city: { enum: ['London', 'Paris'] }, sure: { type: 'boolean' } },
+  required: ['city', 'sure'],
+  additionalProperties: false,
+};
+const schemaFormat = (schema: Record<string, unknown>) => ({
+  response_format: {
+    type: 'json_schema' as const,
+    json_schema: { name: 'answer', strict: true, schema },
+  },
+});
 /** A reply that goes on and on. */
 const endless = {
   model: 'nano',
@@ -115,6 +128,39 @@ describe("OpenAI's client", () => {
     expect(next.choices[0]?.message.content).toMatch(/^It is sunny in Paris\b/);
     const none = await openai.chat.completions.create({ ...request, tool_choice: 'none' });
     expect(none.choices[0]?.finish_reason).not.toBe('tool_calls');
+  });
+
+  test('answers as a schema says, whole and in chunks, and in JSON mode', async () => {
+    const request = { ...greedy, ...schemaFormat(CAPITAL), max_tokens: 60 };
+    const { choices } = await openai.chat.completions.parse(request);
+    expect(choices[0]?.finish_reason).toBe('stop');
+    const { parsed, content } = choices[0]!.message;
+    expect(parsed).toMatchObject({ city: 'Paris' });
+    expect(complaints(CAPITAL, content!)).toBe('');
+    const final = await openai.chat.completions.stream(request).finalChatCompletion();
+    expect(final.choices[0]?.message.content).toBe(content);
+
+    const any = { ...greedy, response_format: { type: 'json_object' as const }, max_tokens: 20 };
+    const free = await openai.chat.completions.create(any);
+    expect(free.choices[0]?.message.content).toMatch(/^\{/);
+  });
+
+  test('calls a tool because it must', async () => {
+    const request = { ...greedy, tools: [WEATHER], max_tokens: 80 };
+    for (const tool_choice of [
+      'required' as const,
+      { type: 'function' as const, function: { name: 'get_weather' } },
+    ]) {
+      const { choices } = await openai.chat.completions.create({
+        ...request,
+        ...{ tool_choice, parallel_tool_calls: false },
+      });
+      const [call] = choices[0]!.message.tool_calls ?? [];
+      if (call?.type !== 'function') throw new Error('no call');
+      expect(call.function.name).toBe('get_weather');
+      const { parameters } = WEATHER.function;
+      expect(complaints(parameters, call.function.arguments)).toBe('');
+    }
   });
 
   test('thinks where it is told to', async () => {
@@ -261,8 +307,13 @@ describe("OpenAI's client", () => {
     ['n', { n: 2 }, 400, 'unsupported_value', 'n'],
     [
       'a format',
-      { response_format: { type: 'json_object' } },
-      ...([400, 'unsupported_value', 'response_format'] as const),
+      { response_format: { type: 'grammar' } },
+      ...([400, 'invalid_value', 'response_format.type'] as const),
+    ],
+    [
+      'a schema that cannot be followed',
+      { ...schemaFormat({ not: {} }), stream: true },
+      ...([400, 'unsupported_value', null] as const),
     ],
     [
       'a picture',
@@ -396,10 +447,22 @@ describe("Ollama's client", () => {
     expect((await settled()) - before).toBeLessThan(300);
   });
 
+  test('answers as a schema says', async () => {
+    const chat = { model: 'nano', messages: question, options: { ...options, num_predict: 60 } };
+    const { message } = await ollama.chat({ ...chat, format: CAPITAL });
+    expect(complaints(CAPITAL, message.content)).toBe('');
+    const { response } = await ollama.generate({
+      ...{ model: 'nano', prompt: QUESTION, format: CAPITAL, options: chat.options },
+    });
+    expect(JSON.parse(response ?? '')).toMatchObject({ city: 'Paris' });
+    expect((await ollama.chat({ ...chat, format: 'json' })).message.content).toMatch(/^\{/);
+  });
+
   test('is told what is wrong', async () => {
     const chat = (more: object) => ollama.chat({ model: 'nano', messages: question, ...more });
     await expect(chat({ model: 'nothing' })).rejects.toMatchObject({ status_code: 404 });
-    await expect(chat({ format: 'json' })).rejects.toThrow(/'format' is not supported/);
+    await expect(chat({ format: 'xml' })).rejects.toThrow(/'format' must be/);
+    await expect(chat({ format: { not: {} } })).rejects.toThrow(/'not' at #/);
     await expect(chat({ keep_alive: 'soon' })).rejects.toMatchObject({ status_code: 400 });
     await expect(chat({ options: { temperature: 'hot' } })).rejects.toThrow(/options.temperature/);
   });

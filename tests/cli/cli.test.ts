@@ -1,6 +1,7 @@
 // The command line as a program: what it prints where, how it ends, and how it fails.
 
-import { cp, readFile, readdir, stat, truncate, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { adapterGguf, randomAdapter } from '../support/adapters.ts';
@@ -140,6 +141,24 @@ test('run: the same seed twice, and a stop text', async () => {
     ' France',
   ]);
   expect(stopped.stdout).toBe('The capital of\n');
+});
+
+test('run --format: the answer is JSON as the schema says; what is wrong with a schema', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'lapidary-format-'));
+  const file = join(folder, 'schema.json');
+  const ask = async (schema: string) => {
+    await writeFile(file, schema);
+    return lapidary(['run', 'nano', QUESTION, '--temperature', '0', '--format', file]);
+  };
+  const ended = await ask('{"enum":["London","Paris"]}');
+  expect([ended.stdout, ended.code]).toEqual(['"Paris"\n', 0]);
+  const unsupported = await ask('{"type":"array","uniqueItems":true}');
+  expect(unsupported.stderr).toContain("'uniqueItems' at #");
+  expect(unsupported.code).toBe(EXIT.error);
+  for (const text of ['{', '"json"', '[]']) expect((await ask(text)).code).toBe(EXIT.usage);
+  const none = await lapidary(['run', 'nano', QUESTION, '--format', join(folder, 'none.json')]);
+  expect(none.code).toBe(EXIT.notFound);
+  await rm(folder, { recursive: true });
 });
 
 test('run: Ctrl-C ends the reply with what was written, exit 130', async () => {

@@ -1,9 +1,10 @@
 // The real vocabulary, 262,144 tokens and 514,906 merges, through the whole engine: ids, load time, wasm memory.
 
-import type { LoadProgress, Model } from 'lapidary/node';
+import type { GenerateOptions, LoadProgress, Model } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadBytes, readJson } from '../support/fixtures.ts';
 import { gemmaVocabulary, tinyModelWith } from '../support/gemma-vocabulary.ts';
+import { complaints } from '../support/schemas.ts';
 
 interface Case {
   text: string;
@@ -52,6 +53,18 @@ test('ids of every case with special tokens parsed', () => {
     expect(model.tokenize(text, { addBos: false, special: 'parse' }), text).toEqual(ids);
     expect(model.detokenize(ids, { showControl: true }), text).toBe(spaced(text));
   }
+});
+
+// Most of its tokens are equally likely, so that anything comes that may.
+test.each<[string, GenerateOptions]>([
+  ['the likeliest 64', { topK: 64 }],
+  ['any', { topK: 0, topP: 1 }],
+])('replies in a schema, of %s', async (_, options) => {
+  const format = { type: 'array', items: { type: 'string', maxLength: 4 }, maxItems: 2 };
+  const reply = model.generate('[', { format, seed: 1, maxTokens: 24, ...options });
+  const text = await reply.text();
+  if ((await reply.report()).reason === 'stop') expect(complaints(format, text)).toBe('');
+  expect(text).toMatch(/^\[\s*["\]]/);
 });
 
 test('a long text comes back as it was, in linear time', () => {

@@ -88,9 +88,14 @@ async function refusal(request: object, create: 'chat' | 'completions' = 'chat')
 
 const deep = (depth: number): unknown => (depth > 0 ? { a: deep(depth - 1) } : 1);
 const tool = (parameters?: unknown) => ({
-  type: 'function',
-  function: { name: 'f', parameters },
+  type: 'function' as const,
+  function: { name: 'f', parameters: parameters as never },
 });
+
+const schemaFormat = (schema: unknown, name = 'answer') => ({
+  response_format: { type: 'json_schema' as const, json_schema: { name, schema: schema as never } },
+});
+const FUNCTION = { type: 'function' as const };
 
 describe('what is refused, by name', () => {
   test.each<[string, string, object]>([
@@ -116,8 +121,23 @@ describe('what is refused, by name', () => {
     ['stream_options', 'invalid_argument', { stream_options: { include_usage: true } }],
     ['n', 'unsupported', { n: 2 }],
     ['n', 'invalid_argument', { n: 0 }],
-    ['response_format', 'unsupported', { response_format: { type: 'json_object' } }],
-    ['response_format', 'unsupported', { response_format: {} }],
+    ['response_format', 'invalid_argument', { response_format: 'json' }],
+    ['response_format.type', 'invalid_argument', { response_format: {} }],
+    ['response_format.type', 'invalid_argument', { response_format: { type: 'grammar' } }],
+    [
+      'response_format.json_schema',
+      'invalid_argument',
+      { response_format: { type: 'json_schema' } },
+    ],
+    ['response_format.json_schema.name', 'invalid_argument', schemaFormat({}, '')],
+    ['response_format.json_schema.schema', 'invalid_argument', schemaFormat([])],
+    ['response_format.json_schema.schema', 'invalid_argument', schemaFormat(undefined)],
+    ['response_format.json_schema.schema', 'invalid_argument', schemaFormat(deep(100))],
+    [
+      'response_format.json_schema.schema',
+      'invalid_argument',
+      schemaFormat({ const: 'x'.repeat(LIMITS.schemaText) }),
+    ],
     ['functions', 'unsupported', { functions: [] }],
     ['audio', 'unsupported', { audio: {} }],
     ['modalities', 'unsupported', { modalities: ['text', 'audio'] }],
@@ -125,8 +145,15 @@ describe('what is refused, by name', () => {
     ['verbosity', 'unsupported', { verbosity: 'low' }],
     ['web_search_options', 'unsupported', { web_search_options: {} }],
     ['reasoning_effort', 'invalid_argument', { reasoning_effort: 'huge' }],
-    ['tool_choice', 'unsupported', { tools: [tool()], tool_choice: 'required' }],
     ['tool_choice', 'invalid_argument', { tool_choice: 'any' }],
+    ['tool_choice', 'invalid_argument', { tool_choice: 'required' }],
+    ['tool_choice.type', 'unsupported', { tools: [tool()], tool_choice: { type: 'custom' } }],
+    ['tool_choice.function', 'invalid_argument', { tools: [tool()], tool_choice: FUNCTION }],
+    [
+      'tool_choice.function.name',
+      'invalid_argument',
+      { tools: [tool()], tool_choice: { ...FUNCTION, function: { name: 'other' } } },
+    ],
     ['tools', 'invalid_argument', { tools: Array(129).fill(tool()) }],
     ['tools', 'invalid_argument', { tools: [tool(deep(1000))] }],
     ['tools[0].function', 'invalid_argument', { tools: [{ type: 'function' }] }],
@@ -234,6 +261,24 @@ test('a choice of no tool keeps them from the model and forbids calls', async ()
   await openai.chat.completions.create({ ...request, tool_choice: 'none' });
   expect(calls[0]!.options.tools).toBeUndefined();
   expect(calls[0]!.options.logitBias).toEqual({ 48: -100 });
+});
+
+test('formats and forced calls reach the model', async () => {
+  const { openai, calls } = pretend([prefill, text('{}')]);
+  const ask = (more: object) =>
+    openai.chat.completions.create({ messages: [{ role: 'user', content: 'Hello' }], ...more });
+  const schema = { type: 'object' };
+  await ask({ response_format: { type: 'text' } });
+  await ask({ response_format: { type: 'json_object' } });
+  await ask({ ...schemaFormat(schema), tool_choice: 'auto' });
+  await ask({ tools: [tool()], tool_choice: 'required' });
+  await ask({ tools: [tool()], tool_choice: { ...FUNCTION, function: { name: 'f' } } });
+  expect(calls.map(({ options }) => options.format)).toEqual([
+    ...[undefined, 'json', schema, undefined, undefined],
+  ]);
+  expect(calls.map(({ options }) => options.toolChoice)).toEqual([
+    ...[undefined, undefined, undefined, 'required', { name: 'f' }],
+  ]);
 });
 
 test('completions: a prompt, 16 tokens unless more are asked for, one <bos>', async () => {

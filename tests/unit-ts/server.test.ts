@@ -135,8 +135,8 @@ test.each(['', 'soon', '5 m', '5d', '1e3', true, {}, [5], 'h', '1'.repeat(99)])(
 
 test.each<[string, object]>([
   ['images', { prompt: 'a', images: ['aGk='] }],
-  ['format', { prompt: 'a', format: 'json' }],
-  ['format', { prompt: 'a', format: { type: 'object' } }],
+  ['format', { prompt: 'a', format: 'xml' }],
+  ['format', { prompt: 'a', format: ['json'] }],
   ['context', { prompt: 'a', context: [1, 2] }],
   ['suffix', { prompt: 'a', suffix: 'b' }],
   ['template', { prompt: 'a', template: '{{ .Prompt }}' }],
@@ -160,6 +160,10 @@ test('Ollama: what it ignores is ignored, what it has is read', () => {
     ...{ name: 'nano', stream: true, think: true, keepAliveMs: 60_000, contextLength: 100 },
     options: { maxTokens: -1, topK: 5, stop: ['x'] },
   });
+});
+
+test.each(['json', { type: 'object' }])('Ollama: the format %j is read', (format) => {
+  expect(readGenerate({ model: 'nano', format }).options.format).toEqual(format);
 });
 
 test('hosts: exact names, with and without the port', () => {

@@ -91,6 +91,7 @@ program
   .option('--repeat-penalty <n>', '1 is none', number(0.01, 100))
   .option('--max-tokens <n>', 'most tokens to write', wholeFrom(1))
   .option('--stop <text>', 'end the answer before this text (may be given several times)', collect)
+  .option('--format <json|file>', 'answer in JSON, or as the JSON schema in the file says')
   .addOption(context())
   .addOption(kvType())
   .addOption(perLayerEmbeddings())

@@ -171,9 +171,10 @@ export class Model {
    * The reply fails with `context_overflow` when the conversation does not fit, `invalid_argument` for bad options.
    */
   chat(messages: Message[], options: ChatOptions = {}): Reply {
-    const { think, tools, continueFinalMessage, signal, ...rest } = options;
+    const { think, tools, toolChoice, continueFinalMessage, signal, ...rest } = options;
     const all = [...this.prefix, ...messages];
-    const request = { messages: all, tools, think, continueFinalMessage, options: rest };
+    const chosen = { tools, toolChoice, think, continueFinalMessage };
+    const request = { messages: all, ...chosen, options: rest };
     return this.reply('lap_chat', request, signal);
   }
 

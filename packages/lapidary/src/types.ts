@@ -33,6 +33,9 @@ export interface Tool {
   };
 }
 
+/** JSON Schema, of which docs/structured-output.md says what is supported. */
+export type JsonSchema = Record<string, unknown>;
+
 /** What is absent comes from the model's maker (an Ollama params layer), else from the engine. */
 export interface GenerateOptions {
   /** 0 is greedy: always the likeliest token. */
@@ -61,12 +64,23 @@ export interface GenerateOptions {
   ignoreEos?: boolean;
   /** Alternatives reported with each token (`token` events); 0 is off. */
   logprobs?: number;
+  /**
+   * What the answer must be: `json`, any JSON object, or JSON that satisfies a schema. Only tokens that lead there are
+   * drawn, and the reply ends where the value does. A reply that `maxTokens` or the context cuts off is a beginning of
+   * such a value. A schema with keywords that are not supported fails with `unsupported`; they are named.
+   */
+  format?: 'json' | JsonSchema;
 }
 
 export interface ChatOptions extends GenerateOptions {
   /** Lets a thinking model think before it answers. */
   think?: boolean;
   tools?: Tool[];
+  /**
+   * `auto` (default): the model calls tools or answers. `required`: it calls at least one, with arguments that satisfy
+   * its parameters' schema; a name: that one, once. There is no answer then, whatever `format` says.
+   */
+  toolChoice?: 'auto' | 'required' | { name: string };
   /** The last message is the model's own, to be continued. */
   continueFinalMessage?: boolean;
   /** Aborting ends the reply; it finishes with the reason `cancelled` and keeps what was written. */

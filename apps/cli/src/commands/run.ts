@@ -1,7 +1,15 @@
 // `run`: answers one prompt, or holds a conversation.
 
-import { fstatSync } from 'node:fs';
-import type { ChatOptions, Message, Model, Reply, ReplyReport } from 'lapidary/node';
+import { fstatSync, readFileSync, statSync } from 'node:fs';
+import {
+  LapidaryError,
+  type ChatOptions,
+  type JsonSchema,
+  type Message,
+  type Model,
+  type Reply,
+  type ReplyReport,
+} from 'lapidary/node';
 import { EXIT, UsageError } from '../exit.js';
 import { bytes, duration } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
@@ -19,6 +27,8 @@ export interface RunFlags extends LoadFlags {
   repeatPenalty?: number;
   maxTokens?: number;
   stop?: string[];
+  /** `json`, or the path of a JSON schema. */
+  format?: string;
   adapter?: string[];
   raw?: boolean;
   json?: boolean;
@@ -43,6 +53,33 @@ export function chatOptions(flags: RunFlags): ChatOptions {
   for (const key of SAMPLING) if (flags[key] !== undefined) options[key] = flags[key];
   if (flags.think !== undefined) options.think = flags.think;
   return options;
+}
+
+/** Of a schema's file; the engine takes less. */
+const MAX_SCHEMA_BYTES = 1 << 20;
+
+/** `json`, or the JSON schema in a file. */
+function readFormat(format: string): 'json' | JsonSchema {
+  if (format === 'json') return format;
+  let text: string;
+  try {
+    const { size } = statSync(format);
+    if (size > MAX_SCHEMA_BYTES) throw new Error(`it has ${bytes(size)}`);
+    text = readFileSync(format, 'utf8');
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new LapidaryError('not_found', `--format cannot read '${format}': ${why}`);
+  }
+  let schema: unknown;
+  try {
+    schema = JSON.parse(text);
+  } catch {
+    throw new UsageError(`--format: '${format}' is not JSON`);
+  }
+  if (typeof schema !== 'object' || schema === null || Array.isArray(schema)) {
+    throw new UsageError(`--format: '${format}' holds no JSON schema, which is an object`);
+  }
+  return schema as JsonSchema;
 }
 
 /** Streams a reply to stdout, thinking to stderr; Ctrl-C ends the reply. */
@@ -152,10 +189,12 @@ export async function run(name: string, words: string[], flags: RunFlags): Promi
   if (prompt === '' && !interactive) {
     throw new UsageError('there is no prompt: give one as an argument or on standard input');
   }
-  if (interactive && (flags.raw || flags.json)) {
-    throw new UsageError('--raw and --json need a prompt');
+  if (interactive && (flags.raw || flags.json || flags.format !== undefined)) {
+    throw new UsageError('--raw, --json and --format need a prompt');
   }
   const adapters = (flags.adapter ?? []).map(parseAdapter);
+  const format = flags.format === undefined ? undefined : readFormat(flags.format);
+  const options = { ...chatOptions(flags), ...(format && { format }) };
   const model = await load(name, flags);
   try {
     for (const { path, scale } of adapters) await model.loadAdapter(path, { scale });
@@ -165,8 +204,8 @@ export async function run(name: string, words: string[], flags: RunFlags): Promi
       { role: 'user', content: prompt },
     ];
     const reply = flags.raw
-      ? model.generate(prompt, { ...chatOptions(flags), special: 'parse' })
-      : model.chat(messages, chatOptions(flags));
+      ? model.generate(prompt, { ...options, special: 'parse' })
+      : model.chat(messages, options);
     const { report } = await show(reply, flags.json ?? false);
     process.stderr.write(summary(model, report, flags.verbose ?? false));
     return report.reason === 'cancelled' ? EXIT.interrupted : EXIT.ok;

@@ -5,6 +5,7 @@ import {
   Fields,
   LIMITS,
   isShallow,
+  readSchema,
   readStops,
   readTools,
   readTopLogprobs,
@@ -106,11 +107,18 @@ function readThink(fields: Fields): boolean {
   return fields.oneOf('think', ['low', 'medium', 'high', 'max']) !== undefined;
 }
 
-function readCommon(fields: Fields): AskedOllama {
+function readFormat(fields: Fields): GenerateOptions['format'] {
   const format = fields.get('format');
-  if (format !== undefined && format !== '') {
-    throw fields.unsupported('format', 'replies are free text');
+  if (format === undefined || format === '') return undefined;
+  if (format === 'json') return format;
+  if (typeof format !== 'object' || Array.isArray(format)) {
+    throw fields.invalid('format', "'json' or a JSON schema");
   }
+  return readSchema(fields, 'format');
+}
+
+function readCommon(fields: Fields): AskedOllama {
+  const format = readFormat(fields);
   const topLogprobs = readTopLogprobs(fields);
   const { options, contextLength } = readOptions(fields);
   const logprobs = reportedLogprobs(topLogprobs);
@@ -122,7 +130,7 @@ function readCommon(fields: Fields): AskedOllama {
     keepAliveMs: parseKeepAlive(fields.get('keep_alive')),
     contextLength,
     topLogprobs,
-    options: logprobs === undefined ? options : { ...options, logprobs },
+    options: { ...options, ...(logprobs !== undefined && { logprobs }), ...(format && { format }) },
   };
 }
 

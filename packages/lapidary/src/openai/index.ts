@@ -22,7 +22,14 @@ export { errorAnswer, errorBody, type ErrorBody } from './error-body.js';
 export { Fields, RequestError, isShallow, type NumberLimits } from './fields.js';
 export { LIMITS } from './limits.js';
 export { TokenTrail, type OpenAIModel, type ReplyLike } from './model.js';
-export { readStops, readTools, readTopLogprobs, reportedLogprobs, withoutBos } from './request.js';
+export {
+  readSchema,
+  readStops,
+  readTools,
+  readTopLogprobs,
+  reportedLogprobs,
+  withoutBos,
+} from './request.js';
 export { ChunkStream } from './stream.js';
 export type * from './types.js';
 

@@ -9,8 +9,12 @@ export const LIMITS = {
   tools: 128,
   /** UTF-16 units of the JSON of all tools. */
   toolText: 1 << 20,
+  /** UTF-16 units of the JSON of a reply's schema. */
+  schemaText: 1 << 18,
   /** Objects and lists in each other. */
   depth: 64,
+  /** Of a reply's schema; what it stands in comes on top of it. */
+  schemaDepth: 48,
   /** Tokens of a prompt that is given as ids. */
   promptTokens: 1 << 20,
   /** Texts of one request for embeddings. */

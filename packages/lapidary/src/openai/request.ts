@@ -1,6 +1,13 @@
 // What a request asks for, checked, in the model's own terms.
 
-import type { ChatOptions, GenerateOptions, Message, RawOptions, Tool } from '../types.js';
+import type {
+  ChatOptions,
+  GenerateOptions,
+  JsonSchema,
+  Message,
+  RawOptions,
+  Tool,
+} from '../types.js';
 import { Fields, isShallow } from './fields.js';
 import { LIMITS } from './limits.js';
 
@@ -134,11 +141,37 @@ function refuseForeign(fields: Fields): void {
   if (verbosity && verbosity !== 'medium') {
     throw fields.unsupported('verbosity', "say it in a message, or leave it at 'medium'");
   }
-  const format = fields.object('response_format');
-  const type = format?.string('type', LIMITS.name);
-  if (format && type !== 'text') {
-    throw fields.unsupported('response_format', "only the type 'text' is written");
+}
+
+/** A member that is a JSON schema; the engine knows which of its keywords it can follow. */
+export function readSchema(fields: Fields, key: string): JsonSchema {
+  if (!fields.object(key)) throw fields.invalid(key, 'a JSON schema');
+  const schema = fields.get(key) as JsonSchema;
+  const { schemaDepth, schemaText } = LIMITS;
+  if (!isShallow(schema, schemaDepth)) {
+    throw fields.invalid(key, `at most ${schemaDepth} objects deep`);
   }
+  if (JSON.stringify(schema).length > schemaText) {
+    throw fields.invalid(key, `at most ${schemaText} characters of JSON`);
+  }
+  return schema;
+}
+
+/** Every schema is followed to the letter, whether `strict` or not. */
+function readFormat(fields: Fields): GenerateOptions['format'] {
+  const format = fields.object('response_format');
+  if (!format) return undefined;
+  const types = ['text', 'json_object', 'json_schema'] as const;
+  const type = format.oneOf('type', types);
+  if (!type) throw format.invalid('type', `one of ${types.join(', ')}`);
+  if (type === 'text') return undefined;
+  if (type === 'json_object') return 'json';
+  const described = format.object('json_schema');
+  if (!described) throw format.invalid('json_schema', 'an object with a name and a schema');
+  if (!described.string('name', LIMITS.name)) throw described.invalid('name', 'a text');
+  described.string('description', LIMITS.text);
+  described.boolean('strict');
+  return readSchema(described, 'schema');
 }
 
 const ROLES = ['system', 'developer', 'user', 'assistant', 'tool'] as const;
@@ -254,15 +287,29 @@ export function readTools(fields: Fields): Tool[] | undefined {
   return tools;
 }
 
-function readChosenTools(fields: Fields): Tool[] | undefined {
+/** The tools that the model is told of, and whether it must call one. */
+function readChosenTools(fields: Fields): Pick<ChatOptions, 'tools' | 'toolChoice'> {
   const tools = readTools(fields);
   const choice = fields.get('tool_choice');
-  if (choice === undefined || choice === 'auto') return tools;
-  if (choice === 'none') return undefined;
-  if (choice === 'required' || typeof choice === 'object') {
-    throw fields.unsupported('tool_choice', "a call cannot be forced; there are 'auto' and 'none'");
+  if (choice === undefined || choice === 'auto') return { tools };
+  if (choice === 'none') return {};
+  if (choice !== 'required' && typeof choice !== 'object') {
+    throw fields.invalid('tool_choice', "'auto', 'none', 'required' or an object");
   }
-  throw fields.invalid('tool_choice', "'auto' or 'none'");
+  if (!tools) throw fields.invalid('tool_choice', "absent unless there are 'tools'");
+  if (choice === 'required') return { tools, toolChoice: choice };
+  const named = fields.object('tool_choice')!;
+  const type = named.string('type', LIMITS.name);
+  if (type !== 'function') {
+    throw named.unsupported('type', "there is 'function', which names the one to call");
+  }
+  const called = named.object('function');
+  const name = called?.string('name', LIMITS.name);
+  if (!called || !name) throw named.invalid('function', 'an object with a name');
+  if (!tools.some((tool) => tool.function.name === name)) {
+    throw called.invalid('name', 'the name of one of the tools');
+  }
+  return { tools, toolChoice: { name } };
 }
 
 function readMaxTokens(fields: Fields): number | undefined {
@@ -308,7 +355,8 @@ export function readChat(value: unknown): AskedChat {
     options: withoutAbsent<ChatOptions>({
       ...readSampling(fields),
       maxTokens: readMaxTokens(fields),
-      tools: readChosenTools(fields),
+      ...readChosenTools(fields),
+      format: readFormat(fields),
       think: effort !== undefined && effort !== 'none' && effort !== 'minimal',
       logprobs: reportedLogprobs(topLogprobs),
     }),

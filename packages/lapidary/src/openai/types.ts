@@ -63,6 +63,20 @@ export interface CommonParams {
   repeat_penalty?: number | null | undefined;
 }
 
+/** What the answer must be. A schema is followed to the letter, `strict` or not. */
+export type ResponseFormat =
+  | { type: 'text' }
+  | { type: 'json_object' }
+  | {
+      type: 'json_schema';
+      json_schema: {
+        name: string;
+        description?: string | undefined;
+        schema: Record<string, unknown>;
+        strict?: boolean | null | undefined;
+      };
+    };
+
 export interface ChatParams extends CommonParams {
   messages: ChatMessageParam[];
   logprobs?: boolean | null | undefined;
@@ -70,13 +84,14 @@ export interface ChatParams extends CommonParams {
   top_logprobs?: number | null | undefined;
   max_completion_tokens?: number | null | undefined;
   tools?: ChatTool[] | undefined;
-  /** `none` keeps the tools from the model. */
-  tool_choice?: 'auto' | 'none' | undefined;
+  /** `none` keeps the tools from the model; `required` and a name make it call. */
+  tool_choice?:
+    'auto' | 'none' | 'required' | { type: 'function'; function: { name: string } } | undefined;
   /** false: the reply ends after its first call. */
   parallel_tool_calls?: boolean | undefined;
   /** Whether a thinking model thinks: not for `none` and `minimal`, the default. */
   reasoning_effort?: 'none' | 'minimal' | 'low' | 'medium' | 'high' | 'xhigh' | null | undefined;
-  response_format?: { type: 'text' } | undefined;
+  response_format?: ResponseFormat | undefined;
   stream?: boolean | null | undefined;
 }
 
