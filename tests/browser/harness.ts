@@ -28,7 +28,7 @@ export async function nanoPath(): Promise<string> {
 }
 
 /** Serves apps/web/dist, with nano's weights as /models/nano, the package as /lapidary/ and this folder as /tests/. */
-async function serve(): Promise<Site> {
+export async function serve(): Promise<Site> {
   const blob = (await nanoPath()).split('/').at(-1);
   const page = sirv(`${root}apps/web/dist`);
   const models = sirv(`${root}models`);
@@ -66,20 +66,19 @@ async function serve(): Promise<Site> {
   };
 }
 
-function launch(): Promise<Browser> {
-  return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    headless: true,
-    args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
-  });
-}
+/** Of Debian's Chromium. */
+export const launchOptions = {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  headless: true,
+  args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+};
 
 /** A site and a browser for all tests of the file that calls it; there once the first of them runs. */
 export function siteAndBrowser(): { site: Site; browser: Browser } {
   const both = {} as { site: Site; browser: Browser };
   beforeAll(async () => {
     both.site = await serve();
-    both.browser = await launch();
+    both.browser = await chromium.launch(launchOptions);
   });
   afterAll(async () => {
     await both.browser?.close();
