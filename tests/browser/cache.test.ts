@@ -136,7 +136,7 @@ test('a line that is cut at 40 % is an error, and the next try goes on there', a
   server.breaks = Infinity;
   const failed = await fetched(page);
   expect(failed).toMatchObject({ code: 'io_error' });
-  expect(failed.retries[0]).toMatchObject({ attempt: 2, tries: 3 });
+  expect(failed.retries[0]).toMatchObject({ attempt: 1, tries: 3 });
   server.breakAfter = Infinity;
   await settled();
   expect(await fetched(page)).toMatchObject({ digest: sum });

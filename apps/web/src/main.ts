@@ -133,8 +133,9 @@ worker.addEventListener('error', (event) => {
 
 function progressText({ phase, retry }: LoadProgress): string {
   if (!retry) return `${PHASES[phase]} …`;
-  const { attempt, tries, wait, reason } = retry;
-  return `${PHASES[phase]}: ${reason}; try ${attempt} of ${tries} in ${Math.ceil(wait / 1000)} s …`;
+  const { attempt, tries, delayMs, reason } = retry;
+  const seconds = Math.ceil(delayMs / 1000);
+  return `${PHASES[phase]}: ${reason}; try ${attempt + 1} of ${tries} in ${seconds} s …`;
 }
 
 function load(from: string | File, keep: boolean): void {

@@ -47,6 +47,6 @@ export { engineModule, findGpu, type FoundModel, type ModelLocation } from './pl
 export { Reply } from './reply.js';
 export { BlobSource } from './source/blob.js';
 export { HttpRangeSource, type HttpSourceOptions } from './source/http.js';
-export type { RetryState } from './source/retry.js';
+export type { Retry } from './source/retry.js';
 export type { ByteSource } from './source/source.js';
 export type * from './types.js';

@@ -1,6 +1,6 @@
 // What goes into a model and what comes out: messages, options, events, reports.
 
-import type { RetryState } from './source/retry.js';
+import type { Retry } from './source/retry.js';
 
 /** A part of a message's content. */
 export interface TextPart {
@@ -144,7 +144,7 @@ export interface LoadProgress {
   /** Of a download 0, while the server has not said it. */
   total: number;
   /** A download's request has failed and waits for its next try. */
-  retry?: RetryState;
+  retry?: Retry;
 }
 
 /** What of a kernel's forms may be asked for; what is absent is chosen at load. */

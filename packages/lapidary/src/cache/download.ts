@@ -3,7 +3,7 @@
 
 import { LapidaryError } from '../errors.js';
 import { eachChunk } from '../source/response.js';
-import { Transient, retrying, type RetryState } from '../source/retry.js';
+import { Transient, retrying, type Retry } from '../source/retry.js';
 import {
   MAX_SEGMENTS,
   bytesOf,
@@ -41,6 +41,8 @@ export interface DownloadJob {
 /** Milliseconds between two entries in the journal, and between two reports. */
 const SAVE_EVERY = 1000;
 const REPORT_EVERY = 100;
+/** Most milliseconds between two tries. */
+const LONGEST_WAIT = 60_000;
 /** How often a download begins anew because the file has changed. */
 const MOST_CHANGES = 2;
 
@@ -94,7 +96,7 @@ class Download {
   private saving: Promise<void> | undefined;
   private savedAt = 0;
   private reportedAt = 0;
-  private retry: RetryState | undefined;
+  private retry: Retry | undefined;
 
   constructor(
     private readonly job: DownloadJob,
@@ -204,8 +206,14 @@ class Download {
     const length = segmentLength(entry, index);
     let position = entry.have[index] ?? 0;
     const writer = await openSegment(this.job.folder, segmentName(index), position);
+    let before = position;
+    const progressed = () => {
+      const further = position > before;
+      before = position;
+      return further;
+    };
     try {
-      await this.retrying(async (advanced) => {
+      await this.retrying(async () => {
         if (position === length) return;
         const offset = start + position;
         const first = index === 0 ? this.first : undefined;
@@ -220,13 +228,12 @@ class Download {
             position += chunk.length;
             entry.have[index] = writer.committed;
             await this.received(index, position);
-            advanced();
           });
         } finally {
           await dismiss(answer);
         }
         if (position < length) throw new Transient('less came than was promised');
-      });
+      }, progressed);
     } finally {
       try {
         await writer.close();
@@ -336,11 +343,13 @@ class Download {
     });
   }
 
-  private retrying<T>(work: (advanced: () => void) => Promise<T>): Promise<T> {
+  private retrying<T>(work: () => Promise<T>, progressed?: () => boolean): Promise<T> {
     const { tries, backOff } = this.options;
     return retrying(this.job.url, work, {
       tries,
       backOff,
+      longest: LONGEST_WAIT,
+      progressed,
       signal: this.signal,
       onRetry: (state) => {
         this.retry = state;

@@ -2,7 +2,7 @@
 
 import { LapidaryError } from '../errors.js';
 import { contentRange, discard, refusal, request } from '../source/response.js';
-import { StallWatch } from '../source/retry.js';
+import { StallWatch } from '../source/stall.js';
 import { MAX_DATE, MAX_ETAG, type Entry } from './entry.js';
 
 /** The file on the server is not the one that the download began with. */

@@ -1,6 +1,6 @@
 // What the download cache takes and gives.
 
-import type { RetryState } from '../source/retry.js';
+import type { Retry } from '../source/retry.js';
 import type { ByteSource } from '../source/source.js';
 
 /** How far a download has come. Bytes; `total` is 0 while the server has not said it. */
@@ -9,7 +9,7 @@ export interface DownloadProgress {
   loaded: number;
   total: number;
   /** A request has failed and waits for its next try. */
-  retry?: RetryState;
+  retry?: Retry;
 }
 
 /** What a file must be. */

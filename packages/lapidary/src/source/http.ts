@@ -2,8 +2,9 @@
 
 import { LapidaryError } from '../errors.js';
 import { contentRange, discard, eachChunk, refusal, request } from './response.js';
-import { StallWatch, Transient, retrying } from './retry.js';
+import { Transient, retrying } from './retry.js';
 import { checkRange, type ByteSource } from './source.js';
+import { StallWatch } from './stall.js';
 
 export interface HttpSourceOptions {
   signal?: AbortSignal | undefined;

@@ -1,10 +1,9 @@
 // What a web server answers to a request for a file or a part of it.
 
 import { LapidaryError, messageOf } from '../errors.js';
-import { Transient, type StallWatch } from './retry.js';
-
-/** Bytes of a body that are read at a time. */
-const CHUNK = 256 << 10;
+import { chunksOf } from './body.js';
+import { Transient, isTransientStatus } from './retry.js';
+import type { StallWatch } from './stall.js';
 
 /** Which bytes a 206 brings, both ends counted, of how many. */
 export interface ContentRange {
@@ -39,7 +38,7 @@ function retryAfter(response: Response): number | undefined {
 export function refusal(name: string, response: Response): Error {
   const { status } = response;
   const answered = `the server answered ${status}${response.statusText ? ` ${response.statusText}` : ''}`;
-  if (status === 408 || status === 429 || status >= 500) {
+  if (isTransientStatus(status)) {
     return new Transient(answered, retryAfter(response));
   }
   if (status === 200) {
@@ -95,7 +94,7 @@ export async function eachChunk(
   take: (chunk: Uint8Array) => void | Promise<void>,
 ): Promise<void> {
   if (!body) return;
-  const chunks = chunksOf(body);
+  const chunks = chunksOf(body, watch.signal);
   const next = async () => {
     try {
       const chunk = await chunks.next();
@@ -112,34 +111,7 @@ export async function eachChunk(
     }
   } catch (error) {
     // The rest is not wanted; a connection that broke needs no ending.
-    await chunks.cancel().catch(() => {});
+    chunks.cancel();
     throw error;
-  }
-}
-
-function chunksOf(body: ReadableStream<Uint8Array>): {
-  next(): Promise<Uint8Array | undefined>;
-  cancel(): Promise<void>;
-} {
-  try {
-    // Into memory that is used again and again: half the work of a new array for every chunk.
-    const reader = body.getReader({ mode: 'byob' });
-    let memory = new Uint8Array(CHUNK);
-    return {
-      async next() {
-        const { done, value } = await reader.read(memory);
-        if (done) return undefined;
-        memory = new Uint8Array(value.buffer);
-        return value;
-      },
-      cancel: () => reader.cancel(),
-    };
-  } catch {
-    // A browser whose bodies are no byte streams.
-    const reader = body.getReader();
-    return {
-      next: async () => (await reader.read()).value,
-      cancel: () => reader.cancel(),
-    };
   }
 }

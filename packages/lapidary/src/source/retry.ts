@@ -1,4 +1,4 @@
-// Trying again: what is worth it, how long to wait, and how to notice that nothing comes any more.
+// Trying again what may only have failed for the moment: a line that broke, a server that said "later".
 
 import { LapidaryError } from '../errors.js';
 import { throwIfAborted } from './source.js';
@@ -8,74 +8,75 @@ export class Transient extends Error {
   constructor(
     message: string,
     /** Milliseconds that the server asks to be left alone. */
-    readonly after?: number,
+    readonly afterMs = 0,
   ) {
     super(message);
   }
 }
 
-/** A request has failed and is made again. */
-export interface RetryState {
-  /** The try that comes next: 2 after the first failure. */
+/** A try that failed and is followed by another. */
+export interface Retry {
+  /** The try that failed, from 1. */
   attempt: number;
-  /** Tries that are made before the request is given up. */
   tries: number;
-  /** Milliseconds until then. */
-  wait: number;
-  /** What went wrong. */
+  /** Until the next one. */
+  delayMs: number;
+  /** Why it failed. */
   reason: string;
 }
 
 export interface RetryOptions {
-  /** Tries before it fails. */
+  /** Tries that may fail one after another. */
   tries: number;
   /** Milliseconds before the second try; doubled for each further one. */
   backOff: number;
-  /** Most milliseconds between two tries. Default a minute. */
+  /** Most milliseconds between two tries. Default: any. */
   longest?: number | undefined;
   signal?: AbortSignal | undefined;
-  onRetry?: ((state: RetryState) => void) | undefined;
+  onRetry?: ((retry: Retry) => void) | undefined;
+  /** Whether the try that just failed got further than those before it: then the count begins anew. */
+  progressed?: (() => boolean) | undefined;
 }
 
-const MINUTE = 60_000;
+/** Most milliseconds that a server's own wish to wait is followed. */
+const MAX_AFTER_MS = 60_000;
 
-/**
- * Does `work` again after each {@link Transient} failure, later every time. Once work calls `advanced`, for it has got
- * further than before, tries and waits count from the start. Rejects with `io_error` after the last try, with
- * `cancelled` once the signal is aborted, and with whatever else work throws at once.
- */
+/** Statuses that mean "later". */
+export const isTransientStatus = (status: number) =>
+  status === 408 || status === 429 || status >= 500;
+
+/** `work` until it does not fail with {@link Transient}; `io_error` after `tries` of them, named by `name`. */
 export async function retrying<T>(
   name: string,
-  work: (advanced: () => void) => Promise<T>,
-  { tries, backOff, longest = MINUTE, signal, onRetry }: RetryOptions,
+  work: () => Promise<T>,
+  options: RetryOptions,
 ): Promise<T> {
-  let failed = 0;
-  for (;;) {
+  const { tries, backOff, longest = Infinity, signal } = options;
+  for (let attempt = 1; ; attempt++) {
     throwIfAborted(signal);
     try {
-      return await work(() => {
-        failed = 0;
-      });
+      return await work();
     } catch (error) {
       throwIfAborted(signal);
       if (!(error instanceof Transient)) throw error;
-      failed++;
-      if (failed >= tries) {
+      if (options.progressed?.()) attempt = 1;
+      if (attempt >= tries) {
         const text = `${name}: ${error.message} (tried ${tries} times)`;
         throw new LapidaryError('io_error', text, { cause: error });
       }
-      // Spread, lest all who were cut off at once come back at once.
-      const spread = backOff * 2 ** (failed - 1) * (0.75 + Math.random() / 2);
-      const wait = Math.min(longest, Math.max(spread, error.after ?? 0));
-      onRetry?.({ attempt: failed + 1, tries, wait, reason: error.message });
-      await pause(wait, signal);
+      const spread = 0.75 + Math.random() / 2;
+      const delay = Math.min(backOff * 2 ** (attempt - 1), longest) * spread;
+      const delayMs = Math.max(delay, Math.min(error.afterMs, MAX_AFTER_MS));
+      options.onRetry?.({ attempt, tries, delayMs, reason: error.message });
+      await pause(delayMs, signal);
     }
   }
 }
 
-/** Waits, no longer than until the signal is aborted. */
+/** Resolves after so many milliseconds, or at once when `signal` is aborted. */
 export function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve) => {
+    if (signal?.aborted) return resolve();
     const finish = () => {
       clearTimeout(timer);
       signal?.removeEventListener('abort', finish);
@@ -83,41 +84,5 @@ export function pause(milliseconds: number, signal: AbortSignal | undefined): Pr
     };
     const timer = setTimeout(finish, milliseconds);
     signal?.addEventListener('abort', finish);
-    if (signal?.aborted) finish();
   });
-}
-
-/** Aborts a request of which nothing has come for so many milliseconds: a connection can die without a word. */
-export class StallWatch {
-  /** For the request: aborted by the caller's signal, too. */
-  readonly signal: AbortSignal;
-  private readonly stall = new AbortController();
-  private timer: ReturnType<typeof setTimeout> | undefined;
-
-  constructor(
-    private readonly milliseconds: number,
-    signal: AbortSignal | undefined,
-  ) {
-    this.signal = signal ? AbortSignal.any([signal, this.stall.signal]) : this.stall.signal;
-    this.alive();
-  }
-
-  /** Something came. */
-  alive(): void {
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.stall.abort(), this.milliseconds);
-  }
-
-  stop(): void {
-    clearTimeout(this.timer);
-  }
-
-  /** Why what was watched has failed: `message`, or that nothing came. */
-  failure(message: string): Transient {
-    return new Transient(
-      this.stall.signal.aborted
-        ? `nothing came for ${Math.round(this.milliseconds / 100) / 10} s`
-        : message,
-    );
-  }
 }
