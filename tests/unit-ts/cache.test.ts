@@ -92,11 +92,12 @@ describe.each([
 
   test('a disk that is full in the middle is told, and what has come stays', async () => {
     const { server, url } = await serve();
-    const { cache, browser } = profile({ sync, quota: 0.5 * SIZE });
+    const { cache, browser } = profile({ sync, quota: SIZE >> 1 });
     browser.promised = Infinity;
     await expect(cache.fetch(url)).rejects.toEqual(code('quota_exceeded'));
     const downloaded = (await cache.list())[0]!.downloaded;
-    if (sync) expect(downloaded).toBeGreaterThan(0.4 * SIZE);
+    // All of it, though the disk is full to its last byte; in a page what a stream had not written yet is lost.
+    if (sync) expect(downloaded).toBeGreaterThan((SIZE >> 1) - 1.5 * SEGMENT);
     browser.quota = Infinity;
     await settled(server);
     expect(await contents(cache, url)).toBe(SUM);

@@ -213,12 +213,15 @@ export class FakeBrowser {
       },
       write: (data: Uint8Array, { at }: { at: number }) => {
         alive();
-        const fresh = new Uint8Array(Math.max(content.bytes.length, at + data.length));
-        this.grow(fresh.length - content.bytes.length);
+        // As much as there is room for, as some browsers do it, to the last byte; none at all is a failure.
+        const room = this.quota - this.usage() + content.bytes.length - at;
+        const part = data.subarray(0, Math.max(0, Math.min(room, data.length)));
+        if (part.length === 0) throw failure('QuotaExceededError');
+        const fresh = new Uint8Array(Math.max(content.bytes.length, at + part.length));
         fresh.set(content.bytes);
-        fresh.set(data, at);
+        fresh.set(part, at);
         content.bytes = fresh;
-        return data.length;
+        return part.length;
       },
       flush: () => {
         alive();

@@ -7,12 +7,14 @@ import { Transient, retrying, type Retry } from '../source/retry.js';
 import {
   MAX_SEGMENTS,
   bytesOf,
+  dropReserve,
   fileSize,
   readEntry,
   segmentCount,
   segmentLength,
   segmentName,
   writeEntry,
+  writeReserve,
   type Entry,
 } from './entry.js';
 import { quotaError, storageError, type Storage } from './environment.js';
@@ -122,13 +124,13 @@ class Download {
       this.verifier = await Verifier.start(this.job.folder, entry);
       // The first entry lies there before the first byte, so that no byte lies there that nothing tells of.
       await this.save();
+      await writeReserve(this.job.folder);
       this.report(true);
       await (whole ? this.receiveWhole(entry) : this.receiveRanges(entry));
       return await this.complete(entry);
     } catch (error) {
       this.ending.abort();
-      // On a full disk even this may fail; the entry of a second ago then still holds.
-      if (this.savedAt > 0 && !(error instanceof Changed)) await this.save().catch(() => {});
+      if (this.savedAt > 0 && !(error instanceof Changed)) await this.saveLast();
       throw error;
     } finally {
       if (this.first) await dismiss(this.first);
@@ -294,7 +296,8 @@ class Download {
     await this.saving;
     entry.hashed = null;
     entry.digest = digest;
-    await writeEntry(this.job.folder, entry);
+    await dropReserve(folder);
+    await writeEntry(folder, entry);
     this.report(true);
     return entry as CompleteEntry;
   }
@@ -329,6 +332,16 @@ class Download {
       await writeEntry(this.job.folder, entry);
     })();
     await this.saving;
+  }
+
+  /** What has come until a failure, on a full disk too; if this fails as well, the entry of a second ago still holds. */
+  private async saveLast(): Promise<void> {
+    try {
+      await dropReserve(this.job.folder);
+      await this.save();
+    } catch {
+      // The failure before is the one to tell.
+    }
   }
 
   private report(now: boolean): void {

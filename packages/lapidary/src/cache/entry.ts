@@ -27,6 +27,10 @@ export interface Entry {
   created: number;
 }
 
+/** Room that is kept while a download runs, for the entry that tells of what came until the storage was full. */
+const RESERVE = 'reserve';
+const RESERVE_BYTES = 64 << 10;
+
 export const DIGEST = /^[0-9a-f]{64}$/;
 export const SEGMENT_BYTES = { least: 64 << 10, most: 1 << 30 };
 /** 2 TiB in segments of the usual size. */
@@ -133,6 +137,17 @@ export async function readUsed(folder: FileSystemDirectoryHandle): Promise<numbe
 
 export const writeUsed = (folder: FileSystemDirectoryHandle, time: number) =>
   writeText(folder, USED, String(time));
+
+export const writeReserve = (folder: FileSystemDirectoryHandle) =>
+  writeText(folder, RESERVE, ' '.repeat(RESERVE_BYTES));
+
+export async function dropReserve(folder: FileSystemDirectoryHandle): Promise<void> {
+  try {
+    await folder.removeEntry(RESERVE);
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+  }
+}
 
 /** Bytes that a file of the folder has; 0 where there is none. */
 export async function fileSize(folder: FileSystemDirectoryHandle, name: string): Promise<number> {
