@@ -76,6 +76,7 @@ Result<std::vector<uint32_t>> parse_ids(const Json& json) {
 // How long a load may look for faster cuts of kernels, in milliseconds: by default, and at most.
 constexpr double kTuning = 300;
 constexpr double kMaxTuning = 600'000;
+constexpr uint32_t kMaxProcessors = 1024;
 // Of cuts from a cache.
 constexpr size_t kMaxCuts = 1024;
 constexpr size_t kMaxCutKey = 256;
@@ -151,6 +152,7 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
   }
   TRY_VOID(parse_count(json, "batchSize", kMaxBatch, out.batch));
   TRY_VOID(parse_count(json, "sessions", kernels::kMaxSequences, out.sessions));
+  TRY_VOID(parse_count(json, "processors", kMaxProcessors, out.processors));
   if (const Json* cuts = json_member(json, "cuts")) out.cuts = parse_cuts(*cuts);
   if (const Json* tune = json_member(json, "tune"); tune != nullptr && !tune->is_null()) {
     const double ms = tune->is_number()    ? tune->get<double>()
@@ -243,7 +245,8 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
                                               .sequences = options.sessions,
                                               .variant = self->variant_,
                                               .cuts = options.cuts,
-                                              .tuning_ms = options.tuning_ms};
+                                              .tuning_ms = options.tuning_ms,
+                                              .processors = options.processors};
   using MadeDecoder = Result<std::unique_ptr<model::Decoder>>;
   const auto make_decoder = [&](model::TablePlace per_layer) -> Task<MadeDecoder> {
     CO_TRY(

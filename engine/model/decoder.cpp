@@ -112,7 +112,7 @@ Task<Status> Decoder::tune() {
   }
   write_step(one_.step, {});
   write_step(batch_.step, {.tokens = tokens});
-  co_return co_await tuner_.run(options_.tuning_ms, tokens);
+  co_return co_await tuner_.run(options_.tuning_ms, options_.processors, tokens);
 }
 
 Result<gpu::Buffer> Decoder::buffer(uint64_t bytes, uint32_t usage, std::string_view label) {

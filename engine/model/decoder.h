@@ -32,8 +32,9 @@ struct DecoderOptions {
   bool kv_f32 = false;       // K and V in f32 rather than f16
   uint32_t sequences = 1;    // that the KV cache holds, each with `context` positions
   kernels::Variant variant;
-  Cuts cuts;             // found before on this adapter; where absent, the shape decides
-  double tuning_ms = 0;  // how long to look for others
+  Cuts cuts;                // found before on this adapter; where absent, the shape decides
+  double tuning_ms = 0;     // how long to look for others
+  uint32_t processors = 1;  // that compile kernels side by side meanwhile
 };
 
 // What a submission does with the logits of its last token.

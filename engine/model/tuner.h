@@ -29,8 +29,8 @@ struct Cut {
   std::array<uint32_t, 3> numbers{};
   // So many of the product's candidates were compared, of which this one is the best; 0: all.
   uint32_t tried = 0;
-  // Where not all were: a load that tunes for less than so many milliseconds cannot go on. 0: any
-  // may try.
+  // Where not all were: so many milliseconds are needed to go on, as far as a load could tell that
+  // had fewer. 0: any may try.
   uint32_t needed_ms = 0;
 
   bool is_open() const { return tried > 0; }
@@ -61,10 +61,10 @@ class Tuner {
   // Whether a product was noted that tuning for so long may get on with.
   bool has_work(double budget_ms) const;
   // Tunes the products noted, those that cost most first, for `budget_ms` and at most one step
-  // (tuning_schedule.h) longer; a product of which not all candidates were compared takes the best
-  // of those that were. The buffers that products read must hold finite numbers other than 0, and
-  // their uniforms a step of `tokens` tokens.
-  Task<Status> run(double budget_ms, uint32_t tokens);
+  // (tuning_schedule.h) longer; so many processors compile kernels side by side; a product of which
+  // not all candidates were compared takes the best of those that were. The buffers that products
+  // read must hold finite numbers other than 0, and their uniforms a step of `tokens` tokens.
+  Task<Status> run(double budget_ms, uint32_t processors, uint32_t tokens);
   const Cuts& cuts() const { return cuts_; }
 
  private:
@@ -93,15 +93,24 @@ class Tuner {
     std::string wrong;                       // why it is not used
     double ms = kNever;                      // the least time of a submission
   };
-  // What is compared of one product in one load: the first trial is of the usual cut.
+  // What is compared of one product in one load: the first cut is the usual one.
   struct Heat {
-    explicit Heat(gpu::Device& device) : cache(device) {}
-    kernels::KernelCache cache;
-    std::vector<Trial> trials;
-    std::vector<float> usual;  // its output
-    double one = 0;            // what a submission of the usual cut takes, in milliseconds
-    double each = 0;           // what a turn in it does
-    size_t turns = 1;          // in a timed submission
+    const Product* product = nullptr;
+    std::vector<Cut> all;   // of the product
+    size_t tried = 0;       // of them, before
+    Cut so_far{};           // the best of those
+    std::vector<Cut> cuts;  // to be compared now
+    size_t old = 0;         // of them were tried before
+    const kernels::KernelCache* cache = nullptr;
+    std::vector<Trial> made;    // of `cuts`, compiled
+    std::vector<Trial> trials;  // of them, those found right
+    std::vector<float> usual;   // the first's output
+    double one = 0;             // what a submission of the usual cut takes, in milliseconds
+    double each = 0;            // what a turn in it does
+    size_t turns = 1;           // in a timed submission
+
+    // Fewer cuts say nothing.
+    uint32_t needed() const { return static_cast<uint32_t>(old + 1); }
   };
   static constexpr double kNever = 1e30;
 
@@ -124,7 +133,13 @@ class Tuner {
   Task<Status> check(Heat& heat, Trial& trial, const Product& product) const;
   Task<Result<bool>> probe(Heat& heat, TuningSchedule& schedule) const;
   Task<Result<bool>> time_all(Heat& heat, TuningSchedule& schedule) const;
-  Task<Status> tune(const Product& product, uint32_t tokens, TuningSchedule& schedule);
+  Heat heat(const Product& product) const;
+  void keep(const Heat& heat, Cut cut, size_t compared, uint32_t needed_ms);
+  std::vector<Heat> choose(size_t& next, const TuningSchedule& schedule);
+  Task<Status> compile(std::vector<Heat>& heats, uint32_t tokens, kernels::KernelCache& cache,
+                       TuningSchedule& schedule) const;
+  Task<Status> check_all(Heat& heat, TuningSchedule& schedule, size_t& next) const;
+  Task<Status> tune(Heat& heat, bool first, TuningSchedule& schedule);
 
   gpu::Device& device_;
   kernels::Variant variant_;

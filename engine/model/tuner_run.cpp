@@ -28,8 +28,13 @@ constexpr double kShortest = 1e-3;
 // submission takes: in a browser that is several milliseconds.
 constexpr double kMoreTurns = 8;
 // A candidate that took so many times as long as the usual cut in the round that warms up is not
-// timed again.
+// timed again; after each round that counts neither is one that took so many times as long as the
+// best.
 constexpr double kHopeless = 2;
+constexpr double kBehind = 1.2;
+// A product that a load found too long for its budget has another chance in loads with a budget of
+// that divided by so much.
+constexpr double kChance = 2;
 // A cut must take less than this share of the usual one's time to take its place: less is noise,
 // and alone a product meets other caches than between its neighbours.
 constexpr double kGain = 0.93;
@@ -101,7 +106,7 @@ void Tuner::prepare(const Product& product) const {
 
 void Tuner::append(gpu::CommandList& list, const Heat& heat, const Trial& trial, size_t use) {
   for (const Dispatch& d : trial.dispatches)
-    list.dispatch(heat.cache[d.slot], d.bindings[use], d.groups.x, d.groups.y, d.groups.z);
+    list.dispatch((*heat.cache)[d.slot], d.bindings[use], d.groups.x, d.groups.y, d.groups.z);
 }
 
 // The first values of y after the product was computed once.
@@ -160,7 +165,7 @@ Status Tuner::bind(Trial& trial, const kernels::KernelCache& cache) const {
 // Whether the trial computes what the usual cut does. The first trial is of that one. Nothing may
 // be timed before: in turn over the layers, products write what others of them read.
 Task<Status> Tuner::check(Heat& heat, Trial& trial, const Product& product) const {
-  CO_TRY_VOID(bind(trial, heat.cache));
+  CO_TRY_VOID(bind(trial, *heat.cache));
   CO_TRY(std::vector<float> y, co_await output(heat, trial, product));
   if (heat.trials.empty()) heat.usual = y;
   const bool same_form = heat.trials.empty() || trial.form == heat.trials[0].form;
@@ -215,6 +220,10 @@ Task<Result<bool>> Tuner::time_all(Heat& heat, TuningSchedule& schedule) const {
     if (!whole) break;
     for (size_t i = 0; i < times.size(); ++i)
       heat.trials[i].ms = std::min(heat.trials[i].ms, times[i]);
+    const double best = std::ranges::min_element(heat.trials, {}, &Trial::ms)->ms;
+    const auto behind = [&](const Trial& trial) { return trial.ms > kBehind * best; };
+    heat.trials.erase(std::remove_if(heat.trials.begin() + 1, heat.trials.end(), behind),
+                      heat.trials.end());
   }
   if (rounds < std::min(TuningSchedule::kEnoughRounds, schedule.rounds())) co_return false;
   const double wait = std::min(heat.one - heat.each, heat.trials[0].ms / 2);
@@ -236,86 +245,163 @@ Cut Tuner::best(const std::vector<Trial>& trials) {
   return best->cut;
 }
 
-// One heat: the usual cut, the best so far, and as many of those not yet tried as fit.
-Task<Status> Tuner::tune(const Product& product, uint32_t tokens, TuningSchedule& schedule) {
-  const std::vector<Cut> all = candidates(product.spec);
-  const size_t tried = std::clamp<size_t>(product.known.tried, 1, all.size());
-  const Cut so_far = product.known.is_open() ? Cut{product.known.numbers} : all[0];
-  std::vector<Cut> cuts{all[0]};
-  if (so_far != all[0]) cuts.push_back(so_far);
-  const size_t old = cuts.size();
-  const auto needed = static_cast<uint32_t>(old + 1);
-  cuts.insert(cuts.end(), all.begin() + static_cast<ptrdiff_t>(tried), all.end());
-  const auto keep = [&](Cut cut, size_t compared) {
-    cut.tried = compared < all.size() ? static_cast<uint32_t>(compared) : 0;
-    cuts_[product.key] = cut;
-  };
-  if (cuts.size() == old) {
-    keep(so_far, all.size());
-    co_return Status{};
+// The cuts that a heat of the product compares: the usual one, the best so far, and those not yet
+// tried.
+Tuner::Heat Tuner::heat(const Product& product) const {
+  Heat heat{.product = &product, .all = candidates(product.spec)};
+  heat.tried = std::clamp<size_t>(product.known.tried, 1, heat.all.size());
+  heat.so_far = product.known.is_open() ? Cut{product.known.numbers} : heat.all[0];
+  heat.cuts = {heat.all[0]};
+  if (heat.so_far != heat.all[0]) heat.cuts.push_back(heat.so_far);
+  heat.old = heat.cuts.size();
+  heat.cuts.insert(heat.cuts.end(), heat.all.begin() + static_cast<ptrdiff_t>(heat.tried),
+                   heat.all.end());
+  return heat;
+}
+
+void Tuner::keep(const Heat& heat, Cut cut, size_t compared, uint32_t needed_ms) {
+  cut.tried = compared < heat.all.size() ? static_cast<uint32_t>(compared) : 0;
+  cut.needed_ms = cut.tried > 0 ? needed_ms : 0;
+  cuts_[heat.product->key] = cut;
+}
+
+// The next products whose candidates are compiled together, from `next` on: as many as compile side
+// by side, and at least what the first needs.
+std::vector<Tuner::Heat> Tuner::choose(size_t& next, const TuningSchedule& schedule) {
+  std::vector<Heat> heats;
+  uint32_t chosen = 0;
+  for (; next < products_.size(); ++next) {
+    Heat heat = this->heat(products_[next]);
+    const uint32_t needed = heat.needed();
+    if (heat.cuts.size() < needed) {
+      keep(heat, heat.so_far, heat.all.size(), 0);
+      continue;
+    }
+    if (heats.empty() ? !schedule.fits_heat(needed) : schedule.beside(chosen) < needed) break;
+    const size_t most = std::max(schedule.beside(chosen), needed);
+    if (heat.cuts.size() > most) heat.cuts.resize(most);
+    chosen += static_cast<uint32_t>(heat.cuts.size());
+    heats.push_back(std::move(heat));
   }
-  schedule.begin_product();
-  if (!schedule.fits_candidate(0, needed)) co_return Status{};
-  prepare(product);
-  Heat heat(device_);
-  const auto ready = [&] { return static_cast<uint32_t>(heat.trials.size()); };
-  size_t next = 0;
-  for (; next < cuts.size() && schedule.fits_candidate(ready(), needed); ++next) {
-    Trial trial = this->trial(product, cuts[next], tokens, heat.cache);
+  return heats;
+}
+
+// Makes the trials of all heats, side by side; where that fails, one after another: then those at
+// fault show, and do not count.
+Task<Status> Tuner::compile(std::vector<Heat>& heats, uint32_t tokens, kernels::KernelCache& cache,
+                            TuningSchedule& schedule) const {
+  uint32_t count = 0;
+  for (Heat& heat : heats) {
+    heat.cache = &cache;
+    for (const Cut& cut : heat.cuts) heat.made.push_back(trial(*heat.product, cut, tokens, cache));
+    count += static_cast<uint32_t>(heat.cuts.size());
+  }
+  schedule.begin();
+  const Status together = co_await cache.compile();
+  schedule.end(Step::kCompile, count);
+  if (together) co_return Status{};
+  cache.forget_added();
+  for (Heat& heat : heats) {
+    heat.made.clear();
+    for (const Cut& cut : heat.cuts) {
+      if (!schedule.fits_heat(heat.needed())) co_return Status{};
+      heat.made.push_back(trial(*heat.product, cut, tokens, cache));
+      schedule.begin();
+      const Status alone = co_await cache.compile();
+      schedule.end(Step::kCompile);
+      if (alone) continue;
+      cache.forget_added();
+      heat.made.back().wrong = alone.error().message;
+    }
+  }
+  co_return Status{};
+}
+
+// Checks as many of the candidates made as there is time to compare; `next` becomes the first that
+// was not.
+Task<Status> Tuner::check_all(Heat& heat, TuningSchedule& schedule, size_t& next) const {
+  const size_t count = schedule.heat_size(static_cast<uint32_t>(heat.made.size()), heat.needed());
+  for (next = 0; next < count; ++next) {
+    Trial& trial = heat.made[next];
     trial.place = next;
-    schedule.begin();
-    const Status compiled = co_await heat.cache.compile();
-    schedule.end(Step::kCompile);
-    if (compiled) {
-      if (!schedule.fits_candidate(ready(), needed, true)) break;
+    if (trial.wrong.empty()) {
       schedule.begin();
       const double start = gpu::host_now();
-      CO_TRY_VOID(co_await check(heat, trial, product));
+      CO_TRY_VOID(co_await check(heat, trial, *heat.product));
       schedule.end(Step::kCheck);
       if (next == 0) schedule.set_slow(gpu::host_now() - start > kSlow);
-    } else {
-      heat.cache.forget_added();
-      trial.wrong = compiled.error().message;
     }
     if (trial.wrong.empty()) {
       heat.trials.push_back(std::move(trial));
       continue;
     }
-    const std::string message = cat(product.key, ": a cut is not used: ", trial.wrong);
+    const std::string message = cat(heat.product->key, ": a cut is not used: ", trial.wrong);
     if (next == 0) co_return fail(ErrorCode::kSelfTest, message);
     gpu::host_log(2, message.data(), static_cast<uint32_t>(message.size()));
   }
-  bool decided = next > old;
+  co_return Status{};
+}
+
+// first: nothing was tuned before, so that what does not fit now will not in another load.
+Task<Status> Tuner::tune(Heat& heat, bool first, TuningSchedule& schedule) {
+  const uint32_t needed = heat.needed();
+  schedule.begin_product();
+  prepare(*heat.product);
+  size_t next = 0;
+  CO_TRY_VOID(co_await check_all(heat, schedule, next));
+  bool decided = next >= needed;
   if (decided && heat.trials.size() > 1) {
     CO_TRY(decided, co_await probe(heat, schedule));
-    for (; heat.trials.size() > needed && !schedule.fits_rounds(ready()); heat.trials.pop_back())
+    while (heat.trials.size() > needed &&
+           !schedule.fits_rounds(static_cast<uint32_t>(heat.trials.size()))) {
       next = heat.trials.back().place;
+      heat.trials.pop_back();
+    }
     if (decided) {
       CO_TRY(decided, co_await time_all(heat, schedule));
     }
   }
   if (decided) {
-    keep(best(heat.trials), tried + next - old);
-  } else if (const double ms = schedule.heat_ms(needed); !schedule.within_budget(ms)) {
-    // Otherwise every load would spend its budget on what does not fit.
-    keep(so_far, tried);
-    cuts_[product.key].needed_ms = static_cast<uint32_t>(std::min(std::ceil(ms), 1e9));
+    keep(heat, best(heat.trials), heat.tried + next - heat.old, 0);
+  } else if (const double ms = schedule.heat_ms(needed); first && !schedule.within_budget(ms)) {
+    // Otherwise every load would spend its budget on what does not fit. One that failed may have
+    // been held up by something else; after two there is no third.
+    const double least = heat.product->known.needed_ms > 0 ? kChance * schedule.budget() + 1 : 0;
+    keep(heat, heat.so_far, heat.tried,
+         static_cast<uint32_t>(std::min(std::ceil(std::max(ms, least)), 1e9)));
   }
+  if (std::holds_alternative<AttentionSpec>(heat.product->spec))
+    write_position(heat.product->uses[0], 0);
   co_return Status{};
 }
 
 bool Tuner::has_work(double budget_ms) const {
-  return std::ranges::any_of(
-      products_, [&](const Product& product) { return product.known.needed_ms <= budget_ms; });
+  return std::ranges::any_of(products_, [&](const Product& product) {
+    return product.known.needed_ms <= kChance * budget_ms;
+  });
 }
 
-Task<Status> Tuner::run(double budget_ms, uint32_t tokens) {
-  std::ranges::stable_sort(products_, std::ranges::greater{}, &Product::weights);
-  TuningSchedule schedule(budget_ms, gpu::host_now);
-  for (const Product& product : products_) {
-    if (product.known.needed_ms > budget_ms) continue;
-    CO_TRY_VOID(co_await tune(product, tokens, schedule));
-    if (std::holds_alternative<AttentionSpec>(product.spec)) write_position(product.uses[0], 0);
+Task<Status> Tuner::run(double budget_ms, uint32_t processors, uint32_t tokens) {
+  std::erase_if(products_, [&](const Product& product) {
+    return product.known.needed_ms > kChance * budget_ms;
+  });
+  // Those that did not fit before come last.
+  std::ranges::stable_sort(products_, [](const Product& a, const Product& b) {
+    const bool hard = a.known.needed_ms > 0;
+    return hard == (b.known.needed_ms > 0) ? a.weights > b.weights : !hard;
+  });
+  TuningSchedule schedule(budget_ms, processors, gpu::host_now);
+  size_t next = 0;
+  bool first = true;
+  for (;;) {
+    std::vector<Heat> heats = choose(next, schedule);
+    if (heats.empty()) break;
+    kernels::KernelCache cache(device_);
+    CO_TRY_VOID(co_await compile(heats, tokens, cache, schedule));
+    for (Heat& heat : heats) {
+      CO_TRY_VOID(co_await tune(heat, first, schedule));
+      first = false;
+    }
   }
   products_.clear();
   co_return Status{};

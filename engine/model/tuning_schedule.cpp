@@ -14,34 +14,37 @@ constexpr double kLeastTime = 4;
 
 void TuningSchedule::begin_product() {
   slow_ = false;
-  compiles_are_others_ = true;
-  for (const Step step : {Step::kCheck, Step::kTime}) last_[static_cast<size_t>(step)] = {-1, -1};
+  for (const Step step : {Step::kCheck, Step::kTime}) last_[static_cast<size_t>(step)] = {};
 }
 
-void TuningSchedule::end(Step step) {
+void TuningSchedule::end(Step step, uint32_t candidates) {
   auto& last = last_[static_cast<size_t>(step)];
-  if (step == Step::kCompile && std::exchange(compiles_are_others_, false)) last[0] = -1;
-  last = {clock_() - step_start_, last[0]};
+  last = {Taken{.ms = clock_() - step_start_, .turns = turns(candidates)}, last[0]};
 }
 
 // A submission that is timed takes no less than a check, which computes the product once.
 double TuningSchedule::predict(const Work& work) const {
-  const auto longest = [&](Step step, double least) {
-    const auto& last = last_[static_cast<size_t>(step)];
-    const double most = std::max(last[0], last[1]);
+  const auto longest = [&](Step step, double least, double turns = 1) {
+    double most = -1;
+    for (const Taken& taken : last_[static_cast<size_t>(step)])
+      most = std::max(most, taken.ms * std::max(1.0, turns / taken.turns));
     return most < 0 ? least : most;
   };
   const double check = longest(Step::kCheck, kLeastCheck);
-  return work.compiles * longest(Step::kCompile, 0) + work.checks * check +
+  const double compiling = work.compiles > 0 ? longest(Step::kCompile, 0, turns(work.compiles)) : 0;
+  return compiling + work.checks * check +
          work.timings * longest(Step::kTime, std::max(kLeastTime, check));
 }
 
-bool TuningSchedule::fits_candidate(uint32_t ready, uint32_t needed, bool compiled) const {
-  const uint32_t then = std::max(ready + 1, needed);
-  const uint32_t missing = then - ready;
-  return fits({.compiles = compiled ? missing - 1 : missing,
-               .checks = missing,
-               .timings = kProbes + timings(then)});
+bool TuningSchedule::fits_heat(uint32_t count) const {
+  return fits({.compiles = count, .checks = count, .timings = kProbes + timings(count)});
+}
+
+uint32_t TuningSchedule::heat_size(uint32_t compiled, uint32_t needed) const {
+  for (uint32_t count = compiled; count >= needed && count > 0; --count) {
+    if (fits({.checks = count, .timings = kProbes + timings(count)})) return count;
+  }
+  return 0;
 }
 
 double TuningSchedule::heat_ms(uint32_t needed) const {

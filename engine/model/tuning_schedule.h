@@ -1,13 +1,14 @@
-// Whether the next step of tuning still fits into what a load may spend on it. A step (a kernel's
-// compilation, the check of a candidate, one timed submission) cannot be stopped, so what it will
+// Whether the next step of tuning still fits into what a load may spend on it. A step (compiling
+// some candidates, the check of one, one timed submission) cannot be stopped, so what it will
 // take is predicted from the last ones of its kind: only a step that takes longer than those
 // overruns the budget, and none follows it.
 //
-// The candidates of a product are timed in heats: some are made ready one by one (compiled and
-// checked), a probe finds out how long a submission takes, then all that are ready are timed in
-// turns. A heat that ends decides between those.
+// The candidates of a product are timed in a heat: they are compiled, those of several products
+// side by side as one step, then checked; a probe finds out how long a submission takes, then all
+// are timed in turns. A heat that ends decides between those.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -27,24 +28,32 @@ class TuningSchedule {
   // Submissions that find out how long one takes.
   static constexpr uint32_t kProbes = 3;
 
-  TuningSchedule(double budget_ms, Clock clock)
-      : clock_(std::move(clock)), start_(clock_()), budget_(budget_ms) {}
+  // side_by_side: so many candidates are compiled in the time of one.
+  TuningSchedule(double budget_ms, uint32_t side_by_side, Clock clock)
+      : clock_(std::move(clock)),
+        start_(clock_()),
+        budget_(budget_ms),
+        side_by_side_(std::max(side_by_side, 1u)) {}
 
-  // From here on steps are another product's: of the last one only what a compilation took says
-  // what this one's will take.
+  // From here on checks and submissions are another product's: those of the last one say nothing.
   void begin_product();
-  // Around each step.
+  // Around each step. candidates: so many were compiled in it.
   void begin() { step_start_ = clock_(); }
-  void end(Step step);
+  void end(Step step, uint32_t candidates = 1);
   // Whether a submission takes so long that one round says enough.
   void set_slow(bool slow) { slow_ = slow; }
   uint32_t rounds() const { return slow_ ? 1 : kRounds; }
   bool warms_up() const { return !slow_; }
 
-  // Whether one more can be made ready where `ready` are, and the heat be ended. One of fewer than
-  // `needed` (the product's usual cut, the best so far, and one beside them) says nothing, so those
-  // are counted, too. compiled: of that one, its kernels are there already.
-  bool fits_candidate(uint32_t ready, uint32_t needed, bool compiled = false) const;
+  // Whether a heat of `count` can be compiled, and run to its end.
+  bool fits_heat(uint32_t count) const;
+  // How many more candidates to compile beside `chosen` ones.
+  uint32_t beside(uint32_t chosen) const {
+    return chosen < side_by_side_ ? side_by_side_ - chosen : 0;
+  }
+  // Of so many that are compiled: how many can be checked and timed; none where that is fewer than
+  // `needed` (the product's usual cut, the best so far, and one beside them), which say nothing.
+  uint32_t heat_size(uint32_t compiled, uint32_t needed) const;
   // Whether the rounds of so many can be timed.
   bool fits_rounds(uint32_t ready) const { return fits({.timings = timings(ready)}); }
   // Whether one more submission can be timed.
@@ -53,23 +62,32 @@ class TuningSchedule {
   // Milliseconds that a heat of `needed` takes from its beginning, as far as is known.
   double heat_ms(uint32_t needed) const;
   bool within_budget(double ms) const { return ms <= budget_; }
+  double budget() const { return budget_; }
 
  private:
   struct Work {
     uint32_t compiles = 0, checks = 0, timings = 0;
   };
+  struct Taken {
+    double ms = -1;  // negative: nothing was
+    double turns = 1;
+  };
   double predict(const Work& work) const;
   bool fits(const Work& work) const { return clock_() - start_ + predict(work) <= budget_; }
+  // In which so many are compiled, one after another.
+  double turns(uint32_t candidates) const {
+    return (candidates + side_by_side_ - 1) / side_by_side_;
+  }
   uint32_t timings(uint32_t ready) const { return ready * (rounds() + (warms_up() ? 1 : 0)); }
 
   Clock clock_;
   double start_;
   double budget_;
+  uint32_t side_by_side_;
   double step_start_ = 0;
   bool slow_ = false;
-  bool compiles_are_others_ = false;
-  // By step: what the last two took, in milliseconds; negative where there was none.
-  std::array<std::array<double, 2>, 3> last_{{{-1, -1}, {-1, -1}, {-1, -1}}};
+  // By step: what the last two took.
+  std::array<std::array<Taken, 2>, 3> last_{};
 };
 
 }  // namespace lapidary::model

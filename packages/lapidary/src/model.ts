@@ -89,6 +89,8 @@ export interface TokenizeOptions {
   special?: 'plain' | 'user-defined' | 'parse';
 }
 
+/** More of them compile no faster. */
+const MAX_PROCESSORS = 1024;
 const SPECIALS = { plain: 0, 'user-defined': 1, parse: 2 } as const;
 
 /**
@@ -170,6 +172,7 @@ export class Model {
             variant: options.variant,
             cuts: known,
             tune,
+            processors: Math.min(currentPlatform().processors(), MAX_PROCESSORS),
           }),
         ],
         { signal, onEvent: (event) => onProgress?.(event as LoadProgress) },

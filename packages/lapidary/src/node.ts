@@ -1,7 +1,7 @@
 // The entry point of Node: everything index.ts has, plus files, Ollama's store, and WebGPU by Dawn.
 
 import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
+import { availableParallelism, homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { CONFIG_NAME, ifThere, type FoundAdapter } from './adapters.js';
@@ -121,6 +121,7 @@ const fileCache: TextCache = {
 
 setPlatform({
   cache: fileCache,
+  processors: availableParallelism,
   gpu: () => (dawn ??= openDawn()),
   wasm: async (url) => WebAssembly.compile(await readFile(url)),
   find,

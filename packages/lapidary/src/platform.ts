@@ -47,6 +47,8 @@ export interface FindOptions extends ExpectedFile {
 export interface Platform {
   gpu(): Promise<GPU | undefined>;
   wasm(url: URL): Promise<WebAssembly.Module>;
+  /** How many processors there are. */
+  processors(): number;
   /** What this environment remembers from one load to the next. */
   cache: TextCache;
   /** Opens a name or path that is not a web address. */
@@ -79,6 +81,7 @@ function pageUrl(name: string | URL, refusal: string): URL {
 
 const browser: Platform = {
   cache: pageCache,
+  processors: () => globalThis.navigator?.hardwareConcurrency ?? 1,
   gpu: () => Promise.resolve(globalThis.navigator?.gpu),
   async wasm(url) {
     const response = await fetch(url);
