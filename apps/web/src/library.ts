@@ -24,12 +24,16 @@ function sizeOf({ complete, downloaded, size }: CachedModel): string {
   return `${megabytes(downloaded)} of ${size === undefined ? 'an unknown size' : megabytes(size)}`;
 }
 
-function button(text: string, label: string, onClick: () => void): HTMLButtonElement {
+function button(
+  text: string,
+  { name, url }: CachedModel,
+  onClick: (url: string) => void,
+): HTMLButtonElement {
   const made = document.createElement('button');
   made.type = 'button';
   made.textContent = text;
-  made.setAttribute('aria-label', label);
-  made.addEventListener('click', onClick);
+  made.setAttribute('aria-label', `${text} ${name}`);
+  made.addEventListener('click', () => onClick(url));
   return made;
 }
 
@@ -40,17 +44,15 @@ function row(model: CachedModel, actions: LibraryActions): HTMLElement {
   title.title = model.url;
   item.append(
     title,
-    button(model.complete ? 'Load' : 'Continue', `Load ${model.name}`, () =>
-      actions.load(model.url),
-    ),
-    button('Delete', `Delete ${model.name}`, () => actions.remove(model.url)),
+    button(model.complete ? 'Load' : 'Continue', model, actions.load),
+    button('Delete', model, actions.remove),
   );
   return item;
 }
 
 export interface LibraryActions {
-  load(url: string): void;
-  remove(url: string): void;
+  load: (url: string) => void;
+  remove: (url: string) => void;
 }
 
 /** Shows what the cache has now. */
