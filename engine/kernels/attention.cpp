@@ -157,9 +157,10 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
   composer.bind('w', "partial", "array<f32>").bind('w', "stats", "array<f32>");
   if (fused.handed_rank > 0) {
     const uint32_t handing = handers(fused.handed_rank, spec.tiling.threads, spec.head_dim);
-    composer.bind('r', "adapter", "array<vec4<f32>>")
+    composer.bind('r', "adapter", fused.buffer_type())
+        .flag("ADAPTER_BF16", fused.bf16)
         .constant("HANDED_RANK", fused.handed_rank)
-        .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 4))
+        .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 8))
         .constant("HANDERS", handing)
         .constant("HANDED_AHEAD",
                   variant.light ? 0 : std::min(div_ceil(spec.head_dim, handing), 8u))

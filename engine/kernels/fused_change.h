@@ -1,5 +1,5 @@
 // Low-rank changes (low_rank.h) that the kernels of one token make by themselves, without a
-// dispatch more: y = W h + B (f * (A h)), where A h is ready before h is.
+// dispatch more: y = W h + B (A h), where A h is ready before h is.
 //
 // A product's input is linear in what the product before it gave, but for two numbers. With the
 // norm site between them (Prologue::kResidualNorm),
@@ -31,7 +31,7 @@ inline uint32_t total_rank(const std::vector<LowRankPart>& parts) {
 }
 
 // What a kernel makes of it; the parts say what changes its own rows, `next` whose U and V it
-// computes, `handed` whose A h it leaves in pieces. All ranks are whole fours: rows and columns of
+// computes, `handed` whose A h it leaves in pieces. All ranks are whole eights: rows and columns of
 // zeros fill them up.
 struct FusedChange {
   std::vector<LowRankPart> parts;  // of the product, a segment each; none: it is not changed
@@ -41,17 +41,19 @@ struct FusedChange {
   uint32_t hidden = 0;             // its columns, a multiple of 32
   uint32_t handed_rank = 0;        // of the product that takes this one's output
   uint32_t handed_cols = 0;        // of that product
+  bool bf16 = false;               // how values lie in the buffer; else f32
 
   uint32_t rank() const { return total_rank(parts); }
   bool any() const { return rank() + next_rank + handed_rank > 0; }
 
-  // The buffer `adapter`, offsets in floats, whole fours; V's and U's are multiples of 64.
-  //   factors [rank]                          f
-  //   B of each part [rows][rank of the part]
+  // The buffer `adapter`, offsets in values, whole eights; V's and U's are multiples of 64.
+  //   B of each part [rows][rank of the part], times the factors of an adapter's scale
   //   V [next_rank][cols], U [next_rank][hidden], mixed [next_rank][rank]: (A pre post) B
   //   handed [handed_cols][handed_rank]       A, transposed
+  // Of bf16 values k and k + 4 of an eight share a word, k in its lower half. They are of 8 bits:
+  // a change is off by about 0.1 % of itself, for kernels whose products are not exact either.
   uint64_t b_offset(size_t part) const {
-    uint64_t at = rank();
+    uint64_t at = 0;
     for (size_t i = 0; i < part; ++i) at += uint64_t{parts[i].rank} * parts[i].rows;
     return at;
   }
@@ -59,7 +61,9 @@ struct FusedChange {
   uint64_t u_offset() const { return (v_offset() + uint64_t{next_rank} * cols + 63) / 64 * 64; }
   uint64_t mixed_offset() const { return u_offset() + uint64_t{next_rank} * hidden; }
   uint64_t handed_offset() const { return mixed_offset() + uint64_t{next_rank} * rank(); }
-  uint64_t floats() const { return handed_offset() + uint64_t{handed_rank} * handed_cols; }
+  uint64_t values() const { return handed_offset() + uint64_t{handed_rank} * handed_cols; }
+  uint64_t bytes() const { return values() * (bf16 ? 2 : 4); }
+  const char* buffer_type() const { return bf16 ? "array<vec4<u32>>" : "array<vec4<f32>>"; }
 };
 
 // What such kernels pass on lies behind their outputs, in floats: V of the next product, and from
@@ -68,9 +72,9 @@ struct FusedChange {
 inline constexpr uint32_t kLowU = kMaxFusedRank;
 inline constexpr uint32_t kLowFloats = 2 * kMaxFusedRank;
 
-// Threads of a workgroup that share its outputs, for each four ranks of what it hands over.
+// Threads of a workgroup that share its outputs, for each eight ranks of what it hands over.
 constexpr uint32_t handers(uint32_t rank, uint32_t threads, uint32_t outputs) {
-  const uint32_t most = threads * 4 / rank;
+  const uint32_t most = threads * 8 / rank;
   return most < 1 ? 1 : most > outputs ? outputs : most;
 }
 

@@ -221,30 +221,30 @@ void add_epilogue(Composer& composer, const MatvecSpec& spec) {
   composer.text(cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
 }
 
-// Fours of a row of B that are fetched ahead: where all parts have them, and a thread finishes one
+// Eights of a row of B that are fetched ahead: where all parts have them, and a thread finishes one
 // row at most. Of two streams one each, which brings the rest near: the registers for all of them
 // would slow gate/up by a third.
 uint32_t changes_ahead(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant) {
   if (variant.light || rows_per_group(tiling) > tiling.threads) return 0;
-  uint32_t fours = streams(spec) == 2 ? 1 : 4;
-  for (const auto& part : spec.fused.parts) fours = std::min(fours, part.rank / 4);
-  return fours;
+  uint32_t eights = streams(spec) == 2 ? 1 : 2;
+  for (const auto& part : spec.fused.parts) eights = std::min(eights, part.rank / 8);
+  return eights;
 }
 
-// change_at, change_first, change_fours: by the part, where B's rows and their ranks are.
+// change_at, change_first, change_eights: by the part, where B's rows and their ranks are.
 void add_change_places(Composer& composer, const FusedChange& fused) {
   std::string at = "fn change_at(part: u32, row: u32) -> u32 {\n";
   std::string first = "fn change_first(part: u32) -> u32 {\n";
-  std::string count = "fn change_fours(part: u32) -> u32 {\n";
+  std::string count = "fn change_eights(part: u32) -> u32 {\n";
   uint32_t before = 0;
   for (size_t i = 0; i < fused.parts.size(); ++i) {
-    const uint32_t fours = fused.parts[i].rank / 4;
+    const uint32_t eights = fused.parts[i].rank / 8;
     const std::string when =
         i + 1 < fused.parts.size() ? cat("  if (part == ", i, "u) { return ") : "  { return ";
-    at += cat(when, fused.b_offset(i) / 4, "u + row * ", fours, "u; }\n");
+    at += cat(when, fused.b_offset(i) / 8, "u + row * ", eights, "u; }\n");
     first += cat(when, before, "u; }\n");
-    count += cat(when, fours, "u; }\n");
-    before += fours;
+    count += cat(when, eights, "u; }\n");
+    before += eights;
   }
   composer.text(cat(at, "}\n", first, "}\n", count, "}\n"));
 }
@@ -253,8 +253,8 @@ void add_change_places(Composer& composer, const FusedChange& fused) {
 void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
                const Variant& variant) {
   const FusedChange& fused = spec.fused;
-  const auto vectors = [](uint64_t floats) { return static_cast<uint32_t>(floats / 4); };
-  composer.flag("FUSED", fused.any());
+  const auto eights = [](uint64_t values) { return static_cast<uint32_t>(values / 8); };
+  composer.flag("FUSED", fused.any()).flag("ADAPTER_BF16", fused.bf16);
   if (const uint32_t stage = low_stage(spec, tiling); stage > 0) {
     composer.constant("LOW_STAGE", stage);
   } else {
@@ -282,21 +282,21 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
     composer.constant("NEXT_RANK", fused.next_rank)
         .constant("NEXT_BEHIND", output_rows(spec.segments, spec.epilogue))
         .constant("NEXT_SEGMENT", static_cast<uint32_t>(spec.segments.size()))
-        .constant("NEXT_VECTORS", fused.hidden / 4)
+        .constant("NEXT_EIGHTS", fused.hidden / 8)
         .flag("NEXT_TURNS",
-              variant.light ? 0 : std::min(div_ceil(fused.hidden / 4, tiling.threads), 8u))
-        .constant("NEXT_V", vectors(fused.v_offset()))
-        .constant("NEXT_U", vectors(fused.u_offset()))
-        .constant("NEXT_MIXED", vectors(fused.mixed_offset()));
+              variant.light ? 0 : std::min(div_ceil(fused.hidden / 8, tiling.threads), 4u))
+        .constant("NEXT_V", eights(fused.v_offset()))
+        .constant("NEXT_U", eights(fused.u_offset()))
+        .constant("NEXT_MIXED", eights(fused.mixed_offset()));
   } else {
     composer.flag("NEXT_RANK", 0);
   }
-  if (const uint32_t fours = fused.handed_rank / 4; fours > 0) {
+  if (fused.handed_rank > 0) {
     const uint32_t handing = handers(fused.handed_rank, tiling.threads, rows_per_group(tiling));
     const uint32_t turns = div_ceil(rows_per_group(tiling), handing);
     composer.constant("HANDED_RANK", fused.handed_rank)
         .constant("HANDED_ROWS", rows_per_group(tiling))
-        .constant("HANDED", vectors(fused.handed_offset()))
+        .constant("HANDED", eights(fused.handed_offset()))
         .constant("HANDED_BEHIND", output_rows(spec.segments, spec.epilogue))
         .constant("HANDERS", handing)
         .constant("HANDED_AHEAD", variant.light ? 0 : std::min(turns, 8u));
@@ -354,7 +354,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       break;
   }
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
-  if (spec.fused.any()) composer.bind('r', "adapter", kVectors);
+  if (spec.fused.any()) composer.bind('r', "adapter", spec.fused.buffer_type());
   if (spec.fused.next_rank > 0) composer.bind('r', "residual", kVectors);
   if (merge) composer.bind('u', "step", "Step");
 

@@ -14,6 +14,9 @@ constexpr char kActivationBytes[] = {
 constexpr char kAdamw[] = {
 #embed "wgsl/adamw.wgsl"
 };
+constexpr char kAdapter[] = {
+#embed "wgsl/adapter.wgsl"
+};
 constexpr char kAdjust[] = {
 #embed "wgsl/adjust.wgsl"
 };
@@ -230,6 +233,7 @@ struct Module {
 constexpr Module kModules[] = {
     {"activation_bytes.wgsl", kActivationBytes},
     {"adamw.wgsl", kAdamw},
+    {"adapter.wgsl", kAdapter},
     {"adjust.wgsl", kAdjust},
     {"argmax_final.wgsl", kArgmaxFinal},
     {"argmax_partial.wgsl", kArgmaxPartial},

@@ -23,7 +23,7 @@ constexpr uint32_t kSlot = 256;  // bytes between parameters: where a uniform bi
 constexpr Product kFused[] = {Product::kQkv, Product::kOutput, Product::kGateUp, Product::kDown,
                               Product::kPleProj};
 
-uint32_t padded(uint32_t rank) { return static_cast<uint32_t>(round_up(rank, 4)); }
+uint32_t padded(uint32_t rank) { return static_cast<uint32_t>(round_up(rank, 8)); }
 
 uint32_t padded_rank(const Change* change) {
   uint32_t sum = 0;
@@ -61,13 +61,20 @@ class FusionBuilder {
                 const kernels::Variant& variant)
       : device_(device), config_(config), weights_(weights), variant_(variant), cache_(device) {}
 
-  Status prepare() {
-    // A layer takes fewer than 32 dispatches.
-    TRY(params_, device_.create_buffer(uint64_t{kSlot} * 32 * (weights_.layers.size() + 1),
+  // bf16: as the changes lie.
+  Status prepare(bool bf16) {
+    bf16_ = bf16;
+    // A layer takes fewer than 40 dispatches.
+    TRY(params_, device_.create_buffer(uint64_t{kSlot} * 40 * (weights_.layers.size() + 1),
                                        gpu::kParamsUsage, "parameters of adapters"));
-    TRY(scratch_,
-        device_.create_buffer(uint64_t{kernels::kMaxFusedRank} * config_.hidden * sizeof(float),
-                              gpu::kStorageUsage, "matrices of adapters"));
+    uint32_t cols = config_.hidden;
+    for (const LayerWeights& w : weights_.layers)
+      cols = std::max({cols, w.output.cols, w.down.cols, w.ple_proj.cols});
+    const uint64_t row = uint64_t{kernels::kMaxFusedRank} * sizeof(float);
+    TRY(a_, device_.create_buffer(row * config_.hidden, gpu::kStorageUsage, "A of adapters"));
+    TRY(v_, device_.create_buffer(row * cols, gpu::kStorageUsage, "V of adapters"));
+    TRY(mixed_, device_.create_buffer(row * kernels::kMaxFusedRank, gpu::kStorageUsage,
+                                      "products of adapters"));
     return {};
   }
 
@@ -87,11 +94,17 @@ class FusionBuilder {
     return {params_, at, sizeof(T)};
   }
   void arrange(const gpu::Buffer& from, const gpu::Buffer& to, const ArrangeSpec& spec,
-               const Site* site = nullptr);
+               gpu::Range weights, bool bf16);
+  // Into the buffer of a change.
+  void arrange(const gpu::Buffer& from, const Fused& to, const ArrangeSpec& spec) {
+    arrange(from, to.buffer, spec, from, bf16_);
+  }
   // The rows of A of `change`, padded, times the site's pre weights, and post weights too.
   void scale_rows(const Change& change, const Site& site, bool post, const gpu::Buffer& to,
-                  uint64_t offset);
+                  uint64_t offset, bool bf16);
   void copy_own(const Change& own, const Fused& fused);
+  void make_next(const Change* own, const MatrixGroup& group, const Change& next, const Site& site,
+                 const Fused& fused);
 
   gpu::Device& device_;
   const Config& config_;
@@ -99,26 +112,25 @@ class FusionBuilder {
   const kernels::Variant& variant_;
   kernels::KernelCache cache_;
   Program program_;
-  gpu::Buffer params_, scratch_;
+  gpu::Buffer params_;
+  gpu::Buffer a_, v_, mixed_;  // of one change at a time, in f32
+  bool bf16_ = false;
   std::vector<std::byte> values_;
 };
 
 void FusionBuilder::arrange(const gpu::Buffer& from, const gpu::Buffer& to, const ArrangeSpec& spec,
-                            const Site* site) {
-  const Site& any = site != nullptr ? *site : weights_.layers[0].before_ffn;
-  program_.add(
-      cache_, kernels::arrange_source(),
-      std::vector<gpu::Range>{from, to, {weights_.vectors, any.offset, any.bytes}, param(spec)},
-      [groups = kernels::arrange_groups(spec)](uint32_t) { return groups; });
+                            gpu::Range weights, bool bf16) {
+  program_.add(cache_, kernels::arrange_source(bf16),
+               std::vector<gpu::Range>{from, to, weights, param(spec)},
+               [groups = kernels::arrange_groups(spec, bf16)](uint32_t) { return groups; });
 }
 
 void FusionBuilder::scale_rows(const Change& change, const Site& site, bool post,
-                               const gpu::Buffer& to, uint64_t offset) {
+                               const gpu::Buffer& to, uint64_t offset, bool bf16) {
   uint64_t out = offset;
   for (size_t i = 0; i < change.shape.parts.size(); ++i) {
     const uint32_t rank = change.shape.parts[i].rank;
     if (rank == 0) continue;
-    const uint32_t weights = (post && site.has_post ? 1u : 0u) | (site.has_pre ? 2u : 0u);
     arrange(change.buffer, to,
             {.rows = rank,
              .cols = config_.hidden,
@@ -126,34 +138,74 @@ void FusionBuilder::scale_rows(const Change& change, const Site& site, bool post
              .in_row = static_cast<uint32_t>(change.shape.row_bytes() / sizeof(float)),
              .out_offset = static_cast<uint32_t>(out),
              .out_row = config_.hidden,
-             .weights = weights},
-            &site);
+             .first = post && site.has_post ? 0 : ArrangeSpec::kNone,
+             .second = site.has_pre ? config_.hidden : ArrangeSpec::kNone},
+            {weights_.vectors, site.offset, site.bytes}, bf16);
     out += uint64_t{padded(rank)} * config_.hidden;
   }
 }
 
+uint32_t factors_of(const Change& change) {
+  return static_cast<uint32_t>(change.shape.factors() / sizeof(float));
+}
+
 void FusionBuilder::copy_own(const Change& own, const Fused& fused) {
   uint32_t first = 0;
-  uint32_t padded_first = 0;
   for (size_t i = 0; i < own.shape.parts.size(); ++i) {
     const auto [rank, rows] = own.shape.parts[i];
     if (rank == 0) continue;
-    arrange(own.buffer, fused.buffer,
-            {.rows = 1,
-             .cols = rank,
-             .in_offset = static_cast<uint32_t>(own.shape.factors() / sizeof(float)) + first,
-             .out_offset = padded_first});
-    arrange(own.buffer, fused.buffer,
+    arrange(own.buffer, fused,
             {.rows = rows,
              .cols = rank,
              .in_offset = static_cast<uint32_t>(own.shape.b_offset(i) / sizeof(float)),
              .in_row = 1,
              .in_col = rows,
              .out_offset = static_cast<uint32_t>(fused.shape.b_offset(i)),
-             .out_row = padded(rank)});
+             .out_row = padded(rank),
+             .first = factors_of(own) + first});
     first += rank;
-    padded_first += padded(rank);
   }
+}
+
+// V, U and mixed of the next product.
+void FusionBuilder::make_next(const Change* own, const MatrixGroup& group, const Change& next,
+                              const Site& site, const Fused& fused) {
+  const uint32_t rank = fused.shape.next_rank;
+  scale_rows(next, site, false, fused.buffer, fused.shape.u_offset(), bf16_);
+  scale_rows(next, site, true, a_, 0, false);
+  const gpu::Range step = param(kernels::Step{.tokens = rank});
+  const kernels::MatmulBackSpec back{.segments = group.segments, .cols = group.cols};
+  program_.add(cache_, kernels::matmul_back_source(back, variant_),
+               std::vector<gpu::Range>{group.buffer, v_, a_, step},
+               [back, rank](uint32_t) { return kernels::matmul_back_groups(back, rank); });
+  arrange(v_, fused,
+          {.rows = rank,
+           .cols = group.cols,
+           .in_row = group.cols,
+           .out_offset = static_cast<uint32_t>(fused.shape.v_offset()),
+           .out_row = group.cols});
+  if (own == nullptr) return;
+  // A product before a norm site has one part. Its B is transposed where the stack has it.
+  const uint32_t own_rank = own->shape.rank();
+  const kernels::GemmSpec mixed{
+      .m = rank,
+      .n = own_rank,
+      .k = config_.hidden,
+      .a_m = config_.hidden,
+      .b_offset = static_cast<uint32_t>(own->shape.b_offset(0) / sizeof(float)),
+      .b_n = config_.hidden,
+      .c_m = own_rank};
+  program_.add(cache_, kernels::gemm_source(mixed, variant_),
+               std::vector<gpu::Range>{a_, own->buffer, mixed_, param(mixed), step},
+               [mixed, rank](uint32_t) { return kernels::gemm_groups(mixed, rank); });
+  arrange(mixed_, fused.buffer,
+          {.rows = rank,
+           .cols = own_rank,
+           .in_row = own_rank,
+           .out_offset = static_cast<uint32_t>(fused.shape.mixed_offset()),
+           .out_row = fused.shape.rank(),
+           .first = factors_of(*own)},
+          own->buffer, bf16_);
 }
 
 Result<std::unique_ptr<Fused>> FusionBuilder::make(const Change* own, const MatrixGroup& group,
@@ -163,14 +215,15 @@ Result<std::unique_ptr<Fused>> FusionBuilder::make(const Change* own, const Matr
                     .next_rank = padded_rank(next),
                     .hidden = config_.hidden,
                     .handed_rank = padded_rank(handed),
-                    .handed_cols = handed != nullptr ? handed->shape.cols : 0};
+                    .handed_cols = handed != nullptr ? handed->shape.cols : 0,
+                    .bf16 = bf16_};
   if (own != nullptr) {
     for (const auto& part : own->shape.parts)
       shape.parts.push_back({.rank = padded(part.rank), .rows = part.rows});
   }
   if (!shape.any()) return std::unique_ptr<Fused>();
   auto fused = std::make_unique<Fused>(Fused{.shape = std::move(shape)});
-  const uint64_t bytes = fused->shape.floats() * sizeof(float);
+  const uint64_t bytes = fused->shape.bytes();
   if (static_cast<double>(bytes) > device_.info().max_binding_size) {
     return fail(ErrorCode::kOutOfMemory,
                 cat("adapters need a binding of ", bytes, " bytes; this GPU allows ",
@@ -180,7 +233,7 @@ Result<std::unique_ptr<Fused>> FusionBuilder::make(const Change* own, const Matr
   if (own != nullptr) copy_own(*own, *fused);
   if (handed != nullptr) {
     const uint32_t rank = handed->shape.rank();
-    arrange(handed->buffer, fused->buffer,
+    arrange(handed->buffer, *fused,
             {.rows = handed->shape.cols,
              .cols = rank,
              .in_row = 1,
@@ -188,34 +241,7 @@ Result<std::unique_ptr<Fused>> FusionBuilder::make(const Change* own, const Matr
              .out_offset = static_cast<uint32_t>(fused->shape.handed_offset()),
              .out_row = padded(rank)});
   }
-  if (next == nullptr) return fused;
-  scale_rows(*next, *site, false, fused->buffer, fused->shape.u_offset());
-  scale_rows(*next, *site, true, scratch_, 0);
-  const uint32_t next_rank = fused->shape.next_rank;
-  const gpu::Range step = param(kernels::Step{.tokens = next_rank});
-  const kernels::MatmulBackSpec back{.segments = group.segments, .cols = group.cols};
-  const uint64_t v_bytes = uint64_t{next_rank} * group.cols * sizeof(float);
-  program_.add(
-      cache_, kernels::matmul_back_source(back, variant_),
-      std::vector<gpu::Range>{group.buffer,
-                              {fused->buffer, fused->shape.v_offset() * sizeof(float), v_bytes},
-                              scratch_,
-                              step},
-      [back, next_rank](uint32_t) { return kernels::matmul_back_groups(back, next_rank); });
-  if (own == nullptr) return fused;
-  // A product before a norm site has one part. Its B is transposed where the stack has it.
-  const kernels::GemmSpec mixed{
-      .m = next_rank,
-      .n = own->shape.rank(),
-      .k = config_.hidden,
-      .a_m = config_.hidden,
-      .b_offset = static_cast<uint32_t>(own->shape.b_offset(0) / sizeof(float)),
-      .b_n = config_.hidden,
-      .c_offset = static_cast<uint32_t>(fused->shape.mixed_offset()),
-      .c_m = fused->shape.rank()};
-  program_.add(cache_, kernels::gemm_source(mixed, variant_),
-               std::vector<gpu::Range>{scratch_, own->buffer, fused->buffer, param(mixed), step},
-               [mixed, next_rank](uint32_t) { return kernels::gemm_groups(mixed, next_rank); });
+  if (next != nullptr) make_next(own, group, *next, *site, *fused);
   return fused;
 }
 
@@ -224,8 +250,8 @@ Status FusionBuilder::make_entry(AdapterFusion& fusion, const Change& change, co
   const uint64_t floats = uint64_t{fusion.entry_rank_} * config_.hidden;
   TRY(fusion.entry_, device_.create_buffer(2 * floats * sizeof(float), gpu::kStorageUsage,
                                            "entry of fused adapters"));
-  scale_rows(change, site, true, fusion.entry_, 0);
-  scale_rows(change, site, false, fusion.entry_, floats);
+  scale_rows(change, site, true, fusion.entry_, 0, false);
+  scale_rows(change, site, false, fusion.entry_, floats, false);
   return {};
 }
 
@@ -248,7 +274,8 @@ Task<Result<AdapterFusion>> AdapterFusion::create(gpu::Device& device, const Con
   AdapterFusion fusion;
   if (!can_fuse(config, weights, stack)) co_return fusion;
   FusionBuilder builder(device, config, weights, variant);
-  CO_TRY_VOID(builder.prepare());
+  // Where products are exact, changes are.
+  CO_TRY_VOID(builder.prepare(variant.dot != kernels::Dot::kF32));
   const size_t layers = weights.layers.size();
   fusion.layers_.resize(layers);
   for (size_t l = 0; l < layers; ++l) {

@@ -1,6 +1,7 @@
 // Low-rank changes that the kernels of one token make by themselves, against plain double loops:
 // each way that A h comes in, and each that the next product's goes out.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "engine/kernels/arrange.h"
@@ -29,11 +30,23 @@ Status close(std::span<const float> got, const std::vector<double>& want, double
   return {};
 }
 
-// The buffer `adapter` of random values.
+// Random values for the buffer `adapter`, such that it can hold.
 std::vector<float> trial_adapter(const FusedChange& fused) {
-  std::vector<float> values = TrialRandom(3).floats(fused.floats(), 0.2f);
-  for (uint32_t r = 0; r < fused.rank(); ++r) values[r] = 0.5f + 0.1f * static_cast<float>(r);
+  std::vector<float> values = TrialRandom(3).floats(fused.values(), 0.2f);
+  if (!fused.bf16) return values;
+  for (float& value : values)
+    value = std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0xffff0000);
   return values;
+}
+Result<gpu::Buffer> adapter_buffer_of(gpu::Device& device, const FusedChange& fused,
+                                      const std::vector<float>& values) {
+  if (!fused.bf16) return trial_buffer(device, values);
+  std::vector<uint32_t> words(values.size() / 2);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint32_t half = std::bit_cast<uint32_t>(values[i]) >> 16;
+    words[i / 8 * 4 + i % 4] |= half << (i % 8 < 4 ? 0 : 16);
+  }
+  return trial_buffer(device, words);
 }
 
 // What it adds to the rows of all parts, given A h.
@@ -46,8 +59,7 @@ std::vector<double> added(const FusedChange& fused, const std::vector<float>& ad
     for (uint32_t row = 0; row < rows; ++row) {
       double sum = 0;
       for (uint32_t r = 0; r < rank; ++r) {
-        sum += double{adapter[fused.b_offset(p) + uint64_t{row} * rank + r]} * adapter[first + r] *
-               low[first + r];
+        sum += double{adapter[fused.b_offset(p) + uint64_t{row} * rank + r]} * low[first + r];
       }
       out.push_back(sum);
     }
@@ -66,8 +78,7 @@ std::vector<double> next_of(const FusedChange& fused, const std::vector<float>& 
     for (uint32_t i = 0; i < fused.cols; ++i)
       out[r] += double{adapter[fused.v_offset() + uint64_t{r} * fused.cols + i]} * z[i];
     for (uint32_t k = 0; k < fused.rank(); ++k) {
-      out[r] += double{adapter[fused.mixed_offset() + uint64_t{r} * fused.rank() + k]} *
-                adapter[k] * low[k];
+      out[r] += double{adapter[fused.mixed_offset() + uint64_t{r} * fused.rank() + k]} * low[k];
     }
     for (uint32_t i = 0; i < fused.hidden; ++i)
       out[kLowU + r] +=
@@ -107,10 +118,11 @@ Task<Status> expect_gate_up(gpu::Device& device, const Variant& variant, bool ha
                   .prologue = Prologue::kResidualNorm,
                   .epilogue = Epilogue::kGeglu,
                   .has_post = has_post,
-                  .fused = {.parts = {{4, kRows}, {8, kRows}},
+                  .fused = {.parts = {{8, kRows}, {16, kRows}},
                             .cols = kCols,
-                            .handed_rank = 12,
-                            .handed_cols = kRows},
+                            .handed_rank = 24,
+                            .handed_cols = kRows,
+                            .bf16 = variant.dot != Dot::kF32},
                   .tiling = tiling};
   if (variant.light) spec.tiling = light_tiling(spec);
   const FusedChange& fused = spec.fused;
@@ -157,7 +169,7 @@ Task<Status> expect_gate_up(gpu::Device& device, const Variant& variant, bool ha
   CO_TRY(const gpu::Buffer delta_buffer, trial_buffer(device, delta));
   CO_TRY(const gpu::Buffer site_buffer, trial_buffer(device, site));
   CO_TRY(const gpu::Buffer new_buffer, trial_zeros(device, kCols * 4));
-  CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
+  CO_TRY(const gpu::Buffer adapter_buffer, adapter_buffer_of(device, fused, adapter));
   CO_TRY_VOID(co_await trial_run(
       device, matvec_source(spec, variant),
       {group.buffer, y, old_buffer, delta_buffer, site_buffer, new_buffer, adapter_buffer},
@@ -188,11 +200,12 @@ Task<Status> expect_pieces(gpu::Device& device, const Variant& variant) {
   CO_TRY(const TrialGroup group, co_await make_group(device, {40, 9}, kCols));
   MatvecSpec spec{.segments = group.segments,
                   .cols = kCols,
-                  .fused = {.parts = {{8, 40}, {4, 9}},
+                  .fused = {.parts = {{16, 40}, {8, 9}},
                             .cols = kCols,
                             .pieces = kPieces,
                             .next_rank = 8,
-                            .hidden = kHidden}};
+                            .hidden = kHidden,
+                            .bf16 = variant.dot != Dot::kF32}};
   if (variant.light) spec.tiling = light_tiling(spec);
   const FusedChange& fused = spec.fused;
   const std::vector<float> adapter = trial_adapter(fused);
@@ -210,7 +223,7 @@ Task<Status> expect_pieces(gpu::Device& device, const Variant& variant) {
 
   CO_TRY(const gpu::Buffer y, trial_zeros(device, (want.size() + kLowFloats) * 4));
   CO_TRY(const gpu::Buffer z_buffer, trial_buffer(device, z));
-  CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
+  CO_TRY(const gpu::Buffer adapter_buffer, adapter_buffer_of(device, fused, adapter));
   CO_TRY(const gpu::Buffer residual_buffer, trial_buffer(device, residual));
   CO_TRY_VOID(co_await trial_run(device, matvec_source(spec, variant),
                                  {group.buffer, y, z_buffer, adapter_buffer, residual_buffer},
@@ -233,7 +246,7 @@ KERNEL_TEST(fused_change_of_pieces) {
 Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint32_t position,
                               AttentionTiling tiling) {
   constexpr uint32_t kHidden = 64;
-  constexpr uint32_t kRank = 12;
+  constexpr uint32_t kRank = 24;
   const AttentionSpec spec{.heads = 4,
                            .kv_heads = 2,
                            .head_dim = 16,
@@ -250,9 +263,11 @@ Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint3
   const uint64_t sums = uint64_t{spec.tiling.splits} * kCols;
   CO_TRY(layer.partial,
          trial_zeros(device, (sums + uint64_t{spec.tiling.splits} * spec.heads * kRank) * 4));
-  const FusedChange handed{.parts = {{4, 64}}, .handed_rank = kRank, .handed_cols = kCols};
+  const bool bf16 = variant.dot != Dot::kF32;
+  const FusedChange handed{
+      .parts = {{8, 64}}, .handed_rank = kRank, .handed_cols = kCols, .bf16 = bf16};
   const std::vector<float> a = trial_adapter(handed);
-  CO_TRY(const gpu::Buffer a_buffer, trial_buffer(device, a));
+  CO_TRY(const gpu::Buffer a_buffer, adapter_buffer_of(device, handed, a));
   CO_TRY(const gpu::Kernel kernel,
          co_await trial_kernel(device, attention_decode_source(spec, variant, handed)));
   // The cache up to the position.
@@ -285,7 +300,8 @@ Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint3
       .heads = spec.heads,
       .head_dim = spec.head_dim,
       .attention = spec.tiling,
-      .fused = {.parts = {{kRank, 37}}, .cols = kCols, .next_rank = 4, .hidden = kHidden}};
+      .fused = {
+          .parts = {{kRank, 37}}, .cols = kCols, .next_rank = 8, .hidden = kHidden, .bf16 = bf16}};
   if (variant.light) output.tiling = light_tiling(output);
   const FusedChange& fused = output.fused;
   const std::vector<float> adapter = trial_adapter(fused);
@@ -300,7 +316,7 @@ Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint3
   const std::vector<double> more = added(fused, adapter, low);
   for (size_t i = 0; i < want.size(); ++i) want[i] += more[i];
   CO_TRY(const gpu::Buffer y, trial_zeros(device, (37 + kLowFloats) * 4));
-  CO_TRY(const gpu::Buffer adapter_buffer, trial_buffer(device, adapter));
+  CO_TRY(const gpu::Buffer adapter_buffer, adapter_buffer_of(device, fused, adapter));
   CO_TRY(const gpu::Buffer residual_buffer, trial_buffer(device, residual));
   CO_TRY_VOID(co_await trial_run(
       device, matvec_source(output, variant),
@@ -319,33 +335,54 @@ KERNEL_TEST(fused_change_of_attention) {
                                       {.threads = 128, .keys = 32, .splits = 7});
 }
 
-// A transposed part of a matrix, times both weights of its columns.
+// A transposed part of a matrix, times weights of its columns, in f32 and in bf16.
 KERNEL_TEST(fused_change_arranged) {
-  const ArrangeSpec spec{.rows = 5,
-                         .cols = 70,
+  constexpr uint32_t kRows = 5;
+  constexpr uint32_t kCols = 70;
+  TrialRandom random(2);
+  const std::vector<float> in = random.floats(3 + kCols * 6);
+  const std::vector<float> weights = random.floats(2 * kCols + 4);
+  CO_TRY(const gpu::Buffer in_buffer, trial_buffer(device, in));
+  CO_TRY(const gpu::Buffer weight_buffer, trial_buffer(device, weights));
+  const ArrangeSpec spec{.rows = kRows,
+                         .cols = kCols,
                          .in_offset = 3,
                          .in_row = 1,
                          .in_col = 6,
-                         .out_offset = 2,
+                         .out_offset = 16,
                          .out_row = 72,
-                         .weights = 3};
-  TrialRandom random(2);
-  const std::vector<float> in = random.floats(3 + 70 * 6);
-  const std::vector<float> site = random.floats(2 * 70 + 4);
-  const std::vector<float> before(2 + 5 * 72, 7.0f);
+                         .first = 4,
+                         .second = kCols};
+  const std::vector<float> before(16 + kRows * 72, 7.0f);
   std::vector<double> want(before.begin(), before.end());
-  for (uint32_t i = 0; i < 5; ++i) {
-    for (uint32_t j = 0; j < 70; ++j)
-      want[2 + i * 72 + j] = double{in[3 + i + j * 6]} * site[j] * site[70 + j];
+  for (uint32_t i = 0; i < kRows; ++i) {
+    for (uint32_t j = 0; j < kCols; ++j)
+      want[16 + i * 72 + j] = double{in[3 + i + j * 6]} * weights[4 + j] * weights[kCols + j];
   }
-  CO_TRY(const gpu::Buffer in_buffer, trial_buffer(device, in));
-  CO_TRY(const gpu::Buffer out, trial_buffer(device, before));
-  CO_TRY(const gpu::Buffer site_buffer, trial_buffer(device, site));
   CO_TRY(const gpu::Buffer params, trial_buffer(device, std::vector<ArrangeSpec>{spec}));
-  CO_TRY_VOID(co_await trial_run(device, arrange_source(), {in_buffer, out, site_buffer, params},
-                                 arrange_groups(spec)));
+  CO_TRY(const gpu::Buffer out, trial_buffer(device, before));
+  CO_TRY_VOID(co_await trial_run(device, arrange_source(false),
+                                 {in_buffer, out, weight_buffer, params},
+                                 arrange_groups(spec, false)));
   CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, out, before.size()));
-  co_return close(got, want, 1e-6, "arranged");
+  CO_TRY_VOID(close(got, want, 1e-6, "arranged"));
+
+  CO_TRY(const gpu::Buffer halves, trial_zeros(device, before.size() * 2));
+  CO_TRY_VOID(co_await trial_run(device, arrange_source(true),
+                                 {in_buffer, halves, weight_buffer, params},
+                                 arrange_groups(spec, true)));
+  CO_TRY(const std::vector<uint32_t> words,
+         co_await trial_read<uint32_t>(device, halves, before.size() / 2));
+  for (size_t i = 16; i < want.size(); ++i) {
+    const bool inside = (i - 16) % 72 < kCols;
+    const uint32_t word = words[i / 8 * 4 + i % 4];
+    const auto value = std::bit_cast<float>(i % 8 < 4 ? word << 16 : word & 0xffff0000);
+    const double right = inside ? want[i] : 0;
+    // Half of the last of 8 bits.
+    KERNEL_EXPECT(std::fabs(value - right) <= std::ldexp(std::fabs(right), -8) + 1e-30, "bf16 at ",
+                  i, ": ", value, " instead of ", right);
+  }
+  co_return Status{};
 }
 
 }  // namespace

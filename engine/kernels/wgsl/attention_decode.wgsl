@@ -69,15 +69,17 @@ fn own_unit(base: u32, u: u32) -> Unit {
 var<private> handing_split: u32;
 
 fn handed_value(n: u32) -> f32 { return head_row[n]; }
-fn hand_stage(i: u32, sum: vec4<f32>) {
+fn hand_stage(i: u32, sum: mat2x4<f32>) {
 //#repeat c FOUR
-  parts[4u * i + ${c}u] = sum[${c}u];
+  parts[8u * i + ${c}u] = sum[0u][${c}u];
+  parts[8u * i + 4u + ${c}u] = sum[1u][${c}u];
 //#end
 }
 fn hand_staged(i: u32) -> f32 { return parts[i]; }
 fn store_handed(r: u32, sum: f32) {
   partial[PARTIAL_LOW + handing_split * HANDED_RANK + r] = sum;
 }
+//#include adapter.wgsl
 //#include hand_low.wgsl
 //#endif
 

@@ -1,8 +1,8 @@
-// The low-rank change that a matvec makes by itself (fused_change.h). `adapter`: the change's buffer
-// in vectors. What is needed of it is asked for before the product begins and used after its end:
+// The low-rank change that a matvec makes by itself (fused_change.h). What is needed of its buffer is asked for before the product begins and used after its end:
 // fetch_change(), then finish_low() and a barrier, then fused_change(). matvec.cpp adds change_at(part,
-// row): where B's row lies in `adapter`, change_first(part): the first four of its ranks, and
-// change_fours(part): how many.
+// row): where B's row lies in `adapter`, change_first(part): the first of its ranks, and
+// change_eights(part): how many, all in eights.
+//#include adapter.wgsl
 //#if NEXT_RANK
 //#if INTEGER
 //#if TWO_BYTES
@@ -10,65 +10,81 @@ fn whole(high: u32, rest: u32) -> vec4<f32> {
   return 128.0 * signed_bytes(high) + signed_bytes(rest);
 }
 fn next_half(at: u32, high: vec4<u32>, rest: vec4<u32>) -> f32 {
-  return dot(adapter[at], whole(high.x, rest.x)) + dot(adapter[at + 1u], whole(high.y, rest.y)) +
-         dot(adapter[at + 2u], whole(high.z, rest.z)) + dot(adapter[at + 3u], whole(high.w, rest.w));
+  let a = eight_values(adapter_eight(at));
+  let b = eight_values(adapter_eight(at + 1u));
+  return dot(a[0u], whole(high.x, rest.x)) + dot(a[1u], whole(high.y, rest.y)) +
+         dot(b[0u], whole(high.z, rest.z)) + dot(b[1u], whole(high.w, rest.w));
 }
 //#else
 fn next_half(at: u32, high: vec4<u32>) -> f32 {
-  return dot(adapter[at], signed_bytes(high.x)) + dot(adapter[at + 1u], signed_bytes(high.y)) +
-         dot(adapter[at + 2u], signed_bytes(high.z)) + dot(adapter[at + 3u], signed_bytes(high.w));
+  let a = eight_values(adapter_eight(at));
+  let b = eight_values(adapter_eight(at + 1u));
+  return dot(a[0u], signed_bytes(high.x)) + dot(a[1u], signed_bytes(high.y)) +
+         dot(b[0u], signed_bytes(high.z)) + dot(b[1u], signed_bytes(high.w));
 }
 //#endif
 //#endif
 
 // Unit u of row `row` of V's matrix.
 fn next_dot(row: u32, u: u32, a: Activations) -> f32 {
-  let at = NEXT_V + 8u * (row * UNITS + u);
+  let at = NEXT_V + 4u * (row * UNITS + u);
 //#if INTEGER
 //#if TWO_BYTES
   return a.scale.x * next_half(at, a.high_0, a.low_0) +
-         a.scale.y * next_half(at + 4u, a.high_1, a.low_1);
+         a.scale.y * next_half(at + 2u, a.high_1, a.low_1);
 //#else
-  return a.scale.x * next_half(at, a.high_0) + a.scale.y * next_half(at + 4u, a.high_1);
+  return a.scale.x * next_half(at, a.high_0) + a.scale.y * next_half(at + 2u, a.high_1);
 //#endif
 //#else
-  return matrix_dot(mat4x4<f32>(adapter[at], adapter[at + 1u], adapter[at + 2u], adapter[at + 3u]),
-                    mat4x4<f32>(adapter[at + 4u], adapter[at + 5u], adapter[at + 6u],
-                                adapter[at + 7u]), a);
+  let e0 = eight_values(adapter_eight(at));
+  let e1 = eight_values(adapter_eight(at + 1u));
+  let e2 = eight_values(adapter_eight(at + 2u));
+  let e3 = eight_values(adapter_eight(at + 3u));
+  return matrix_dot(mat4x4<f32>(e0[0u], e0[1u], e1[0u], e1[1u]),
+                    mat4x4<f32>(e2[0u], e2[1u], e3[0u], e3[1u]), a);
 //#endif
 }
 
-// A thread's share of row `row` of U.
+// Eight values j of row `row` of U.
+fn residual_part(row: u32, j: u32) -> f32 {
+  let e = eight_values(adapter_eight(NEXT_U + row * NEXT_EIGHTS + j));
+  return dot(e[0u], residual[2u * j]) + dot(e[1u], residual[2u * j + 1u]);
+}
+// A thread's share of the row.
 fn residual_dot(row: u32, tid: u32) -> f32 {
   var sum = 0.0;
   var j = tid;
 //#repeat t NEXT_TURNS
-  if (j < NEXT_VECTORS) {
-    sum += dot(adapter[NEXT_U + row * NEXT_VECTORS + j], residual[j]);
+  if (j < NEXT_EIGHTS) {
+    sum += residual_part(row, j);
     j += THREADS;
   }
 //#end
-  for (; j < NEXT_VECTORS; j += THREADS) {
-    sum += dot(adapter[NEXT_U + row * NEXT_VECTORS + j], residual[j]);
+  for (; j < NEXT_EIGHTS; j += THREADS) {
+    sum += residual_part(row, j);
   }
   return sum;
 }
 //#endif
 
 //#if FUSED_RANK
-// f * (A h).
+// A h.
 var<workgroup> low: array<f32, FUSED_RANK>;
 
 fn low_vector(i: u32) -> vec4<f32> {
   return vec4<f32>(low[4u * i], low[4u * i + 1u], low[4u * i + 2u], low[4u * i + 3u]);
 }
-fn adapter_value(i: u32) -> f32 { return adapter[i >> 2u][i & 3u]; }
+// Ranks 8 i to 8 i + 7 of a row of B.
+fn change_part(e: Eight, i: u32) -> f32 {
+  let b = eight_values(e);
+  return dot(b[0u], low_vector(2u * i)) + dot(b[1u], low_vector(2u * i + 1u));
+}
 
 //#if NEXT_RANK
 // What the product's own change adds to row `row` of V: a thread's share.
 var<private> own_mixed: f32;
 fn mixed_value(row: u32, r: u32) -> f32 {
-  return adapter_value(4u * NEXT_MIXED + row * FUSED_RANK + r);
+  return adapter_value(8u * NEXT_MIXED + row * FUSED_RANK + r);
 }
 fn mixed_in(row: u32, tid: u32) -> f32 {
   var sum = 0.0;
@@ -82,8 +98,7 @@ fn mixed_in(row: u32, tid: u32) -> f32 {
 }
 //#endif
 
-// Rank `tid`, or the piece of it that a thread begins with, and its factor.
-var<private> own_factor: f32;
+// Rank `tid`, or the piece of it that a thread begins with.
 //#if NORM
 var<private> own_v: f32;
 var<private> own_u: f32;
@@ -116,12 +131,11 @@ fn low_pieces() -> u32 {
 
 //#repeat k CHANGE_AHEAD
 //#repeat p STREAMS
-var<private> change_${p}_${k}: vec4<f32>;
+var<private> change_${p}_${k}: Eight;
 //#end
 //#end
 
 fn fetch_change(tid: u32) {
-  own_factor = adapter_value(min(tid, FUSED_RANK - 1u));
 //#if NORM
   own_v = low_input(min(tid, FUSED_RANK - 1u));
   own_u = low_input(LOW_U + min(tid, FUSED_RANK - 1u));
@@ -140,10 +154,10 @@ fn fetch_change(tid: u32) {
   let row = min(first_row + tid, segment_rows - 1u);
 //#repeat k CHANGE_AHEAD
 //#if GEGLU
-  change_0_${k} = adapter[change_at(0u, row) + ${k}u];
-  change_1_${k} = adapter[change_at(1u, row) + ${k}u];
+  change_0_${k} = adapter_eight(change_at(0u, row) + ${k}u);
+  change_1_${k} = adapter_eight(change_at(1u, row) + ${k}u);
 //#else
-  change_0_${k} = adapter[change_at(segment, row) + ${k}u];
+  change_0_${k} = adapter_eight(change_at(segment, row) + ${k}u);
 //#endif
 //#end
 //#endif
@@ -153,10 +167,10 @@ fn fetch_change(tid: u32) {
 // After prepare(), which leaves the site's two numbers.
 fn finish_low(tid: u32) {
   if (tid < FUSED_RANK) {
-    low[tid] = own_factor * site_gain * (own_u + site_post * own_v);
+    low[tid] = site_gain * (own_u + site_post * own_v);
   }
   for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
-    low[r] = adapter_value(r) * site_gain * (low_input(LOW_U + r) + site_post * low_input(r));
+    low[r] = site_gain * (low_input(LOW_U + r) + site_post * low_input(r));
   }
 }
 //#else
@@ -192,7 +206,7 @@ fn finish_low(tid: u32) {
     for (var g = 0u; g < bound(GATHERERS); g++) {
       sum += low_stage[g * FUSED_RANK + r];
     }
-    low[r] = select(adapter_value(r), own_factor, r == tid) * sum;
+    low[r] = sum;
   }
 }
 //#endif
@@ -203,14 +217,18 @@ fn fused_change(part: u32, row: u32) -> f32 {
   let first = change_first(part);
 //#repeat k CHANGE_AHEAD
 //#if GEGLU
-  sum += dot(select(change_0_${k}, change_1_${k}, part == 1u), low_vector(first + ${k}u));
+  if (part == 1u) {
+    sum += change_part(change_1_${k}, first + ${k}u);
+  } else {
+    sum += change_part(change_0_${k}, first + ${k}u);
+  }
 //#else
-  sum += dot(change_0_${k}, low_vector(first + ${k}u));
+  sum += change_part(change_0_${k}, first + ${k}u);
 //#endif
 //#end
   let at = change_at(part, row);
-  for (var i = CHANGES_AHEAD; i < change_fours(part); i++) {
-    sum += dot(adapter[at + i], low_vector(first + i));
+  for (var i = CHANGES_AHEAD; i < change_eights(part); i++) {
+    sum += change_part(adapter_eight(at + i), first + i);
   }
   return sum;
 }
@@ -222,9 +240,10 @@ var<workgroup> low_stage: array<f32, LOW_STAGE>;
 
 //#if HANDED_RANK
 fn handed_value(n: u32) -> f32 { return parts[n * PART_STRIDE]; }
-fn hand_stage(i: u32, sum: vec4<f32>) {
+fn hand_stage(i: u32, sum: mat2x4<f32>) {
 //#repeat c FOUR
-  low_stage[4u * i + ${c}u] = sum[${c}u];
+  low_stage[8u * i + ${c}u] = sum[0u][${c}u];
+  low_stage[8u * i + 4u + ${c}u] = sum[1u][${c}u];
 //#end
 }
 fn hand_staged(i: u32) -> f32 { return low_stage[i]; }
