@@ -4,7 +4,16 @@
 //   web     apps/web (Vite)
 //   bundle  the command line as one file beside the engine, bench/dist/node/: for machines with nothing but Node.js
 //   native  unit tests and fuzzers under sanitizers
-import { copyFileSync, existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { checkWasmSize } from './check-wasm-size.mjs';
 import { bin, must, root, run, say, seconds } from './run.mjs';
@@ -58,7 +67,25 @@ async function buildTypeScript() {
     say('the TypeScript does not compile');
     process.exit(1);
   }
+  await bundleSha256();
   say(`built the TypeScript in ${seconds(started)}`);
+}
+
+/** Puts the package of SHA-256 into the one file that imports it: pages without a bundler find no packages. */
+async function bundleSha256() {
+  const file = `${root}/packages/lapidary/dist/cache/sha256.js`;
+  if (!existsSync(file) || !/from ['"]hash-wasm['"]/.test(readFileSync(file, 'utf8'))) return;
+  const { build } = await import('vite');
+  const [{ output }] = await build({
+    configFile: false,
+    logLevel: 'warn',
+    build: { write: false, target: 'es2022', lib: { entry: file, formats: ['es'] } },
+  });
+  const license = readFileSync(`${root}/node_modules/hash-wasm/LICENSE`, 'utf8').trim();
+  // Written beside and renamed: a build that is stopped leaves no half of it.
+  writeFileSync(`${file}.new`, `/*!\nhash-wasm\n${license}\n*/\n${output[0].code}`);
+  rmSync(`${file}.map`, { force: true });
+  renameSync(`${file}.new`, file);
 }
 
 async function buildWeb() {

@@ -28,7 +28,7 @@ export async function nanoPath(): Promise<string> {
 }
 
 /** Serves apps/web/dist, with nano's weights as /models/nano, the package as /lapidary/ and this folder as /tests/. */
-async function serve(): Promise<Site> {
+export async function serve(): Promise<Site> {
   const blob = (await nanoPath()).split('/').at(-1);
   const page = sirv(`${root}apps/web/dist`);
   const models = sirv(`${root}models`);
@@ -66,13 +66,14 @@ async function serve(): Promise<Site> {
   };
 }
 
-export function launch(): Promise<Browser> {
-  return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    headless: true,
-    args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
-  });
-}
+/** Of Debian's Chromium. */
+export const launchOptions = {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  headless: true,
+  args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+};
+
+export const launch = (): Promise<Browser> => chromium.launch(launchOptions);
 
 /** A site and a browser for all tests of the file that calls it; there once the first of them runs. */
 export function siteAndBrowser(): { site: Site; browser: Browser } {

@@ -307,3 +307,26 @@ test('aborting ends all pieces', async () => {
   await expect(upload(source, controller.signal)).rejects.toEqual(code('cancelled'));
   await vi.waitFor(() => expect(left()).toBe(3));
 });
+
+test('a connection on which nothing comes any more is given up and made anew', async () => {
+  let count = 0;
+  const url = await listen((request, response) => {
+    if (count++ !== 1) return ranges(request, response);
+    response.writeHead(206, { 'Content-Range': `bytes 5-14/${DATA.length}`, 'Content-Length': 10 });
+    response.write(DATA.subarray(5, 8)); // and nothing more
+  });
+  const source = await HttpRangeSource.open(url, { backOff: 1, stallTimeout: 150 });
+  expect(await source.read(5, 10)).toEqual(DATA.slice(5, 15));
+  expect(count).toBe(3);
+});
+
+test('a server that says when to come back is not asked before', async () => {
+  let count = 0;
+  const url = await listen((request, response) => {
+    if (count++ > 0) return ranges(request, response);
+    response.writeHead(429, { 'Retry-After': '1' }).end();
+  });
+  const started = performance.now();
+  await HttpRangeSource.open(url, { backOff: 1 });
+  expect(performance.now() - started).toBeGreaterThan(950);
+});

@@ -1,12 +1,21 @@
 // The page: shows what the worker says, and tells it what the visitor wants.
 
-import type { LoadProgress, Message, ReplyEvent } from 'lapidary';
+import {
+  LapidaryError,
+  type LoadProgress,
+  type Message,
+  type ModelCache,
+  type ReplyEvent,
+} from 'lapidary';
 import { element } from './element.js';
+import { openLibrary, showLibrary } from './library.js';
 import type { FromWorker, ToWorker } from './protocol.js';
 
 const url = element<HTMLInputElement>('url');
 const file = element<HTMLInputElement>('file');
+const keep = element<HTMLInputElement>('keep');
 const loadButton = element<HTMLButtonElement>('load-button');
+const library = element('library');
 const progressBar = element<HTMLProgressElement>('progress');
 const status = element('status');
 const log = element('log');
@@ -15,6 +24,7 @@ const send = element<HTMLButtonElement>('send');
 const stop = element<HTMLButtonElement>('stop');
 
 const PHASES: Record<LoadProgress['phase'], string> = {
+  download: 'Downloading',
   header: 'Reading the file’s header',
   selftest: 'Testing the GPU’s arithmetic',
   upload: 'Bringing the weights to the GPU',
@@ -32,7 +42,9 @@ function enter(next: State): void {
   loadButton.disabled =
     file.disabled =
     url.disabled =
+    keep.disabled =
       next === 'unusable' || next === 'loading' || next === 'answering';
+  library.inert = next === 'loading' || next === 'answering';
   prompt.disabled = send.disabled = next !== 'ready';
   stop.disabled = next !== 'answering';
 }
@@ -87,7 +99,7 @@ worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
   switch (data.type) {
     case 'progress':
       progressBar.value = data.progress.total > 0 ? data.progress.loaded / data.progress.total : 0;
-      say(`${PHASES[data.progress.phase]} …`);
+      say(progressText(data.progress));
       break;
     case 'loaded':
       conversation = [];
@@ -96,6 +108,7 @@ worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
       say(`${data.title} on ${data.device}${data.software ? ' (software)' : ''}: ready.`);
       enter('ready');
       prompt.focus();
+      void refresh();
       break;
     case 'event':
       onEvent(data.event);
@@ -104,6 +117,7 @@ worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
       if (data.during === 'load') {
         progressBar.value = 0;
         enter('empty');
+        void refresh();
       } else {
         conversation.pop();
         finish();
@@ -117,23 +131,51 @@ worker.addEventListener('error', (event) => {
   say(`The engine’s worker failed: ${event.message}. Reload the page.`, true);
 });
 
-function load(from: string | File): void {
+function progressText({ phase, retry }: LoadProgress): string {
+  if (!retry) return `${PHASES[phase]} …`;
+  const { attempt, tries, delayMs, reason } = retry;
+  const seconds = Math.ceil(delayMs / 1000);
+  return `${PHASES[phase]}: ${reason}; try ${attempt + 1} of ${tries} in ${seconds} s …`;
+}
+
+function load(from: string | File, keep: boolean): void {
+  if (state === 'unusable') return; // the status says why
   enter('loading');
   say('Loading …');
-  tell({ type: 'load', from });
+  // The browser may ask the visitor, or answer by itself; a model that may be deleted is one all the same.
+  if (keep) cache?.persist().catch(() => {});
+  tell({ type: 'load', from, keep: keep && cache !== undefined });
+}
+
+let cache: ModelCache | undefined;
+
+/** Shows what is kept; the page works without, and says why where it must. */
+async function refresh(): Promise<void> {
+  if (cache) await showLibrary(cache, { load: (url) => load(url, true), remove }).catch(tellError);
+}
+
+function remove(url: string): void {
+  cache?.delete(url).then(() => {
+    say('Deleted.');
+    return refresh();
+  }, tellError);
+}
+
+function tellError(error: unknown): void {
+  say(error instanceof LapidaryError ? `${error.message} (${error.code})` : String(error), true);
 }
 
 element<HTMLFormElement>('load').addEventListener('submit', (event) => {
   event.preventDefault();
   try {
-    load(new URL(url.value, location.href).href);
+    load(new URL(url.value, location.href).href, keep.checked);
   } catch {
     say('That is not an address.', true);
   }
 });
 file.addEventListener('change', () => {
   const [chosen] = file.files ?? [];
-  if (chosen) load(chosen);
+  if (chosen) load(chosen, false);
 });
 element<HTMLFormElement>('chat').addEventListener('submit', (event) => {
   event.preventDefault();
@@ -155,6 +197,13 @@ prompt.addEventListener('keydown', (event) => {
 stop.addEventListener('click', () => tell({ type: 'stop' }));
 
 enter('empty');
+// What this machine serves itself need not lie on its disk twice.
+keep.checked = !/^(localhost|127\.0\.0\.1|\[::1\])$/.test(location.hostname);
+openLibrary().then((opened) => {
+  cache = opened;
+  keep.parentElement!.hidden = !opened;
+  return refresh();
+}, tellError);
 if (!('gpu' in navigator) || !navigator.gpu) {
   enter('unusable');
   say(

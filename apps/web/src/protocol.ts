@@ -3,7 +3,7 @@
 import type { ChatOptions, ErrorCode, LoadProgress, Message, ReplyEvent } from 'lapidary';
 
 export type ToWorker =
-  | { type: 'load'; from: string | File }
+  | { type: 'load'; from: string | File; keep: boolean }
   | { type: 'chat'; messages: Message[]; options: Omit<ChatOptions, 'signal'> }
   | { type: 'stop' };
 

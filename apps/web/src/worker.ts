@@ -7,11 +7,12 @@ const say = (message: FromWorker) => postMessage(message);
 let model: Model | undefined;
 let stop: AbortController | undefined;
 
-async function load(from: string | File): Promise<void> {
+async function load({ from, keep }: Extract<ToWorker, { type: 'load' }>): Promise<void> {
   await model?.close();
   model = undefined;
   const source = typeof from === 'string' ? new URL(from) : from;
   model = await Model.load(source, {
+    cache: keep,
     onProgress: (progress) => say({ type: 'progress', progress }),
   });
   const { info, device } = model;
@@ -36,7 +37,7 @@ addEventListener('message', ({ data }: MessageEvent<ToWorker>) => {
     stop?.abort();
     return;
   }
-  const work = data.type === 'load' ? load(data.from) : chat(data);
+  const work = data.type === 'load' ? load(data) : chat(data);
   work.catch((error: unknown) => {
     const { code, message } =
       error instanceof LapidaryError ? error : new LapidaryError('internal_error', String(error));

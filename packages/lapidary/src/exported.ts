@@ -1,6 +1,16 @@
 // What every entry point exports.
 
 export type { AdapterFile, AdapterLocation } from './adapters.js';
+export type { ModelCache } from './cache/cache.js';
+export { openCache } from './cache/open.js';
+export type {
+  CachedModel,
+  CachedSource,
+  CacheOptions,
+  DownloadOptions,
+  DownloadProgress,
+  ExpectedFile,
+} from './cache/types.js';
 export { LapidaryError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { plainBytes, type DataInput, type DataOptions } from './data.js';
 export type { EmbedInput, EmbedOptions, EmbedReport } from './embed.js';
@@ -39,5 +49,6 @@ export { Reply } from './reply.js';
 export { BlobSource } from './source/blob.js';
 export { HttpRangeSource, type HttpSourceOptions } from './source/http.js';
 export type { SaveOptions } from './snapshot.js';
+export type { Retry } from './source/retry.js';
 export type { ByteSource } from './source/source.js';
 export type * from './types.js';

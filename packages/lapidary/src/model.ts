@@ -149,7 +149,7 @@ export class Model {
 
   /**
    * Loads a model: an Ollama name such as `gemma4:e2b` or a path to a .gguf file (Node), a URL whose server answers
-   * range requests, a File or Blob, or any {@link ByteSource} (which the model closes with itself).
+   * range requests (any, with the option `cache`), a File or Blob, or any {@link ByteSource} (which the model closes with itself).
    *
    * Rejects with `not_found`, `no_adapter`, `out_of_memory`, `invalid_format`, `unsupported`, `truncated`, `io_error`,
    * `cancelled`, `self_test_failed`, `device_lost` and others; nothing is left behind then.

@@ -1,6 +1,9 @@
 // What differs between a page, a worker and Node: where WebGPU comes from, where the .wasm lies, and what a name means.
 
 import { adapterAtAddress, type FoundAdapter } from './adapters.js';
+import type { ModelCache } from './cache/cache.js';
+import { openCache } from './cache/open.js';
+import type { DownloadProgress, ExpectedFile } from './cache/types.js';
 import { LapidaryError } from './errors.js';
 import { BlobSource } from './source/blob.js';
 import { HttpRangeSource } from './source/http.js';
@@ -23,13 +26,22 @@ export interface FoundModel {
   messages?: unknown[] | undefined;
 }
 
-export interface FindOptions {
+export interface FindOptions extends ExpectedFile {
   /** Folders in Ollama's layout that are searched first (Node only). */
   stores?: string[] | undefined;
   /** Folders in Ollama's layout that are searched last (Node only). */
   fallbackStores?: string[] | undefined;
   headers?: Record<string, string> | undefined;
   signal?: AbortSignal | undefined;
+  /**
+   * Whether a model at an address of the web is downloaded into the browser's storage first, and from then on read from
+   * there, offline too: `true`, or a cache that was opened with options. `digest` and `size` say what the file must be.
+   * Nothing else is cached: names, files, blobs and byte sources are read as they are. Node has no such cache, and
+   * rejects with `unsupported`. Default false.
+   */
+  cache?: boolean | ModelCache | undefined;
+  /** Called while a model is downloaded into the cache. */
+  onProgress?: ((progress: DownloadProgress) => void) | undefined;
 }
 
 export interface Platform {
@@ -93,7 +105,7 @@ const browser: Platform = {
       name,
       `'${String(name)}' is a name, and a page cannot read an Ollama store: give a URL, a File or a Blob`,
     );
-    return { source: await HttpRangeSource.open(url, options), name: url.href };
+    return modelAtAddress(url, options);
   },
   async findAdapter(name, options) {
     const refusal = `a page cannot read '${String(name)}': give a URL, a File or a Blob`;
@@ -117,14 +129,29 @@ export const findGpu = (): Promise<GPU | undefined> => platform.gpu();
 const isSource = (value: unknown): value is ByteSource =>
   typeof value === 'object' && value !== null && 'read' in value && 'size' in value;
 
+async function modelAtAddress(where: string | URL, options: FindOptions): Promise<FoundModel> {
+  if (options.cache) {
+    const cache = options.cache === true ? await openCache() : options.cache;
+    const source = await cache.fetch(where, options);
+    return { source, name: source.name, digest: source.digest };
+  }
+  const source = await HttpRangeSource.open(where, options);
+  return { source, name: source.name };
+}
+
 /** Opens whatever a caller may name a model by. */
 export async function findModel(where: ModelLocation, options: FindOptions): Promise<FoundModel> {
-  if (typeof where === 'string' || where instanceof URL) {
-    if (/^https?:/i.test(String(where))) {
-      const source = await HttpRangeSource.open(where, options);
-      return { source, name: source.name };
-    }
-    return platform.find(where, options);
+  const isName = typeof where === 'string' || where instanceof URL;
+  if ((options.digest ?? options.size) !== undefined && !(isName && options.cache)) {
+    throw new LapidaryError(
+      'invalid_argument',
+      'digest and size are checked of what is downloaded into the cache only (the option `cache`)',
+    );
+  }
+  if (isName) {
+    return /^https?:/i.test(String(where))
+      ? modelAtAddress(where, options)
+      : platform.find(where, options);
   }
   if (where instanceof Blob) {
     const source = new BlobSource(where);

@@ -1,5 +1,7 @@
 // What goes into a model and what comes out: messages, options, events, reports.
 
+import type { Retry } from './source/retry.js';
+
 /** A part of a message's content. */
 export interface TextPart {
   type: 'text';
@@ -150,9 +152,13 @@ export type ReplyEvent =
 
 /** How far loading has come. Bytes, but kernels for `compile` and tests for `selftest`. */
 export interface LoadProgress {
-  phase: 'header' | 'selftest' | 'upload' | 'compile';
+  /** `download`: into the cache, where one is used. */
+  phase: 'download' | 'header' | 'selftest' | 'upload' | 'compile';
   loaded: number;
+  /** Of a download 0, while the server has not said it. */
   total: number;
+  /** A download's request has failed and waits for its next try. */
+  retry?: Retry;
 }
 
 /** What of a kernel's forms may be asked for; what is absent is chosen at load. */

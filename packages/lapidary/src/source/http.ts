@@ -1,7 +1,10 @@
 // Bytes of a file on a web server that answers range requests. Nothing is downloaded twice, or before it is needed.
 
-import { LapidaryError, messageOf } from '../errors.js';
-import { checkRange, throwIfAborted, type ByteSource } from './source.js';
+import { LapidaryError } from '../errors.js';
+import { contentRange, discard, eachChunk, refusal, request } from './response.js';
+import { Transient, retrying } from './retry.js';
+import { checkRange, type ByteSource } from './source.js';
+import { StallWatch } from './stall.js';
 
 export interface HttpSourceOptions {
   signal?: AbortSignal | undefined;
@@ -11,6 +14,8 @@ export interface HttpSourceOptions {
   tries?: number | undefined;
   /** Milliseconds before the second try; doubled for each further one. Default 300. */
   backOff?: number | undefined;
+  /** Milliseconds without a byte after which a request counts as failed. Default 30,000. */
+  stallTimeout?: number | undefined;
 }
 
 /** Bytes asked for to learn a file's size. Not one: there are servers that read `bytes=0-0` as the whole file. */
@@ -18,16 +23,13 @@ const PROBE = 16;
 
 /** No browser keeps larger files in its cache: writing them there only costs time and throws others out. Bytes. */
 const CACHEABLE = 256 << 20;
-/** Bytes of a body that are read at a time. */
-const CHUNK = 256 << 10;
-
-/** Worth another try: the connection broke, or the server said "later". */
-class Transient extends Error {}
 
 interface Answer {
   /** Bytes of the whole file. */
   total: number;
   tag: string | null;
+  /** Bytes that the body has. */
+  wanted: number;
 }
 
 export class HttpRangeSource implements ByteSource {
@@ -65,177 +67,91 @@ export class HttpRangeSource implements ByteSource {
     if (target.length > 0) await this.request(offset, target, signal, this.size);
   }
 
-  private async request(
+  private request(
     offset: number,
     target: Uint8Array,
     signal: AbortSignal | undefined,
     expectedTotal: number | undefined,
   ): Promise<Answer> {
-    const { tries = 4, backOff = 300 } = this.options;
-    for (let attempt = 1; ; attempt++) {
-      throwIfAborted(signal);
+    const { tries = 4, backOff = 300, stallTimeout = 30_000 } = this.options;
+    const once = async () => {
+      const watch = new StallWatch(stallTimeout, signal);
       try {
-        return await this.once(offset, target, signal, expectedTotal);
-      } catch (error) {
-        throwIfAborted(signal);
-        if (!(error instanceof Transient)) throw error;
-        if (attempt >= tries) {
-          const text = `${this.name}: ${error.message} (tried ${tries} times)`;
-          throw new LapidaryError('io_error', text, { cause: error });
-        }
-        await pause(backOff * 2 ** (attempt - 1) * (0.75 + Math.random() / 2), signal);
+        return await this.once(offset, target, watch, expectedTotal);
+      } finally {
+        watch.stop();
       }
-    }
+    };
+    return retrying(this.name, once, { tries, backOff, signal });
   }
 
   private async once(
     offset: number,
     target: Uint8Array,
-    signal: AbortSignal | undefined,
+    watch: StallWatch,
     expectedTotal: number | undefined,
   ): Promise<Answer> {
-    let response: Response;
+    const headers = {
+      ...this.options.headers,
+      Range: `bytes=${offset}-${offset + target.length - 1}`,
+    };
+    const cache = this.size > CACHEABLE ? 'no-store' : 'default';
+    const response = await request(this.name, { headers, cache }, watch);
     try {
-      response = await fetch(this.name, {
-        headers: {
-          ...this.options.headers,
-          Range: `bytes=${offset}-${offset + target.length - 1}`,
-        },
-        cache: this.size > CACHEABLE ? 'no-store' : 'default',
-        signal: signal ?? null,
-      });
+      const answer = this.check(response, offset, target.length, expectedTotal);
+      await receive(response.body, target.subarray(0, answer.wanted), watch);
+      return answer;
     } catch (error) {
-      throw new Transient(`the request failed: ${messageOf(error)}`);
+      if (!response.bodyUsed) await discard(response);
+      throw error;
     }
-    if (response.status !== 206) {
-      await response.body?.cancel().catch(() => {});
-      throw this.refusal(response);
-    }
-    const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(response.headers.get('content-range') ?? '');
-    const [first, last, total] = (range ?? []).slice(1).map(Number);
-    if (first === undefined || last === undefined || total === undefined) {
-      await response.body?.cancel().catch(() => {});
-      throw new LapidaryError(
-        'unsupported',
-        `${this.name}: the server does not say how large the file is (Content-Range); ` +
-          'if it lies on another origin, it must send Access-Control-Expose-Headers: Content-Range',
-      );
-    }
+  }
+
+  /** Throws unless the answer is just what was asked for: those bytes, of the file that was opened. */
+  private check(
+    response: Response,
+    offset: number,
+    length: number,
+    expectedTotal: number | undefined,
+  ): Answer {
+    if (response.status !== 206) throw refusal(this.name, response);
+    const { first, last, total } = contentRange(this.name, response);
     const tag = response.headers.get('etag');
     if (
       (expectedTotal !== undefined && total !== expectedTotal) ||
       (this.tag !== null && tag !== null && tag !== this.tag)
     ) {
-      await response.body?.cancel().catch(() => {});
       throw new LapidaryError(
         'io_error',
         `${this.name} changed on the server while it was being read; load it again`,
       );
     }
     // Only the probe may ask for more than there is.
-    const wanted = Math.min(target.length, total - offset);
+    const wanted = Math.min(length, total - offset);
     if (first !== offset || last - first + 1 !== wanted) {
-      await response.body?.cancel().catch(() => {});
       throw new LapidaryError(
         'unsupported',
         `${this.name}: the server answered bytes ${first} to ${last} where ${wanted} from ${offset} were asked for`,
       );
     }
-    await receive(response.body, target.subarray(0, wanted));
-    return { total, tag };
-  }
-
-  private refusal(response: Response): Error {
-    const { status } = response;
-    const answered = `${this.name}: the server answered ${status}${response.statusText ? ` ${response.statusText}` : ''}`;
-    if (status === 408 || status === 429 || status >= 500) return new Transient(answered);
-    if (status === 200) {
-      return new LapidaryError(
-        'unsupported',
-        `${this.name}: the server sends only whole files (200 to a range request). Use one that answers ` +
-          'range requests, or download the file and open it from disk.',
-      );
-    }
-    if (status === 404 || status === 410) return new LapidaryError('not_found', answered);
-    if (status === 416)
-      return new LapidaryError(
-        'truncated',
-        `${this.name}: the file is empty or shorter than it was`,
-      );
-    if (status === 401 || status === 403) {
-      return new LapidaryError(
-        'io_error',
-        `${answered}; it needs permission (an access token, or the right link)`,
-      );
-    }
-    return new LapidaryError('io_error', answered);
-  }
-}
-
-/** A body's chunks one after another, nothing at its end. Each is overwritten by the next. */
-function chunksOf(body: ReadableStream<Uint8Array>): {
-  next(): Promise<Uint8Array | undefined>;
-  cancel(): Promise<void>;
-} {
-  try {
-    // Into memory that is used again and again: half the work of a new array for every chunk.
-    const reader = body.getReader({ mode: 'byob' });
-    let memory = new Uint8Array(CHUNK);
-    return {
-      async next() {
-        const { done, value } = await reader.read(memory);
-        if (done) return undefined;
-        memory = new Uint8Array(value.buffer);
-        return value;
-      },
-      cancel: () => reader.cancel(),
-    };
-  } catch {
-    // A browser whose bodies are no byte streams.
-    const reader = body.getReader();
-    return {
-      next: async () => (await reader.read()).value,
-      cancel: () => reader.cancel(),
-    };
+    return { total, tag, wanted };
   }
 }
 
 /** Fills `target` with a body that has just as many bytes. */
-async function receive(body: ReadableStream<Uint8Array> | null, target: Uint8Array): Promise<void> {
+async function receive(
+  body: ReadableStream<Uint8Array> | null,
+  target: Uint8Array,
+  watch: StallWatch,
+): Promise<void> {
   const { length } = target;
-  const chunks = body && chunksOf(body);
-  const next = async () => {
-    try {
-      return await chunks?.next();
-    } catch (error) {
-      throw new Transient(`the connection broke: ${messageOf(error)}`);
-    }
-  };
   let done = 0;
-  try {
-    for (let chunk = await next(); chunk; chunk = await next()) {
-      if (chunk.length > length - done) {
-        throw new Transient(`more than the ${length} bytes came that were promised`);
-      }
-      target.set(chunk, done);
-      done += chunk.length;
+  await eachChunk(body, watch, (chunk) => {
+    if (chunk.length > length - done) {
+      throw new Transient(`more than the ${length} bytes came that were promised`);
     }
-  } catch (error) {
-    // The rest is not wanted; a connection that broke needs no ending.
-    await chunks?.cancel().catch(() => {});
-    throw error;
-  }
-  if (done < length) throw new Transient(`${done} bytes came where ${length} were promised`);
-}
-
-function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const finish = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', finish);
-      resolve();
-    };
-    const timer = setTimeout(finish, milliseconds);
-    signal?.addEventListener('abort', finish);
+    target.set(chunk, done);
+    done += chunk.length;
   });
+  if (done < length) throw new Transient(`${done} bytes came where ${length} were promised`);
 }
