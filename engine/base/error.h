@@ -29,7 +29,8 @@ namespace lapidary {
   X(kBusy, 14, "busy")                        /* the session already runs a request */     \
   X(kIntegrity, 15, "integrity_error")        /* a digest does not match */                \
   X(kInternal, 16, "internal_error")          /* a defect of ours */                       \
-  X(kPortInUse, 17, "port_in_use")            /* another program listens there */
+  X(kPortInUse, 17, "port_in_use")            /* another program listens there */          \
+  X(kQuotaExceeded, 18, "quota_exceeded")     /* no room in storage for what comes */
 
 enum class ErrorCode : uint32_t {
   kOk = 0,

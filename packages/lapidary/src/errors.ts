@@ -19,6 +19,7 @@ export const ERROR_CODES = {
   15: 'integrity_error',
   16: 'internal_error',
   17: 'port_in_use',
+  18: 'quota_exceeded',
 } as const;
 
 export type ErrorNumber = keyof typeof ERROR_CODES;

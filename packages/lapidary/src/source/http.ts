@@ -1,7 +1,9 @@
 // Bytes of a file on a web server that answers range requests. Nothing is downloaded twice, or before it is needed.
 
 import { LapidaryError, messageOf } from '../errors.js';
-import { checkRange, throwIfAborted, type ByteSource } from './source.js';
+import { chunksOf } from './body.js';
+import { isTransientStatus, retrying, Transient } from './retry.js';
+import { checkRange, type ByteSource } from './source.js';
 
 export interface HttpSourceOptions {
   signal?: AbortSignal | undefined;
@@ -18,11 +20,6 @@ const PROBE = 16;
 
 /** No browser keeps larger files in its cache: writing them there only costs time and throws others out. Bytes. */
 const CACHEABLE = 256 << 20;
-/** Bytes of a body that are read at a time. */
-const CHUNK = 256 << 10;
-
-/** Worth another try: the connection broke, or the server said "later". */
-class Transient extends Error {}
 
 interface Answer {
   /** Bytes of the whole file. */
@@ -64,27 +61,15 @@ export class HttpRangeSource implements ByteSource {
     if (target.length > 0) await this.request(offset, target, signal, this.size);
   }
 
-  private async request(
+  private request(
     offset: number,
     target: Uint8Array,
     signal: AbortSignal | undefined,
     expectedTotal: number | undefined,
   ): Promise<Answer> {
     const { tries = 4, backOff = 300 } = this.options;
-    for (let attempt = 1; ; attempt++) {
-      throwIfAborted(signal);
-      try {
-        return await this.once(offset, target, signal, expectedTotal);
-      } catch (error) {
-        throwIfAborted(signal);
-        if (!(error instanceof Transient)) throw error;
-        if (attempt >= tries) {
-          const text = `${this.name}: ${error.message} (tried ${tries} times)`;
-          throw new LapidaryError('io_error', text, { cause: error });
-        }
-        await pause(backOff * 2 ** (attempt - 1) * (0.75 + Math.random() / 2), signal);
-      }
-    }
+    const work = () => this.once(offset, target, signal, expectedTotal);
+    return retrying(this.name, work, { tries, backOff, signal });
   }
 
   private async once(
@@ -140,14 +125,14 @@ export class HttpRangeSource implements ByteSource {
         `${this.name}: the server answered bytes ${first} to ${last} where ${wanted} from ${offset} were asked for`,
       );
     }
-    await receive(response.body, target.subarray(0, wanted));
+    await receive(response.body, target.subarray(0, wanted), signal);
     return { total, tag };
   }
 
   private refusal(response: Response): Error {
     const { status } = response;
     const answered = `${this.name}: the server answered ${status}${response.statusText ? ` ${response.statusText}` : ''}`;
-    if (status === 408 || status === 429 || status >= 500) return new Transient(answered);
+    if (isTransientStatus(status)) return new Transient(answered);
     if (status === 200) {
       return new LapidaryError(
         'unsupported',
@@ -171,38 +156,14 @@ export class HttpRangeSource implements ByteSource {
   }
 }
 
-/** A body's chunks one after another, nothing at its end. Each is overwritten by the next. */
-function chunksOf(body: ReadableStream<Uint8Array>): {
-  next(): Promise<Uint8Array | undefined>;
-  cancel(): Promise<void>;
-} {
-  try {
-    // Into memory that is used again and again: half the work of a new array for every chunk.
-    const reader = body.getReader({ mode: 'byob' });
-    let memory = new Uint8Array(CHUNK);
-    return {
-      async next() {
-        const { done, value } = await reader.read(memory);
-        if (done) return undefined;
-        memory = new Uint8Array(value.buffer);
-        return value;
-      },
-      cancel: () => reader.cancel(),
-    };
-  } catch {
-    // A browser whose bodies are no byte streams.
-    const reader = body.getReader();
-    return {
-      next: async () => (await reader.read()).value,
-      cancel: () => reader.cancel(),
-    };
-  }
-}
-
 /** Fills `target` with a body that has just as many bytes. */
-async function receive(body: ReadableStream<Uint8Array> | null, target: Uint8Array): Promise<void> {
+async function receive(
+  body: ReadableStream<Uint8Array> | null,
+  target: Uint8Array,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const { length } = target;
-  const chunks = body && chunksOf(body);
+  const chunks = body && chunksOf(body, signal);
   const next = async () => {
     try {
       return await chunks?.next();
@@ -221,20 +182,8 @@ async function receive(body: ReadableStream<Uint8Array> | null, target: Uint8Arr
     }
   } catch (error) {
     // The rest is not wanted; a connection that broke needs no ending.
-    await chunks?.cancel().catch(() => {});
+    chunks?.cancel();
     throw error;
   }
   if (done < length) throw new Transient(`${done} bytes came where ${length} were promised`);
-}
-
-function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const finish = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', finish);
-      resolve();
-    };
-    const timer = setTimeout(finish, milliseconds);
-    signal?.addEventListener('abort', finish);
-  });
 }
