@@ -1,8 +1,8 @@
 // Parts of the server that need neither a network nor a GPU: whose turn it is, how long a model stays, who may ask.
 
-import { LapidaryError, type Model } from 'lapidary/node';
+import { LapidaryError, isLoopback, type Model } from 'lapidary/node';
 import { expect, test, vi } from 'vitest';
-import { allowedHosts, isLoopback } from '../../apps/cli/src/server/guard.ts';
+import { allowedHosts } from '../../apps/cli/src/server/guard.ts';
 import { ModelKeeper, type Wanted } from '../../apps/cli/src/server/keeper.ts';
 import { makeLog } from '../../apps/cli/src/server/log.ts';
 import {
@@ -71,6 +71,20 @@ test('a larger context loads anew, a smaller one and what the model cannot have 
     (await acquire('a', { contextLength })).release();
   }
   expect(events.filter((event) => event.startsWith('load'))).toHaveLength(3);
+});
+
+test('a model that only lies in memory is unloaded when it is asked for; one in use is not', async () => {
+  const { acquire, events, kept } = keeper();
+  const lease = await acquire('a');
+  expect(await kept.evict('A')).toBe(false);
+  expect(await kept.evict('b')).toBe(true);
+  const waiting = acquire('b');
+  expect(await kept.evict('b')).toBe(false);
+  lease.release();
+  (await waiting).release();
+  expect(await kept.evict('b')).toBe(true);
+  expect(events).toEqual(['load a', 'close a', 'load b', 'close b']);
+  expect(kept.loaded).toBeUndefined();
 });
 
 test('a model whose device failed goes', async () => {

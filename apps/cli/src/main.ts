@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The command line: run, list, show, tokenize, embed, finetune, export, bench, serve.
+// The command line: run, pull, list, show, rm, tokenize, embed, finetune, export, bench, serve.
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { embed } from './commands/embed.js';
@@ -118,6 +118,48 @@ Examples:
 ${EXIT_HELP}`,
   )
   .action(guarded(run));
+
+program
+  .command('pull')
+  .description(
+    "Fetch a model from its registry into Ollama's folder; Ctrl-C stops, the same command goes on",
+  )
+  .argument('<model>', 'a name: gemma4:e2b, hf.co/user/repo:tag, localhost:5000/library/nano')
+  .option('--registry <address>', "ask this registry, not the one in the model's name")
+  .option('--insecure', 'allow plain http to a registry on another machine')
+  .option('--verify', 'check the layers that are there already, too, and fetch what is damaged')
+  .option('--json', 'events as JSON, one a line; the last has the type "done"')
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+It goes to --models, else $OLLAMA_MODELS, else ~/.ollama/models. Layers that are there are not fetched again.
+
+Examples:
+  lapidary pull gemma4:e2b
+  lapidary pull hf.co/user/repo:Q4_K_M --models /mnt/models
+  lapidary pull nano --registry http://localhost:5000
+${EXIT_HELP}`,
+  )
+  .action(guardedLater(async () => (await import('./commands/pull.js')).pull));
+
+program
+  .command('rm')
+  .description('Delete a model, or what an unfinished pull of it has left')
+  .argument('<model>', 'a name, as list shows it')
+  .option('--json', 'what was deleted, as JSON')
+  .addOption(models())
+  .addHelpText(
+    'after',
+    `
+It is deleted from --models alone, if that is given, else from the first of $OLLAMA_MODELS, ~/.ollama/models and the
+folder of Ollama's service that has it. Layers that other models there need stay.
+
+Examples:
+  lapidary rm gemma4:e2b
+  lapidary rm someone/model:tag --models /mnt/models`,
+  )
+  .action(guardedLater(async () => (await import('./commands/rm.js')).rm));
 
 program
   .command('list')
@@ -426,6 +468,13 @@ program
     'conversations that stay in the cache side by side',
     number(1, 64, true),
     4,
+  )
+  .option('--pull', 'let clients pull and delete models; as it is unless --host is not loopback')
+  .option('--no-pull', 'let them not')
+  .option(
+    '--insecure-registry <host>',
+    'a registry that clients may have asked in plain http: host:port (several times)',
+    collect,
   )
   .addOption(
     new Option('--log <format>', 'a line a request on standard error')

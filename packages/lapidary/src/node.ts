@@ -15,15 +15,26 @@ import { OllamaStore } from './source/ollama-store.js';
 import type { TextCache } from './tuning.js';
 
 export * from './exported.js';
+export { isLoopback } from './pull/address.js';
+export type { Disk, DiskFile } from './pull/disk.js';
+export {
+  pullModel,
+  type Pulled,
+  type PulledLayer,
+  type PullOptions,
+  type PullProgress,
+} from './pull/pull.js';
+export { removeModel, type Removed, type RemoveOptions } from './pull/remove.js';
 export { FileSource } from './source/file.js';
+export type { Retry } from './source/retry.js';
 export {
   OllamaStore,
   type ModelFiles,
   type StoredModel,
   type StoreLayer,
-  type StoreOptions,
   type StoreProblem,
 } from './source/ollama-store.js';
+export { ollamaFolders, type ModelName, type StoreOptions } from './source/store-files.js';
 
 let dawn: Promise<GPU> | undefined;
 // Collected, what create() returned takes the process down with it: all are kept as long as the process lives.

@@ -2,16 +2,17 @@
 
 import { createServer, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
-import { LapidaryError, Model, OllamaStore } from 'lapidary/node';
+import { LapidaryError, Model, OllamaStore, isLoopback } from 'lapidary/node';
 import { EXIT, UsageError } from '../exit.js';
 import { makeApp } from '../server/app.js';
-import { allowedHosts, isLoopback } from '../server/guard.js';
+import { allowedHosts } from '../server/guard.js';
 import { ModelKeeper, type LoadModel } from '../server/keeper.js';
 import { makeLog, type Log, type LogFormat } from '../server/log.js';
 import { Metrics } from '../server/metrics.js';
+import type { Changes } from '../server/ollama-changes.js';
 import { parseKeepAlive } from '../server/ollama-request.js';
 import { checkPage } from '../server/page.js';
-import { storeOptions, type StoreFlags } from '../stores.js';
+import { storeOptions, writableStores, type StoreFlags } from '../stores.js';
 
 export interface ServeFlags extends StoreFlags {
   host: string;
@@ -24,6 +25,9 @@ export interface ServeFlags extends StoreFlags {
   kvType?: 'f16' | 'f32';
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   sessions: number;
+  /** Absent: where only this machine can ask. */
+  pull?: boolean;
+  insecureRegistry?: string[];
   log: LogFormat;
 }
 
@@ -74,6 +78,14 @@ function originsOf({ origin = [] }: ServeFlags): Set<string> {
   return new Set(origin);
 }
 
+/** What clients may do to the store: whoever is not on this machine, nothing, unless it is said. */
+function changesOf(flags: ServeFlags): Changes | undefined {
+  const local = isLoopback(flags.host);
+  if (!(flags.pull ?? local)) return undefined;
+  const { insecureRegistry: insecure = [] } = flags;
+  return { stores: writableStores(flags), insecure, loopback: local };
+}
+
 function loader(flags: ServeFlags, log: Log): LoadModel {
   return (name, contextLength = flags.context, signal) =>
     Model.load(name, {
@@ -107,7 +119,9 @@ export async function serve(flags: ServeFlags): Promise<number> {
     log(event, { model, ms: Math.round(ms) }),
   );
   const stopping = new AbortController();
-  const services = { store, keeper, metrics: new Metrics(), log, stopping: stopping.signal };
+  const changes = changesOf(flags);
+  const metrics = new Metrics();
+  const services = { store, keeper, metrics, log, changes, stopping: stopping.signal };
   let hosts: ReadonlySet<string> = new Set();
   const app = makeApp(services, { hosts: () => hosts, origins, token });
   const server = createServer(

@@ -8,6 +8,7 @@ import { guard, type GuardOptions } from './guard.js';
 import type { ModelKeeper } from './keeper.js';
 import type { Log } from './log.js';
 import type { Metrics } from './metrics.js';
+import { addOllamaChanges, type Changes } from './ollama-changes.js';
 import { addOllama } from './ollama-routes.js';
 import { addOpenAI } from './openai-routes.js';
 import { addPage } from './page.js';
@@ -17,6 +18,8 @@ export interface Services {
   keeper: ModelKeeper;
   metrics: Metrics;
   log: Log;
+  /** What clients may do to the store; undefined: nothing. */
+  changes: Changes | undefined;
   /** Aborted when the server ends. */
   stopping: AbortSignal;
 }
@@ -82,6 +85,7 @@ export function makeApp(services: Services, options: GuardOptions): Hono<Env> {
   });
   addOpenAI(app, services);
   addOllama(app, services);
+  addOllamaChanges(app, services);
   addRefusals(app);
   addPage(app, services.store);
   app.all('*', (c) =>

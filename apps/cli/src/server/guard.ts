@@ -2,7 +2,7 @@
 
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { hostname, networkInterfaces } from 'node:os';
-import { isIP, isIPv6 } from 'node:net';
+import { isIPv6 } from 'node:net';
 import type { MiddlewareHandler } from 'hono';
 import { HttpError, refusal, type Ctx, type Env } from './answer.js';
 
@@ -17,11 +17,6 @@ export interface GuardOptions {
 const LOOPBACK = ['localhost', '127.0.0.1', '[::1]'];
 
 const bracketed = (host: string) => (isIPv6(host) ? `[${host}]` : host);
-
-/** Whether only this machine reaches what listens there. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
-}
 
 /** What a Host header may say to a server that listens at `host`: exact names, with and without the port. */
 export function allowedHosts(host: string, port: number, more: string[]): Set<string> {
@@ -61,17 +56,24 @@ function preflight(c: Ctx): Response {
   return c.body(null, 204);
 }
 
+const hostOf = (c: Ctx) => (c.env.incoming.headers.host ?? '').toLowerCase();
+
+/** Whether a page of another site asks. */
+export function isForeign(c: Ctx): boolean {
+  const origin = c.req.header('origin');
+  return origin !== undefined && origin.toLowerCase() !== `http://${hostOf(c)}`;
+}
+
 export function guard({ hosts, origins, token }: GuardOptions): MiddlewareHandler<Env> {
   const expected = token === undefined ? undefined : digest(`Bearer ${token}`);
   return async (c, next) => {
     // Another site's page can make a browser ask here under that site's name; its own name gives it away.
-    const host = (c.env.incoming.headers.host ?? '').toLowerCase();
-    if (!hosts().has(host)) {
+    if (!hosts().has(hostOf(c))) {
       const how = 'this server does not answer to that host; it can be allowed with --allow-host';
       return refusal(c, new HttpError(403, how, 'host_not_allowed'));
     }
     const origin = c.req.header('origin');
-    const foreign = origin !== undefined && origin.toLowerCase() !== `http://${host}`;
+    const foreign = origin !== undefined && isForeign(c);
     if (foreign && !origins.has(origin)) {
       const how = 'pages of other sites may not ask here; a site can be allowed with --origin';
       return refusal(c, new HttpError(403, how, 'origin_not_allowed'));

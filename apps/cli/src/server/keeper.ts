@@ -52,6 +52,8 @@ interface Resident {
   timer: NodeJS.Timeout | undefined;
   /** It goes as soon as nothing needs it. */
   ending: boolean;
+  /** Called when it has gone. */
+  gone: (() => void)[];
   /** Nothing new may start on it. */
   broken: boolean;
 }
@@ -114,6 +116,21 @@ export class ModelKeeper {
     if (resident?.wanted.name !== name) return;
     resident.keepAliveMs = keepAliveMs;
     if (resident.leases === 0) this.rest(resident);
+  }
+
+  /** Unloads a model, whatever the case of its name; false, and nothing, while requests work with it or wait for it. */
+  async evict(name: string): Promise<boolean> {
+    const isIt = ({ wanted }: { wanted: Wanted }) =>
+      wanted.name.toLowerCase() === name.toLowerCase();
+    const { resident } = this;
+    if (this.waiters.some(isIt)) return false;
+    if (!resident || !isIt(resident)) return true;
+    if (resident.leases > 0) return false;
+    const gone = new Promise<void>((resolve) => resident.gone.push(resolve));
+    resident.ending = true;
+    void this.pump();
+    await gone;
+    return true;
   }
 
   get waiting(): number {
@@ -179,7 +196,7 @@ export class ModelKeeper {
       const loadMs = performance.now() - started;
       this.resident = {
         ...{ wanted, model, leases: 0, keepAliveMs: this.keepAliveMs, expires: Infinity },
-        ...{ timer: undefined, ending: false, broken: false },
+        ...{ timer: undefined, ending: false, broken: false, gone: [] },
       };
       this.onChange('loaded', wanted.name, loadMs);
       // It may have been given up at the last moment.
@@ -231,6 +248,7 @@ export class ModelKeeper {
     // A device that is lost may say so once more.
     await resident.model.close().catch(() => {});
     this.resident = undefined;
+    for (const tell of resident.gone) tell();
     this.onChange('unloaded', resident.wanted.name, performance.now() - started);
   }
 }

@@ -16,6 +16,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   busy: 503,
   cancelled: 503,
   out_of_memory: 503,
+  quota_exceeded: 507,
 };
 /** Where OpenAI has a name of its own. */
 const CODE: Partial<Record<ErrorCode, string>> = {

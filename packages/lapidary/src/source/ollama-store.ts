@@ -3,13 +3,20 @@
 
 import { distance } from 'fastest-levenshtein';
 import { createHash } from 'node:crypto';
-import { readFile, readdir, realpath, stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
-import { join, posix, sep, win32 } from 'node:path';
+import { readFile, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Engine } from '../engine.js';
 import { LapidaryError } from '../errors.js';
-import { engineModule, type FindOptions, type FoundModel } from '../platform.js';
+import { engineModule, type FoundModel } from '../platform.js';
 import { FileSource, fileError } from './file.js';
+import {
+  MAX_TEXT,
+  manifestPath,
+  ollamaFolders,
+  within,
+  type ModelName,
+  type StoreOptions,
+} from './store-files.js';
 
 /** A layer of a model, as its manifest has it. */
 export interface StoreLayer {
@@ -53,28 +60,11 @@ export interface ModelFiles {
   layers: (StoreLayer & { path: string })[];
 }
 
-export type StoreOptions = Pick<FindOptions, 'stores' | 'fallbackStores'> & {
-  /** Default process.env. */
-  env?: Record<string, string | undefined>;
-  /** Whose default folders are meant, as process.platform names systems; its default, too. */
-  platform?: string;
-  /** The user's own folder where `env` names none. Default os.homedir(). */
-  home?: string;
-};
-
 interface Manifest {
   /** Of the manifest's own text. */
   digest: string;
   layers: StoreLayer[];
   config: { digest: string; size: number; blob: string } | null;
-}
-interface Name {
-  host: string;
-  namespace: string;
-  model: string;
-  tag: string;
-  path: string;
-  display: string;
 }
 interface Config {
   family: string;
@@ -82,8 +72,6 @@ interface Config {
   fileType: string;
 }
 
-/** Text layers that are read whole are small. */
-const MAX_TEXT = 4 << 20;
 const NEEDED = new Set(['model', 'projector', 'adapter', 'system', 'params', 'messages']);
 const hidden = (name: string) => name.startsWith('.');
 
@@ -108,6 +96,11 @@ export class OllamaStore {
     return new OllamaStore(engine, [...new Set(folders)]);
   }
 
+  /** The parts of a name, with Ollama's defaults; `invalid_argument` for what is none. */
+  parseName(text: string): ModelName {
+    return this.engine.callSyncJson<ModelName>('lap_ollama_name', text);
+  }
+
   /** Every model of every store, and what could not be read. A name that two stores have appears once. */
   async list(): Promise<{ models: StoredModel[]; problems: StoreProblem[] }> {
     const problems: StoreProblem[] = [];
@@ -126,9 +119,9 @@ export class OllamaStore {
    * or `integrity_error` when a blob's size is not the manifest's; `unsupported` for what is no GGUF model.
    */
   async resolve(text: string): Promise<ModelFiles> {
-    const name = this.engine.callSyncJson<Name>('lap_ollama_name', text);
+    const name = this.parseName(text);
     for (const store of this.stores) {
-      const path = await this.manifestPath(store, name);
+      const path = await manifestPath(store, name);
       if (path) return this.filesOf(store, name, path);
     }
     throw await this.missing(name);
@@ -171,7 +164,7 @@ export class OllamaStore {
   }
 
   /** Names in a store whose parts are all valid; anything else under manifests/ is none of Ollama's. */
-  private async names(store: string, problems: StoreProblem[]): Promise<Name[]> {
+  private async names(store: string, problems: StoreProblem[]): Promise<ModelName[]> {
     const walk = async (parts: string[]): Promise<string[][]> => {
       const path = join(store, 'manifests', ...parts);
       let entries: string[];
@@ -187,11 +180,14 @@ export class OllamaStore {
       if (parts.length === 3) return children;
       return (await Promise.all(children.map(walk))).flat();
     };
-    const names: Name[] = [];
+    const names: ModelName[] = [];
     for (const [host, space, model, tag] of await walk([])) {
       try {
         names.push(
-          this.engine.callSyncJson<Name>('lap_ollama_name', `${host}/${space}/${model}:${tag}`),
+          this.engine.callSyncJson<ModelName>(
+            'lap_ollama_name',
+            `${host}/${space}/${model}:${tag}`,
+          ),
         );
       } catch {
         // A stray file.
@@ -200,7 +196,7 @@ export class OllamaStore {
     return names;
   }
 
-  private async describe(store: string, name: Name): Promise<StoredModel> {
+  private async describe(store: string, name: ModelName): Promise<StoredModel> {
     const path = join(store, 'manifests', name.path);
     const found: StoredModel = {
       name: name.display,
@@ -231,20 +227,6 @@ export class OllamaStore {
     return found;
   }
 
-  /** Where a name's manifest lies in a store; names compare without regard to case. */
-  private async manifestPath(store: string, name: Name): Promise<string | undefined> {
-    const exact = join(store, 'manifests', name.path);
-    if (await exists(exact)) return exact;
-    let path = join(store, 'manifests');
-    for (const part of [name.host, name.namespace, name.model, name.tag]) {
-      const entries = await readdir(path).catch(() => []);
-      const match = entries.find((entry) => entry.toLowerCase() === part.toLowerCase());
-      if (match === undefined) return undefined;
-      path = join(path, match);
-    }
-    return path;
-  }
-
   private async readManifest(store: string, path: string): Promise<Manifest> {
     const text = await readText(await within(join(store, 'manifests'), path));
     return {
@@ -259,7 +241,7 @@ export class OllamaStore {
     return this.engine.callSyncJson<Config>('lap_ollama_config', await readText(path));
   }
 
-  private async filesOf(store: string, name: Name, path: string): Promise<ModelFiles> {
+  private async filesOf(store: string, name: ModelName, path: string): Promise<ModelFiles> {
     try {
       const manifest = await this.readManifest(store, path);
       await this.readConfig(store, manifest);
@@ -281,7 +263,7 @@ export class OllamaStore {
     }
   }
 
-  private async missing(name: Name): Promise<LapidaryError> {
+  private async missing(name: ModelName): Promise<LapidaryError> {
     const { models, problems } = await this.list();
     const wanted = name.display.toLowerCase();
     const bare = wanted.replace(/:latest$/, '');
@@ -311,46 +293,6 @@ export class OllamaStore {
       `there is no model '${name.display}'${hint} Searched: ${this.stores.join(', ')}${unread}`,
     );
   }
-}
-
-/** Where Ollama itself keeps models: OLLAMA_MODELS, the user's folder, on Linux its service's. */
-function ollamaFolders({
-  env = process.env,
-  platform = process.platform,
-  home,
-}: StoreOptions): string[] {
-  // On Windows a shell may set a HOME of its own; Ollama does not look there.
-  const named = platform === 'win32' ? env.USERPROFILE || env.HOME : env.HOME;
-  return [
-    env.OLLAMA_MODELS ?? '',
-    (platform === 'win32' ? win32 : posix).join(named || (home ?? homedir()), '.ollama', 'models'),
-    ...(platform === 'linux' ? ['/usr/share/ollama/.ollama/models'] : []),
-  ];
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
-}
-
-/** The real path of `path`, which must lie inside `folder` once links are followed. */
-async function within(folder: string, path: string): Promise<string> {
-  let base: string;
-  let real: string;
-  try {
-    [base, real] = await Promise.all([realpath(folder), realpath(path)]);
-  } catch (error) {
-    throw fileError(path, error);
-  }
-  if (!real.startsWith(base + sep)) {
-    throw new LapidaryError(
-      'invalid_format',
-      `${path} is a link that leads out of the store, to ${real}`,
-    );
-  }
-  return real;
 }
 
 /** The path of the one file of weights; refuses a model that is more than that. */
