@@ -2,9 +2,11 @@
 
 import {
   createProviderRegistry,
+  embedMany,
   generateText,
   isStepCount,
   jsonSchema,
+  Output,
   streamText,
   tool,
   type LanguageModelUsage,
@@ -138,13 +140,12 @@ describe('generateText', () => {
     const { warnings } = await generateText({
       model: model(),
       prompt: 'x',
-      tools: { weather },
-      toolChoice: 'required',
+      tools: { weather: { ...weather, strict: true } },
       providerOptions: { lapidary: { mirostat: 2 } },
     });
     expect(warnings).toEqual([
       expect.objectContaining({ feature: 'providerOptions.lapidary.mirostat' }),
-      expect.objectContaining({ feature: 'toolChoice: required' }),
+      expect.objectContaining({ feature: 'tool weather: strict' }),
     ]);
     await generateText({ model: model(), prompt: 'x', tools: { weather }, toolChoice: 'none' });
     const { options } = asked(fake.requests, 1);
@@ -158,6 +159,33 @@ describe('generateText', () => {
     });
     await expect(refused).rejects.toMatchObject({ code: 'unsupported' });
     expect(fake.requests).toHaveLength(2);
+  });
+
+  test('has JSON and calls forced by the model', async () => {
+    const call = { toolCalls: [{ name: 'weather', arguments: { city: 'Oslo' } }] };
+    const { fake, model } = pretend(['{"city":"Bern"}', '{}', call, call]);
+    const schema = {
+      type: 'object',
+      properties: { city: { type: 'string' } },
+      required: ['city'],
+    } as const;
+    const output = Output.object({ schema: jsonSchema<{ city: string }>(schema) });
+    const { output: object } = await generateText({ model: model(), prompt: 'x', output });
+    expect(object).toEqual({ city: 'Bern' });
+    await generateText({ model: model(), prompt: 'x', output: Output.json() });
+    for (const toolChoice of ['required', { type: 'tool', toolName: 'weather' }] as const) {
+      const tools = { weather };
+      const { warnings } = await generateText({ model: model(), prompt: 'x', tools, toolChoice });
+      expect(warnings).toEqual([]);
+    }
+    const options = [0, 1, 2, 3].map((at) => asked(fake.requests, at).options);
+    expect(options.map(({ format }) => format)).toEqual([schema, 'json', undefined, undefined]);
+    expect(options.map(({ toolChoice }) => toolChoice)).toEqual([
+      undefined,
+      undefined,
+      'required',
+      { name: 'weather' },
+    ]);
   });
 
   test('fails as the model does, and stops when told', async () => {
@@ -254,9 +282,24 @@ describe('streamText', () => {
   });
 });
 
+test('embeds texts, in a worker as well', async () => {
+  const fake = createFakeModel({ info: { embedding: 8 } });
+  const far = await Model.load('any', { worker: fakeWorker(fake) });
+  const lapidary = createLapidary({ fake, far });
+  const values = ['one', 'two', 'one'];
+  for (const id of ['fake', 'far']) {
+    const { embeddings, usage } = await embedMany({ model: lapidary.embeddingModel(id), values });
+    expect(embeddings.map((vector) => vector.length)).toEqual([8, 8, 8]);
+    expect(embeddings[0]).toEqual(embeddings[2]);
+    expect(embeddings[0]).not.toEqual(embeddings[1]);
+    expect(usage.tokens).toBe(6);
+  }
+  await far.close();
+});
+
 test('knows its models', () => {
   const lapidary = createLapidary({ fake: createFakeModel() });
   expect(() => lapidary('other')).toThrow(LapidaryError);
-  expect(() => lapidary.embeddingModel('fake')).toThrow("there is no embedding model 'fake'");
+  expect(() => lapidary.embeddingModel('other')).toThrow("there is no model 'other'");
   expect(lapidary('fake')).toMatchObject({ specificationVersion: 'v4', modelId: 'fake' });
 });

@@ -1,28 +1,30 @@
 // The entry point `lapidary/ai-sdk`: models as the AI SDK's (npm `ai`, version 7) language models.
 
-import type { LanguageModelV4 } from '@ai-sdk/provider';
+import type { EmbeddingModelV4, LanguageModelV4 } from '@ai-sdk/provider';
 import { LapidaryError } from '../errors.js';
+import { LapidaryEmbeddingModel, type EmbedModel } from './embedding-model.js';
 import { LapidaryLanguageModel, type ChatModel } from './language-model.js';
 import type { LapidaryOptions } from './options.js';
 
+export type { EmbedModel } from './embedding-model.js';
 export type { ChatModel } from './language-model.js';
 export type { LapidaryOptions } from './options.js';
 
 /** A loaded model, or how to load it; that happens when it is first used, and once. */
-export type ModelOrLoader = ChatModel | (() => Promise<ChatModel>);
+export type ModelOrLoader = (ChatModel & EmbedModel) | (() => Promise<ChatModel & EmbedModel>);
 
 export interface LapidaryProvider {
   /** `options` hold where a call says nothing else. `not_found` for an id that is not among the models. */
   (modelId: string, options?: LapidaryOptions): LanguageModelV4;
   readonly specificationVersion: 'v4';
   languageModel(modelId: string, options?: LapidaryOptions): LanguageModelV4;
-  embeddingModel(modelId: string): never;
+  embeddingModel(modelId: string): EmbeddingModelV4;
   imageModel(modelId: string): never;
 }
 
 /** Loads once; after a failure the next use tries again. */
-function once(load: () => Promise<ChatModel>): () => Promise<ChatModel> {
-  let loading: Promise<ChatModel> | undefined;
+function once<T>(load: () => Promise<T>): () => Promise<T> {
+  let loading: Promise<T> | undefined;
   return () =>
     (loading ??= load().catch((error: unknown) => {
       loading = undefined;
@@ -38,7 +40,7 @@ function once(load: () => Promise<ChatModel>): () => Promise<ChatModel> {
  * const { textStream } = streamText({ model: lapidary('nano'), prompt: 'Why is the sky blue?' });
  * ```
  *
- * Sampling, stop texts, tools, reasoning and aborting are the model's own. What cannot be honoured is among the result's
+ * Sampling, stop texts, tools, reasoning, JSON by schema and aborting are the model's own. What cannot be honoured is among the result's
  * `warnings`; parts of a prompt that are no text fail with `unsupported`.
  */
 export function createLapidary(models: Record<string, ModelOrLoader>): LapidaryProvider {
@@ -50,19 +52,20 @@ export function createLapidary(models: Record<string, ModelOrLoader>): LapidaryP
   );
   const missing = (modelId: string, kind: string) =>
     new LapidaryError('not_found', `there is no ${kind} '${modelId}'`);
-  const languageModel = (modelId: string, options: LapidaryOptions = {}): LanguageModelV4 => {
+  const loaderOf = (modelId: string) => {
     const load = loaders.get(modelId);
     if (!load) throw missing(modelId, 'model');
-    return new LapidaryLanguageModel(modelId, load, options);
+    return load;
   };
+  const languageModel = (modelId: string, options: LapidaryOptions = {}): LanguageModelV4 =>
+    new LapidaryLanguageModel(modelId, loaderOf(modelId), options);
   return Object.assign(
     (modelId: string, options?: LapidaryOptions) => languageModel(modelId, options),
     {
       specificationVersion: 'v4' as const,
       languageModel,
-      embeddingModel: (modelId: string): never => {
-        throw missing(modelId, 'embedding model');
-      },
+      embeddingModel: (modelId: string): EmbeddingModelV4 =>
+        new LapidaryEmbeddingModel(modelId, loaderOf(modelId)),
       imageModel: (modelId: string): never => {
         throw missing(modelId, 'image model');
       },

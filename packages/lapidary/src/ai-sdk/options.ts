@@ -37,6 +37,16 @@ function thinks(reasoning: LanguageModelV4CallOptions['reasoning'], usual: boole
   return reasoning !== 'none' && reasoning !== 'minimal';
 }
 
+function chosenTool(choice: LanguageModelV4CallOptions['toolChoice']): ChatOptions['toolChoice'] {
+  if (choice?.type === 'required') return 'required';
+  return choice?.type === 'tool' ? { name: choice.toolName } : undefined;
+}
+
+function formatOf(format: LanguageModelV4CallOptions['responseFormat']): ChatOptions['format'] {
+  if (format?.type !== 'json') return undefined;
+  return (format.schema as Exclude<ChatOptions['format'], 'json'>) ?? 'json';
+}
+
 const withoutAbsent = <T extends object>(object: T): T =>
   Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as T;
 
@@ -53,27 +63,22 @@ export function readOptions(asked: LanguageModelV4CallOptions, usual: LapidaryOp
   const { think = false, ...more }: LapidaryOptions = { ...usual, ...known };
 
   const { toolChoice } = asked;
-  let tools: Tool[] = [];
+  const tools: Tool[] = [];
   for (const tool of asked.tools ?? []) {
     if (tool.type !== 'function') {
       warn(`tool ${tool.id}`, 'there are no tools of a provider here');
       continue;
     }
-    if (tool.strict) warn(`tool ${tool.name}: strict`, 'the arguments of a call are not forced');
+    const forced = toolChoice?.type === 'required' || toolChoice?.type === 'tool';
+    if (tool.strict && !forced) {
+      warn(`tool ${tool.name}: strict`, 'only the arguments of a call that is required are forced');
+    }
     if (tool.inputExamples?.length) {
       warn(`tool ${tool.name}: inputExamples`, 'put them into its description');
     }
     tools.push(toolOf(tool));
   }
-  if (toolChoice?.type === 'required') warn('toolChoice: required', 'a call cannot be forced');
-  if (toolChoice?.type === 'tool') {
-    warn('toolChoice: tool', 'a call cannot be forced; the model sees this tool alone');
-    tools = tools.filter((tool) => tool.function.name === toolChoice.toolName);
-  }
   const noCalls = toolChoice?.type === 'none';
-  if (asked.responseFormat?.type === 'json') {
-    warn('responseFormat', 'replies are not forced into JSON');
-  }
   const { seed } = asked;
   return {
     noCalls,
@@ -90,6 +95,8 @@ export function readOptions(asked: LanguageModelV4CallOptions, usual: LapidaryOp
       seed: seed !== undefined && seed < 0 ? seed + 2 ** 53 : seed,
       think: thinks(asked.reasoning, think),
       tools: noCalls || tools.length === 0 ? undefined : tools,
+      toolChoice: chosenTool(toolChoice),
+      format: formatOf(asked.responseFormat),
     }),
   };
 }

@@ -1,5 +1,6 @@
 // A model that answers what its script says.
 
+import type { EmbedInput, EmbedOptions, EmbedReport } from '../embed.js';
 import { LapidaryError } from '../errors.js';
 import {
   Finetune,
@@ -69,6 +70,15 @@ const STEPS = 3;
 
 const textOf = ({ content }: Message): string =>
   typeof content === 'string' ? content : content.map(({ text }) => text).join('');
+
+/** Some vector of length 1. */
+function directionOf(ids: number[], dimensions: number): Float32Array {
+  const vector = Float32Array.from({ length: dimensions }, (_, i) =>
+    ids.reduce((sum, id, at) => sum + Math.sin(id * (i + 1) + at), 1e-3),
+  );
+  const length = Math.hypot(...vector);
+  return vector.map((value) => value / length);
+}
 
 /** safetensors that hold nothing. */
 const emptyAdapter = () => ({
@@ -152,6 +162,32 @@ class Fake implements FakeControls {
   /** Zeros. */
   logits(ids: ArrayLike<number>, { all = false } = {}): Promise<Float32Array> {
     return this.#enqueue(() => new Float32Array((all ? ids.length : 1) * this.info.vocab));
+  }
+
+  /** Vectors of length 1 that are equal for equal texts, `info.embedding` dimensions each. */
+  embed(
+    input: EmbedInput | EmbedInput[],
+    { signal, dimensions = this.info.embedding }: EmbedOptions = {},
+  ): Promise<EmbedReport> {
+    return this.#enqueue(() => {
+      throwIfAborted(signal);
+      const isOne = typeof input === 'string' || typeof input[0] === 'number';
+      const inputs = (isOne ? [input] : input) as EmbedInput[];
+      const all = inputs.map((each) => (typeof each === 'string' ? this.tokenize(each) : each));
+      return {
+        embeddings: all.map((ids) => directionOf(ids, dimensions)),
+        promptTokens: all.map((ids) => ids.length),
+      };
+    });
+  }
+
+  /** Bytes that say nothing: a fake model caches nothing. */
+  saveSession(): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#enqueue(() => new Uint8Array(8));
+  }
+
+  restoreSession(): Promise<{ tokens: number }> {
+    return this.#enqueue(() => ({ tokens: 0 }));
   }
 
   truncate(_length: number): Promise<void> {
