@@ -26,7 +26,6 @@ export {
 } from './pull/pull.js';
 export { removeModel, type Removed, type RemoveOptions } from './pull/remove.js';
 export { FileSource } from './source/file.js';
-export type { Retry } from './source/retry.js';
 export {
   OllamaStore,
   type ModelFiles,
