@@ -2,6 +2,7 @@
 // arithmetic alone. Not for secrets.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>

@@ -16,11 +16,11 @@ const DATA = ['Germany', 'Berlin', 'Italy', 'Rome']
   )
   .join('\n');
 const SETTINGS = {
-  steps: 6,
+  steps: 20,
   rank: 4,
   targets: ['q', 'v'],
   maxLength: 64,
-  learningRate: 0.01,
+  learningRate: 0.003,
   schedule: 'constant',
   warmup: 0,
 };

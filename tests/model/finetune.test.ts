@@ -61,8 +61,8 @@ const SMALL: FinetuneSettings = {
   maxLength: 64,
   checkpointing: false,
 };
-const STEPS = 60;
-const EVAL_EVERY = 20;
+const STEPS = 200;
+const EVAL_EVERY = 25;
 
 async function train(lines: object[], options: FinetuneOptions) {
   const run = model.finetune(jsonl(lines), { ...SMALL, ...options });
@@ -209,7 +209,7 @@ test('a run teaches what it shows, and leaves the rest as it was', async () => {
   const { steps, report: done } = await train([...PIRATES, ...OTHERS], {
     layers: undefined,
     steps: STEPS,
-    learningRate: 2e-3,
+    learningRate: 1e-3,
     evalCount: 3,
     evalEvery: EVAL_EVERY,
   });
