@@ -81,8 +81,7 @@ class Session {
   // going on.
   Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                               uint64_t seed, Listener& listener, std::function<bool()> cancelled,
-                              Constraint* constraint = nullptr,
-                              std::vector<uint32_t> written = {});
+                              Constraint* constraint = nullptr, std::vector<uint32_t> written = {});
 
   // Runs prompts into the cache, in batches that hold tokens of several, each into a sequence of
   // its own. cancelled() is polled between submissions; what was run until then stays.

@@ -24,10 +24,10 @@ void TuningSchedule::end(Step step, uint32_t candidates) {
 
 // A submission that is timed takes no less than a check, which computes the product once.
 double TuningSchedule::predict(const Work& work) const {
-  const auto longest = [&](Step step, double least, double turns = 1) {
+  const auto longest = [&](Step step, double least, uint32_t turns = 1) {
     double most = -1;
     for (const Taken& taken : last_[static_cast<size_t>(step)])
-      most = std::max(most, taken.ms * std::max(1.0, turns / taken.turns));
+      most = std::max(most, taken.ms * std::max(1.0, 1.0 * turns / taken.turns));
     return most < 0 ? least : most;
   };
   const double check = longest(Step::kCheck, kLeastCheck);

@@ -70,12 +70,12 @@ class TuningSchedule {
   };
   struct Taken {
     double ms = -1;  // negative: nothing was
-    double turns = 1;
+    uint32_t turns = 1;
   };
   double predict(const Work& work) const;
   bool fits(const Work& work) const { return clock_() - start_ + predict(work) <= budget_; }
   // In which so many are compiled, one after another.
-  double turns(uint32_t candidates) const {
+  uint32_t turns(uint32_t candidates) const {
     return (candidates + side_by_side_ - 1) / side_by_side_;
   }
   uint32_t timings(uint32_t ready) const { return ready * (rounds() + (warms_up() ? 1 : 0)); }

@@ -140,7 +140,7 @@ describe('generateText', () => {
     const { warnings } = await generateText({
       model: model(),
       prompt: 'x',
-      tools: { weather: { ...weather, strict: true } },
+      tools: { weather: { ...weather, strict: true } as typeof weather },
       providerOptions: { lapidary: { mirostat: 2 } },
     });
     expect(warnings).toEqual([
@@ -165,10 +165,10 @@ describe('generateText', () => {
     const call = { toolCalls: [{ name: 'weather', arguments: { city: 'Oslo' } }] };
     const { fake, model } = pretend(['{"city":"Bern"}', '{}', call, call]);
     const schema = {
-      type: 'object',
-      properties: { city: { type: 'string' } },
+      type: 'object' as const,
+      properties: { city: { type: 'string' as const } },
       required: ['city'],
-    } as const;
+    };
     const output = Output.object({ schema: jsonSchema<{ city: string }>(schema) });
     const { output: object } = await generateText({ model: model(), prompt: 'x', output });
     expect(object).toEqual({ city: 'Bern' });
