@@ -1,7 +1,7 @@
 // Reading a complete file of the cache, whose bytes lie in segments.
 
 import { LapidaryError, messageOf } from '../errors.js';
-import { checkRange, throwIfAborted } from '../source/source.js';
+import { checkRange, readThrough, throwIfAborted } from '../source/source.js';
 import { segmentCount, segmentLength, segmentName, type Entry } from './entry.js';
 import { isMissing } from './environment.js';
 import type { CachedSource } from './types.js';
@@ -50,11 +50,8 @@ export class SegmentedSource implements CachedSource {
     return new SegmentedSource(url, size, `sha256:${digest}`, segmentBytes, files, release);
   }
 
-  async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
-    checkRange(this, offset, length);
-    const bytes = new Uint8Array(length);
-    await this.readInto(offset, bytes, signal);
-    return bytes;
+  read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+    return readThrough(this, offset, length, signal);
   }
 
   async readInto(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {

@@ -2,7 +2,7 @@
 
 import { open, type FileHandle } from 'node:fs/promises';
 import { LapidaryError, messageOf } from '../errors.js';
-import { checkRange, throwIfAborted, type ByteSource } from './source.js';
+import { checkRange, readThrough, throwIfAborted, type ByteSource } from './source.js';
 
 export class FileSource implements ByteSource {
   private constructor(
@@ -29,11 +29,8 @@ export class FileSource implements ByteSource {
     }
   }
 
-  async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
-    checkRange(this, offset, length);
-    const bytes = new Uint8Array(length);
-    await this.readInto(offset, bytes, signal);
-    return bytes;
+  read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+    return readThrough(this, offset, length, signal);
   }
 
   async readInto(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {

@@ -3,7 +3,7 @@
 import { LapidaryError } from '../errors.js';
 import { contentRange, discard, eachChunk, refusal, request } from './response.js';
 import { Transient, retrying } from './retry.js';
-import { checkRange, type ByteSource } from './source.js';
+import { checkRange, readThrough, type ByteSource } from './source.js';
 import { StallWatch } from './stall.js';
 
 export interface HttpSourceOptions {
@@ -55,11 +55,8 @@ export class HttpRangeSource implements ByteSource {
     return source;
   }
 
-  async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
-    checkRange(this, offset, length);
-    const bytes = new Uint8Array(length);
-    await this.readInto(offset, bytes, signal);
-    return bytes;
+  read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+    return readThrough(this, offset, length, signal);
   }
 
   async readInto(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {

@@ -32,3 +32,16 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
     throw new LapidaryError('cancelled', 'cancelled by the caller', { cause: signal.reason });
   }
 }
+
+/** `read` of a source that reads into its caller's memory. */
+export async function readThrough(
+  source: ByteSource & Required<Pick<ByteSource, 'readInto'>>,
+  offset: number,
+  length: number,
+  signal?: AbortSignal,
+): Promise<Uint8Array> {
+  checkRange(source, offset, length);
+  const bytes = new Uint8Array(length);
+  await source.readInto(offset, bytes, signal);
+  return bytes;
+}
