@@ -1,10 +1,27 @@
 // What pulling asks of a disk. Tests put one in its place that runs full.
 
-import { open, statfs, type FileHandle } from 'node:fs/promises';
+import { open, statfs } from 'node:fs/promises';
 import { LapidaryError } from '../errors.js';
 import { fileError } from '../source/file.js';
 
-export type DiskFile = Pick<FileHandle, 'read' | 'write' | 'datasync' | 'stat' | 'close'>;
+/** What is used of Node's FileHandle; named here, so that the package's types need none of Node's. */
+export interface DiskFile {
+  read(
+    target: Uint8Array,
+    start: number,
+    length: number,
+    position: number,
+  ): Promise<{ bytesRead: number }>;
+  write(
+    bytes: Uint8Array,
+    start: number,
+    length: number,
+    position: number,
+  ): Promise<{ bytesWritten: number }>;
+  datasync(): Promise<void>;
+  stat(): Promise<{ size: number }>;
+  close(): Promise<void>;
+}
 
 export interface Disk {
   /** Bytes that may still be written in a folder; Infinity where the system does not say. */
