@@ -261,7 +261,7 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
     const bool gathers = !variant.light && !has_norm(spec) && fused.rank() <= tiling.threads;
     composer.constant("FUSED_RANK", fused.rank())
         .constant("GATHERERS", gathering)
-        .flag("GATHERED", gathers ? std::min(turns, 16u) : 0)
+        .flag("GATHERED", gathers ? std::min(turns, 24u) : 0)
         .flag("CHANGE_AHEAD", changes_ahead(spec, tiling, variant))
         .constant("CHANGES_AHEAD", changes_ahead(spec, tiling, variant))
         .flag("STREAMS", streams(spec))

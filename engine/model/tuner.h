@@ -129,7 +129,7 @@ class Tuner {
   Status bind(Trial& trial, const kernels::KernelCache& cache) const;
   void prepare(const Product& product) const;
   static void append(gpu::CommandList& list, const Heat& heat, const Trial& trial, size_t use);
-  static Cut best(const std::vector<Trial>& trials);
+  static Cut best(const std::vector<Trial>& trials, double gain);
   Task<Result<std::vector<float>>> output(const Heat& heat, const Trial& trial,
                                           const Product& product) const;
   Task<Result<double>> time(const Heat& heat, const Trial& trial, size_t turns,

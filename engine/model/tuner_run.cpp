@@ -41,6 +41,11 @@ constexpr double kChance = 2;
 // A cut must take less than this share of the usual one's time to take its place: less is noise,
 // and alone a product meets other caches than between its neighbours.
 constexpr double kGain = 0.93;
+// So much less where more than the product's own time hangs on the cut: of attention, timed in two
+// submissions with all of the cache in reach, and of products with a low-rank change, which read
+// what others leave and leave what others read. For less a cut took its place that lost a fifth
+// among the layers.
+constexpr double kLargeGain = 0.85;
 // Values of y that are compared, and how far sums in another order may differ.
 constexpr uint32_t kCompared = 4096;
 constexpr float kTolerance = 1e-3f;
@@ -52,6 +57,13 @@ constexpr float kMatrixTolerance = 2e-3f;
 float tolerance_of(Dot form) {
   if (form == Dot::kInt8) return kInt8Tolerance;
   return form == Dot::kMatrix ? kMatrixTolerance : kTolerance;
+}
+
+// By how much a cut of the product must be faster.
+double gain_of(const auto& spec) {
+  const auto* matvec = std::get_if<MatvecSpec>(&spec);
+  const bool changed = matvec != nullptr && matvec->fused.any();
+  return changed || std::holds_alternative<AttentionSpec>(spec) ? kLargeGain : kGain;
 }
 
 // What is wrong with y, where it should be `usual`; empty when nothing is.
@@ -249,14 +261,14 @@ Task<Result<bool>> Tuner::time_all(Heat& heat, TuningSchedule& schedule) const {
 
 // The cut to take, of trials of which the first is the usual one: one must gain to take another's
 // place, and a form must do so against the best cut of the forms before it.
-Cut Tuner::best(const std::vector<Trial>& trials) {
+Cut Tuner::best(const std::vector<Trial>& trials, double gain) {
   const Trial* best = trials.data();
   for (const Dot form : kernels::kDots) {
     const Trial* fastest = best;
     for (const Trial& trial : trials) {
       if (trial.form == form && trial.ms < fastest->ms) fastest = &trial;
     }
-    if (fastest->ms < kGain * best->ms) best = fastest;
+    if (fastest->ms < gain * best->ms) best = fastest;
   }
   return best->cut;
 }
@@ -380,7 +392,8 @@ Task<Status> Tuner::tune(Heat& heat, bool first, TuningSchedule& schedule) {
     }
   }
   if (decided) {
-    keep(heat, best(heat.trials), heat.tried + next - heat.old, heat.product->known.needed_ms);
+    keep(heat, best(heat.trials, gain_of(heat.product->spec)), heat.tried + next - heat.old,
+         heat.product->known.needed_ms);
   } else if (const double ms = schedule.heat_ms(needed); first && !schedule.within_budget(ms)) {
     // Otherwise every load would spend its budget on what does not fit. One that failed may have
     // been held up by something else; after two there is no third.
