@@ -63,7 +63,9 @@ export interface Sent {
 
 /** One request to 127.0.0.1, and all of its answer. */
 export function send(port: number, path: string, { method, headers, body }: Sent = {}) {
-  const options = { host: '127.0.0.1', port, path, ...(headers && { headers }) };
+  // Node sends no length with the body of a DELETE.
+  const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) };
+  const options = { host: '127.0.0.1', port, path, headers: { ...length, ...headers } };
   return new Promise<Answer>((resolve, reject) => {
     const sent = request({ ...options, method: method ?? 'GET' }, (response) => {
       const parts: Buffer[] = [];
