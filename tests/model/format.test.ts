@@ -65,7 +65,6 @@ test(`${REPLIES} replies drawn at random: those that end by themselves validate`
     ended[of]++;
     expect(complaints(format, text), `reply ${i}, ${JSON.stringify(format)}`).toBe('');
   }
-  console.log(ended, texts.size);
   expect(ended.short).toBeGreaterThan(0.6 * REPLIES);
   expect(ended.long).toBeGreaterThan(0.03 * REPLIES);
   expect(texts.size).toBeGreaterThan(0.25 * REPLIES);
