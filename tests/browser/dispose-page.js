@@ -1,5 +1,5 @@
 // Loads a model, chats and disposes of it in a page, as often as it is told.
-/* global location, navigator */
+/* global location, window */
 
 import { Model } from '/lapidary/index.js';
 import { countedGpu } from './counted-gpu.js';
