@@ -7,7 +7,7 @@ import { createFakeModel } from 'lapidary/testing';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { connected, post, send, startApp, type AppServer } from '../support/app-server.ts';
 
-const SHORT = { headers: 1500, request: 2000, stall: 1000, check: 50 };
+const SHORT = { headers: 2500, request: 3000, stall: 1000, check: 50 };
 /** 12 MiB in 192 words: more than the sockets' buffers hold. */
 const LONG = `${'x'.repeat((64 << 10) - 1)} `.repeat(192);
 
@@ -47,13 +47,12 @@ test('200 slow clients: others are answered at once, and the slow ones are cut o
   const dripping = setInterval(() => {
     sockets.forEach((socket, i) => drips[i] && socket.writable && socket.write(drips[i]));
   }, 100);
-  await expect.poll(open, { interval: 20 }).toBe(200);
+  await expect.poll(open, { timeout: 2400, interval: 20 }).toBe(200);
 
   // What all of them could begin is begun.
   await pause(300);
   const times: number[] = [];
-  const started = performance.now();
-  while (performance.now() - started < 600) {
+  for (let i = 0; i < 8; i++) {
     const asked = performance.now();
     expect((await send(app.port, '/api/tags', { headers: { connection: 'close' } })).status).toBe(
       200,
@@ -61,8 +60,7 @@ test('200 slow clients: others are answered at once, and the slow ones are cut o
     times.push(performance.now() - asked);
   }
   times.sort((a, b) => a - b);
-  expect(times.length).toBeGreaterThan(3);
-  expect(times[times.length >> 1]).toBeLessThan(200);
+  expect(times[times.length >> 1]).toBeLessThan(300);
 
   await expect.poll(open, { timeout: 10_000, interval: 50 }).toBe(0);
   clearInterval(dripping);
@@ -127,14 +125,14 @@ test('who goes away while several answers are owed leaves nothing behind', async
     return found.map((line) => Number(line.split(' ')[1]));
   };
   const chats = await connected(app.port, (posted('/api/chat', CHAT.length) + CHAT).repeat(4));
-  await expect.poll(running).toEqual([3, 1]);
+  await expect.poll(running, { timeout: 5000 }).toEqual([3, 1]);
   const files = await connected(app.port, `GET /models/nano HTTP/1.1\r\n${HOST}\r\n`.repeat(4));
-  await expect.poll(openBlobs).toBe(4);
+  await expect.poll(openBlobs, { timeout: 5000 }).toBe(4);
   chats.destroy();
   files.destroy();
   // Ten seconds of reply were left, four times.
-  await expect.poll(running, { timeout: 1000 }).toEqual([0, 0]);
-  await expect.poll(openBlobs, { timeout: 1000 }).toBe(0);
+  await expect.poll(running, { timeout: 4000 }).toEqual([0, 0]);
+  await expect.poll(openBlobs, { timeout: 4000 }).toBe(0);
   expect(
     app.log.filter((line) => line.startsWith('request') && line.includes('gone')),
   ).toHaveLength(8);

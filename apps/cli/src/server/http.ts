@@ -25,12 +25,17 @@ type Fetch = Parameters<typeof getRequestListener>[0];
  * (pipelining) would never hear, and work on for nobody.
  */
 function endWithConnection(outgoing: ServerResponse, socket: Socket): void {
+  let closed = false;
   const tell = () => {
+    if (closed) return;
     outgoing.destroy();
     outgoing.emit('close');
   };
   socket.setMaxListeners(0).once('close', tell);
-  outgoing.once('close', () => socket.off('close', tell));
+  outgoing.once('close', () => {
+    closed = true;
+    socket.off('close', tell);
+  });
 }
 
 /** Answers with `fetch`; closes connections whose clients take longer than `patience`. */
