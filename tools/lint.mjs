@@ -1,5 +1,5 @@
 // Every check that needs no run of the code, each named when it fails: clang-format, clang-tidy, prettier, eslint,
-// tsc. Names as arguments choose among them; --fix rewrites what the formatters can.
+// tsc, typedoc. Names as arguments choose among them; --fix rewrites what the formatters can.
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -87,7 +87,17 @@ async function tsc() {
   return run(bin('tsc'), args, { capture: true });
 }
 
-const checks = { 'clang-format': clangFormat, prettier, tsc, eslint, 'clang-tidy': clangTidy };
+/** What the package exports is documented, and links in the documentation lead somewhere. */
+const typedoc = () => run(bin('typedoc'), ['--emit', 'none'], { capture: true });
+
+const checks = {
+  'clang-format': clangFormat,
+  prettier,
+  tsc,
+  eslint,
+  typedoc,
+  'clang-tidy': clangTidy,
+};
 const fix = process.argv.includes('--fix');
 const fixers = ['clang-format', 'eslint', 'prettier'];
 const named = process.argv.slice(2).filter((word) => word !== '--fix');

@@ -2,7 +2,7 @@
 // that are allowed, and what is around them (thoughts, calls, ends) is as without a format.
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { ChatOptions, Message, Model, ReplyEvent, Tool } from 'lapidary/node';
+import type { ChatOptions, JsonSchema, Message, Model, ReplyEvent, Tool } from 'lapidary/node';
 import { loadBytes, nanoF16 } from '../support/fixtures.ts';
 import { SCHEMAS, complaints } from '../support/schemas.ts';
 import { WEATHER } from '../support/weather.ts';
@@ -26,18 +26,49 @@ async function reply(messages: Message[], options: ChatOptions) {
   return { text: of('text'), thinking: of('thinking'), calls, reason, tokens };
 }
 
-test.each(['choice', 'counted', 'person', 'union', 'integers', 'lengths', 'inferred', 'map'])(
-  '%s: replies drawn at random validate',
-  async (name) => {
-    const format = SCHEMAS[name]!;
-    for (let seed = 1; seed <= 4; seed++) {
-      const options = { format, seed, topK: seed % 2 ? 64 : 0, maxTokens: 24 };
-      const { text, reason } = await reply(ask('Give me some JSON.'), options);
-      if (reason === 'stop') expect(complaints(format, text)).toBe('');
-      else expect(reason).toBe('length');
+/** How many replies are drawn; 1,000 take minutes on a software GPU. */
+const REPLIES = Number(process.env.LAPIDARY_FORMAT_REPLIES ?? 120);
+const digit = { type: 'integer', minimum: 0, maximum: 9 };
+/** Schemas whose values a model that draws at random ends soon. */
+const SHORT: JsonSchema[] = [
+  { type: 'boolean' },
+  { type: ['null', 'boolean'] },
+  { enum: ['Paris', 'London', 'Rome', 7, null, [1], { a: 'é' }] },
+  { const: 'x"\\n' },
+  { ...digit, minimum: -20, maximum: 120 },
+  { type: 'number', exclusiveMinimum: 0, maximum: 1 },
+  { type: 'string', minLength: 1, maxLength: 3 },
+  { type: 'string', pattern: '^[A-Z]{2}\\d$' },
+  { type: 'array', items: digit, minItems: 1, maxItems: 2 },
+  { type: 'object', properties: { a: digit }, required: ['a'], additionalProperties: false },
+  { type: 'object', properties: { a: { type: 'boolean' }, b: { type: 'null' } }, required: ['b'] },
+  { anyOf: [{ type: 'null' }, { type: 'array', items: { type: 'null' }, maxItems: 1 }] },
+];
+
+test(`${REPLIES} replies drawn at random: those that end by themselves validate`, async () => {
+  const long = Object.values(SCHEMAS);
+  const texts = new Set<string>();
+  const ended = { short: 0, long: 0 };
+  for (let i = 0; i < REPLIES; i++) {
+    const of = i % 5 === 0 ? 'long' : 'short';
+    const format = of === 'long' ? long[(i / 5) % long.length]! : SHORT[i % SHORT.length]!;
+    const turn = Math.floor(i / SHORT.length);
+    const { text, reason } = await reply(ask('Give me some JSON.'), {
+      ...{ format, seed: i, temperature: [0.8, 1.5, 4][turn % 3]!, topK: turn % 2 ? 64 : 0 },
+      ...{ topP: i % 7 ? 1 : 0.9, maxTokens: 20 },
+    });
+    texts.add(text);
+    if (reason !== 'stop') {
+      expect([reason, i]).toEqual(['length', i]);
+      continue;
     }
-  },
-);
+    ended[of]++;
+    expect(complaints(format, text), `reply ${i}, ${JSON.stringify(format)}`).toBe('');
+  }
+  expect(ended.short).toBeGreaterThan(0.6 * REPLIES);
+  expect(ended.long).toBeGreaterThan(0.03 * REPLIES);
+  expect(texts.size).toBeGreaterThan(0.25 * REPLIES);
+});
 
 test('a greedy answer ends by itself, at once where its value does', async () => {
   const format = { enum: ['Paris', 'London'] };

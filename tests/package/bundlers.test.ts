@@ -7,7 +7,7 @@ import type { Browser, Page } from 'playwright-core';
 import { build as vite } from 'vite';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { launch, nanoPath } from '../browser/harness.js';
-import { Project, quickStarts, root, serveStrict } from './harness.js';
+import { Project, programsOf, quickStarts, root, serveStrict } from './harness.js';
 
 const webpack = createRequire(import.meta.url)('webpack') as typeof import('webpack');
 const fixture = (name: string) => `${root}tests/fixtures/gemma4/${name}`;
@@ -53,6 +53,8 @@ interface Opened {
   /** What the page's console and its policy complained about. */
   complaints: string[];
   workers: string[];
+  /** The server goes, the page stays. */
+  closeSite(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -81,7 +83,7 @@ async function open(folder: string): Promise<Opened> {
     await page.close();
     await site.close();
   };
-  return { page, complaints, workers, close };
+  return { page, complaints, workers, closeSite: () => site.close(), close };
 }
 
 async function shown(opened: Opened, pattern: RegExp, seconds: number): Promise<string> {
@@ -223,13 +225,22 @@ test('webpack', async () => {
   await expectEngine(project.path('webpack'));
 });
 
-test('Vite, with the quick start of the documentation: it chats', async () => {
-  project.write('vite/main.js', quickStarts().get('main.js') ?? '');
-  project.write('vite/index.html', HTML);
+test('Vite, with the quick start of the documentation: it chats, and after a reload without a server', async () => {
+  const plain = "Model.load('/models/nano.gguf')";
+  const main = quickStarts().get('main.js') ?? '';
+  expect(main).toContain(plain);
+  project.write('vite/main.js', main.replace(plain, `${plain.slice(0, -1)}, { cache: true })`));
+  for (const [name, code] of programsOf('caching.md')) project.write(`vite/${name}`, code);
+  project.write('vite/index.html', HTML.replace('main.js', 'app.js'));
   await vite({ root: project.path('vite'), configFile: false, logLevel: 'warn' });
   const opened = await open(project.path('vite/dist'));
   expect(await shown(opened, /Paris/, 300)).not.toBe('');
   expect(opened.workers.length).toBe(1);
+
+  await opened.closeSite();
+  await opened.page.reload();
+  expect(await shown(opened, /Paris/, 300)).not.toBe('');
+  expect(opened.workers.length).toBe(2);
   expect(opened.complaints).toEqual([]);
   await opened.close();
 });

@@ -79,12 +79,13 @@ export class Project {
   }
 }
 
-/** The programs of docs/quick-start.md by their first line, "// main.js". */
-export function quickStarts(): Map<string, string> {
-  const text = readFileSync(`${root}docs/quick-start.md`, 'utf8');
+/** The programs of a page of docs/ by their first line, "// main.js". */
+export function programsOf(page: string): Map<string, string> {
+  const text = readFileSync(`${root}docs/${page}`, 'utf8');
   const blocks = text.matchAll(/^```js\n\/\/ (\S+)\n([^]*?)^```$/gm);
   return new Map([...blocks].map(([, name = '', code = '']) => [name, code]));
 }
+export const quickStarts = (): Map<string, string> => programsOf('quick-start.md');
 
 export const POLICY = [
   "default-src 'none'",

@@ -1,17 +1,17 @@
-// The programs of docs/quick-start.md in a fresh project: those for Node run, those for pages build. The one with a
-// worker runs in bundlers.test.ts.
+// The programs of docs/quick-start.md and docs/tools.md in a fresh project: those for Node run, those for pages build.
+// The one with a worker runs in bundlers.test.ts.
 
 import { build } from 'esbuild';
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { Project, quickStarts, root } from './harness.js';
+import { Project, programsOf, quickStarts, root } from './harness.js';
 
 const programs = quickStarts();
 let project: Project;
 beforeAll(async () => {
   project = await Project.create(['ai']);
-  for (const [name, code] of programs) project.write(name, code);
+  for (const [name, code] of [...programs, ...programsOf('tools.md')]) project.write(name, code);
 });
 afterAll(() => project?.remove());
 
@@ -33,6 +33,10 @@ test('there are all that the documentation names', () => {
 
 test('Node: a model of the store answers', async () => {
   expect((await run('node.js')).stdout).toContain('Paris');
+});
+
+test('Node: a tool is called and its result told', async () => {
+  expect((await run('tools.js')).stdout).toMatch(/^It is sunny in Paris\b/);
 });
 
 test('a fake model answers without GPU and engine', async () => {

@@ -6,6 +6,7 @@ import { throwIfAborted, type ByteSource } from './source/source.js';
 /** Where data may come from. In Node a path is opened with `FileSource.open`. */
 export type DataInput = Blob | ByteSource | Uint8Array | ReadableStream<Uint8Array>;
 
+/** How fine-tuning data is read. */
 export interface DataOptions {
   /** Most plain bytes to deliver: gzip can make 1000 of one. Default 4 GiB. */
   maxBytes?: number | undefined;

@@ -6,6 +6,7 @@ import { LapidaryError } from './errors.js';
 /** A text (`<bos>` is put before it), or token ids as they are. */
 export type EmbedInput = string | number[];
 
+/** How texts become vectors. */
 export interface EmbedOptions {
   /**
    * How a text's hidden states become one vector. `mean` (default): their mean over all positions. `last`: that of the
@@ -22,6 +23,7 @@ export interface EmbedOptions {
   signal?: AbortSignal;
 }
 
+/** The vectors, in the order of the inputs, and what they took. */
 export interface EmbedReport {
   /** One for each input, in order: f32 [dimensions]. */
   embeddings: Float32Array[];

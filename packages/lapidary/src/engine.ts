@@ -16,6 +16,7 @@ interface EngineExports {
   lap_result_size(): number;
 }
 
+/** How grave a line of the log is. */
 export type LogLevel = 'debug' | 'info' | 'warning' | 'error';
 const LEVELS: LogLevel[] = ['debug', 'info', 'warning', 'error'];
 
@@ -35,6 +36,7 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** The engine's module, one instance: calls of its exports (docs/wasm-boundary.md), as bytes, text and JSON. */
 export class Engine {
   readonly gpu: GpuHost | undefined;
   private exports!: EngineExports & Record<string, (...args: number[]) => number>;
@@ -83,6 +85,7 @@ export class Engine {
     this.source(handle).signal = signal;
   }
 
+  /** Forgets a source; it is not closed. */
   removeSource(handle: number): void {
     this.sources[handle] = undefined;
   }
@@ -105,11 +108,13 @@ export class Engine {
     this.invoke(name, args);
   }
 
+  /** The answer of a function that answers at once, as text. */
   callSyncText(name: string, ...args: (number | string | Uint8Array)[]): string {
     // A leading U+FEFF is part of the text (a detokenized one, say), not a mark to be dropped.
     return new TextDecoder('utf-8', { ignoreBOM: true }).decode(this.callSync(name, ...args));
   }
 
+  /** The answer of a function that answers at once, parsed. */
   callSyncJson<T>(name: string, ...args: (number | string | Uint8Array)[]): T {
     return JSON.parse(this.callSyncText(name, ...args)) as T;
   }
@@ -140,6 +145,7 @@ export class Engine {
     return { id, done };
   }
 
+  /** The result of a function that answers later, parsed. */
   async callJson<T>(
     name: string,
     args: (number | string | Uint8Array)[],

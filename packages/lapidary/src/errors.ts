@@ -23,6 +23,7 @@ export const ERROR_CODES = {
 } as const;
 
 export type ErrorNumber = keyof typeof ERROR_CODES;
+/** The stable codes of {@link LapidaryError}. */
 export type ErrorCode = (typeof ERROR_CODES)[ErrorNumber];
 
 /** Anything that fails in Lapidary: `code` is stable, `message` says what was wrong, where, and what to do. */
@@ -36,6 +37,7 @@ export class LapidaryError extends Error {
     this.name = code === 'cancelled' ? 'AbortError' : 'LapidaryError';
   }
 
+  /** The error that a number of the engine's stands for. */
   static fromNumber(number: number, message: string): LapidaryError {
     return new LapidaryError(ERROR_CODES[number as ErrorNumber] ?? 'internal_error', message);
   }

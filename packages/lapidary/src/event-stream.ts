@@ -53,6 +53,7 @@ export class EventStream<Event, Report> implements AsyncIterable<Event> {
     return this.finished;
   }
 
+  /** The events as they come; once. Leaving the loop stops the work. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Event, void, void> {
     if (this.taken) throw new TypeError('events can be iterated once');
     this.taken = true;

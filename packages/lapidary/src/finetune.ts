@@ -112,6 +112,7 @@ export interface FinetuneReady {
   gpuBytes: number;
 }
 
+/** One step of the optimizer. */
 export interface FinetuneStep {
   step: number;
   steps: number;
@@ -155,6 +156,7 @@ export interface TrainedAdapter {
   config: string;
 }
 
+/** How a run ended, with the adapter. */
 export interface FinetuneReport {
   reason: 'done' | 'cancelled';
   step: number;
@@ -164,6 +166,7 @@ export interface FinetuneReport {
   adapter: TrainedAdapter;
 }
 
+/** What happens while an adapter is trained, in order; `done` is the last. */
 export type FinetuneEvent =
   | ({ type: 'ready' } & FinetuneReady)
   | ({ type: 'step' } & FinetuneStep)

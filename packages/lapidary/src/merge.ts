@@ -26,6 +26,7 @@ export type MergeType =
 /** An adapter to merge; `scale` (default 1) multiplies its own. */
 export type MergeAdapter = AdapterLocation | { adapter: AdapterLocation; scale?: number };
 
+/** How adapters are merged into a model's weights. */
 export interface MergeOptions extends FindOptions {
   /** Default `keep`. */
   type?: MergeType;
@@ -49,6 +50,7 @@ export interface MergeReport {
   error: number;
 }
 
+/** How an adapter is found and read. */
 export interface ConvertOptions extends FindOptions {
   wasm?: URL | BufferSource | WebAssembly.Module;
 }
@@ -85,6 +87,7 @@ export class MergedModel implements AsyncIterable<Uint8Array<ArrayBuffer>> {
     readonly matrices: MergedMatrix[],
   ) {}
 
+  /** The merged file, piece by piece; once. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
     if (this.taken || this.closed) throw new TypeError('a merged file can be read once');
     this.taken = true;
@@ -172,7 +175,7 @@ export async function mergeAdapters(
 }
 
 /**
- * Writes an adapter of any format that {@link Model.loadAdapter} reads as a GGUF LoRA, or as PEFT's two files, in F32;
+ * Writes an adapter of any format that `Model.loadAdapter` reads as a GGUF LoRA, or as PEFT's two files, in F32;
  * docs/adapters.md says what the formats cannot hold. Errors are those of reading it, and `cancelled`.
  */
 export function convertAdapter(

@@ -45,6 +45,7 @@ import type {
   ReplyReport,
 } from './types.js';
 
+/** How a model is found and loaded. */
 export interface LoadOptions extends FindOptions {
   /** Called often, with numbers: see {@link LoadProgress}. */
   onProgress?: (progress: LoadProgress) => void;
@@ -92,6 +93,7 @@ export interface LoadOptions extends FindOptions {
   onLog?: (level: LogLevel, text: string) => void;
 }
 
+/** How a text becomes token ids. */
 export interface TokenizeOptions {
   /** Whether `<bos>` comes first. Default true. */
   addBos?: boolean;

@@ -20,6 +20,7 @@ const MAX_HEADER = 1 << 20;
 const SAMPLES = 64;
 const SAMPLE_BYTES = 4096;
 
+/** How a session is saved. */
 export interface SaveOptions {
   /**
    * So many of the last tokens can be taken back after restoring: a reply's thinking, for one, which later prompts leave

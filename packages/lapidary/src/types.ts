@@ -14,6 +14,7 @@ export interface ToolCall {
   arguments: Record<string, unknown>;
 }
 
+/** A message of a conversation, in the shape of OpenAI's and Ollama's. */
 export interface Message {
   role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';
   content: string | TextPart[];
@@ -117,6 +118,7 @@ export interface RenderOptions {
   continueFinalMessage?: boolean;
 }
 
+/** A token and how likely the model held it. */
 export interface TokenLogprob {
   id: number;
   text: string;
@@ -127,6 +129,7 @@ export interface TokenLogprob {
 /** How a reply ended: see {@link ReplyReport.reason}. */
 export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'cancelled' | 'context';
 
+/** How a reply ended, and what it took. */
 export interface ReplyReport {
   /** `stop`: the model or a stop text ended it; `length`: maxTokens; `context`: the context is full. */
   reason: FinishReason;
@@ -142,6 +145,7 @@ export interface ReplyReport {
   tokens: number[];
 }
 
+/** What happens while a reply is written, in order; `done` is the last. */
 export type ReplyEvent =
   | { type: 'prefill'; processed: number; total: number; cached: number }
   | { type: 'text'; text: string }

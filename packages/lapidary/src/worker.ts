@@ -23,11 +23,13 @@ export { MergedModel } from './worker/merged.js';
 /** A worker that serves models (its script is `lapidary/worker-host`, or imports it), or its script's address. */
 export type WorkerOption = WorkerLike | URL | string;
 
+/** Which worker does the work. */
 export interface WorkerOptions {
   /** Default: a worker of its own, from `worker-host.js` beside this file, which ends when the work does. */
   worker?: WorkerOption | undefined;
 }
 
+/** Options of `Model.load` in a worker: those of a page, and which worker. */
 export interface LoadOptions extends Omit<PageLoadOptions, 'gpu'>, WorkerOptions {}
 
 function start(script: URL | string | undefined): WorkerLike {
@@ -76,6 +78,7 @@ async function opened<T>(
   }
 }
 
+/** Loads models in a worker. */
 export const Model = {
   /**
    * As the page's `Model.load`, in a worker. Sources of any kind are read where they are: a File or an address by the
@@ -86,6 +89,7 @@ export const Model = {
   load: (where: ModelLocation, options: LoadOptions = {}): Promise<WorkerModel> =>
     opened('load', [where], options, modelOf),
 };
+/** A model in a worker: the page's, with promises where that answers at once. */
 export type Model = WorkerModel;
 
 /** As the page's, in a worker. */

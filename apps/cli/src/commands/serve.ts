@@ -1,11 +1,11 @@
 // `serve`: the page and the models of this machine, and OpenAI's and Ollama's interfaces to them.
 
-import { createServer, type Server } from 'node:http';
-import { getRequestListener } from '@hono/node-server';
+import type { Server } from 'node:http';
 import { LapidaryError, Model, OllamaStore, isLoopback } from 'lapidary/node';
 import { EXIT, UsageError } from '../exit.js';
 import { makeApp } from '../server/app.js';
 import { allowedHosts } from '../server/guard.js';
+import { PATIENCE, makeServer } from '../server/http.js';
 import { ModelKeeper, type LoadModel } from '../server/keeper.js';
 import { makeLog, type Log, type LogFormat } from '../server/log.js';
 import { Metrics } from '../server/metrics.js';
@@ -124,13 +124,7 @@ export async function serve(flags: ServeFlags): Promise<number> {
   const services = { store, keeper, metrics, log, changes, stopping: stopping.signal };
   let hosts: ReadonlySet<string> = new Set();
   const app = makeApp(services, { hosts: () => hosts, origins, token });
-  const server = createServer(
-    { headersTimeout: 10_000, requestTimeout: 60_000 },
-    // Its own Response would have the answer to HEAD, which sirv has written, written once more.
-    getRequestListener(app.fetch, { overrideGlobalObjects: false }) as Parameters<
-      typeof createServer
-    >[1],
-  );
+  const server = makeServer(app.fetch, PATIENCE);
   await listen(server, flags);
   const address = server.address();
   const port = typeof address === 'object' && address ? address.port : flags.port;

@@ -5,6 +5,7 @@ import type { Context } from 'hono';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { LapidaryError } from 'lapidary/node';
 import { errorAnswer, errorBody } from 'lapidary/openai';
+import { excessOf } from './json.js';
 
 export interface Env {
   Bindings: HttpBindings;
@@ -77,6 +78,8 @@ export async function readJson(c: Ctx): Promise<unknown> {
     throw new HttpError(415, how, 'unsupported_media_type');
   }
   const bytes = await readBody(c);
+  const excess = excessOf(bytes);
+  if (excess) throw new HttpError(400, `the body cannot be read: ${excess}`, 'bad_json');
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown;
   } catch (error) {

@@ -56,7 +56,11 @@ function preflight(c: Ctx): Response {
   return c.body(null, 204);
 }
 
-const hostOf = (c: Ctx) => (c.env.incoming.headers.host ?? '').toLowerCase();
+/** The one host that a request names; empty where it names none or several. */
+function hostOf(c: Ctx): string {
+  const { host = [] } = c.env.incoming.headersDistinct;
+  return host.length === 1 ? host[0]!.toLowerCase() : '';
+}
 
 /** Whether a page of another site asks. */
 export function isForeign(c: Ctx): boolean {

@@ -13,12 +13,16 @@ export type { LapidaryOptions } from './options.js';
 /** A loaded model, or how to load it; that happens when it is first used, and once. */
 export type ModelOrLoader = (ChatModel & EmbedModel) | (() => Promise<ChatModel & EmbedModel>);
 
+/** A provider of the AI SDK; calling it with a model's id gives its language model. */
 export interface LapidaryProvider {
   /** `options` hold where a call says nothing else. `not_found` for an id that is not among the models. */
   (modelId: string, options?: LapidaryOptions): LanguageModelV4;
   readonly specificationVersion: 'v4';
+  /** The same as calling the provider. */
   languageModel(modelId: string, options?: LapidaryOptions): LanguageModelV4;
+  /** Embeds with the model of this id. */
   embeddingModel(modelId: string): EmbeddingModelV4;
+  /** Throws `not_found`: there are none. */
   imageModel(modelId: string): never;
 }
 

@@ -63,5 +63,6 @@ export interface CachedModel {
 export interface CachedSource extends ByteSource {
   /** "sha256:…" of its bytes, as they were written. */
   readonly digest: string;
+  /** Lets go of the file: until then it cannot be deleted. */
   close(): Promise<void>;
 }

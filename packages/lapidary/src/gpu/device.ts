@@ -10,6 +10,7 @@ export interface DeviceInfo {
   software: boolean;
 }
 
+/** A device and what it can do. */
 export interface OpenedDevice {
   device: GPUDevice;
   info: DeviceInfo;

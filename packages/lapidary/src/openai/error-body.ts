@@ -3,6 +3,7 @@
 import { LapidaryError, messageOf, type ErrorCode } from '../errors.js';
 import { RequestError } from './fields.js';
 
+/** An error as OpenAI's service sends it. */
 export interface ErrorBody {
   error: { message: string; type: string; param: string | null; code: string | null };
 }
@@ -26,6 +27,7 @@ const CODE: Partial<Record<ErrorCode, string>> = {
   unsupported: 'unsupported_value',
 };
 
+/** The body for a status; `code` and `param` are null where there are none. */
 export function errorBody(
   status: number,
   message: string,

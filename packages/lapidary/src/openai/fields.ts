@@ -12,6 +12,7 @@ export class RequestError extends LapidaryError {
   }
 }
 
+/** Which numbers a member may be. */
 export interface NumberLimits {
   min: number;
   max: number;
@@ -55,20 +56,24 @@ export class Fields {
     return this.path ? `${this.path}.${key}` : key;
   }
 
+  /** A member as it is. */
   get(key: string): unknown {
     // Own members only: nothing inherited is part of a request.
     return Object.hasOwn(this.members, key) ? (this.members[key] ?? undefined) : undefined;
   }
 
+  /** Whether there is such a member. */
   has(key: string): boolean {
     return this.get(key) !== undefined;
   }
 
+  /** The error for a member that is not what it must be. */
   invalid(key: string, must: string): RequestError {
     const name = this.nameOf(key);
     return new RequestError('invalid_argument', `'${name}' must be ${must}`, name);
   }
 
+  /** The error for a member that cannot be honoured. */
   unsupported(key: string, why: string): RequestError {
     const name = this.nameOf(key);
     return new RequestError('unsupported', `'${name}' is not supported: ${why}`, name);
@@ -82,6 +87,7 @@ export class Fields {
     throw new RequestError('invalid_argument', `there is no parameter '${name}'`, name);
   }
 
+  /** A number within its limits. */
   number(key: string, { min, max, whole = false }: NumberLimits): number | undefined {
     const value = this.get(key);
     if (value === undefined) return undefined;
@@ -94,6 +100,7 @@ export class Fields {
     return value;
   }
 
+  /** True or false. */
   boolean(key: string): boolean | undefined {
     const value = this.get(key);
     if (value === undefined || typeof value === 'boolean') return value;
@@ -109,6 +116,7 @@ export class Fields {
     return value;
   }
 
+  /** One of these texts. */
   oneOf<const T extends string>(key: string, choices: readonly T[]): T | undefined {
     const value = this.get(key);
     if (value === undefined) return undefined;
@@ -117,6 +125,7 @@ export class Fields {
     return found;
   }
 
+  /** A list of anything. */
   list(key: string, maxLength: number): unknown[] | undefined {
     const value = this.get(key);
     if (value === undefined) return undefined;
@@ -125,6 +134,7 @@ export class Fields {
     return value as unknown[];
   }
 
+  /** The members of an object. */
   object(key: string): Fields | undefined {
     const value = this.get(key);
     return value === undefined ? undefined : Fields.of(value, this.nameOf(key));

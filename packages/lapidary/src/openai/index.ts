@@ -40,13 +40,18 @@ interface Create<Params, Whole, Chunk> {
   (params: Params, options?: RequestOptions): Promise<Whole | ChunkStream<Chunk>>;
 }
 
+/** What {@link createOpenAI} gives: OpenAI's client as far as a loaded model can answer it. */
 export interface OpenAIShape {
   chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   completions: { create: Create<CompletionParams, Completion, CompletionChunk> };
   embeddings: {
+    /** Embeds texts or token ids; `unsupported` where the model cannot. */
     create(params: EmbeddingParams, options?: RequestOptions): Promise<EmbeddingResponse>;
   };
-  models: { list(): Promise<{ object: 'list'; data: ModelEntry[] }> };
+  models: {
+    /** The one model. */
+    list(): Promise<{ object: 'list'; data: ModelEntry[] }>;
+  };
 }
 
 /**
@@ -62,7 +67,7 @@ export interface OpenAIShape {
  *
  * A request that cannot be honoured is refused, never answered otherwise than asked: a {@link RequestError} with the code
  * `unsupported` or `invalid_argument` whose `param` names the member. Replies fail with `context_overflow`, `cancelled`
- * and what else a {@link Model}'s do.
+ * and what else a `Model`'s do.
  */
 export function createOpenAI(model: OpenAIModel): OpenAIShape {
   const created = nowSeconds();

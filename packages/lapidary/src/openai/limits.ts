@@ -1,5 +1,6 @@
 // How much one request may hold. What fits the model's context is far smaller; these only bound the work of refusing.
 
+/** What one request may hold. */
 export const LIMITS = {
   /** UTF-16 units of one text, and of all texts of a request. */
   text: 4 << 20,

@@ -13,19 +13,24 @@ import type {
 } from '../types.js';
 import type { ChatLogprob, ChatLogprobs, CompletionLogprobs, Usage } from './types.js';
 
-/** A reply as the shape needs it; {@link Reply} is one. */
+/** A reply as the shape needs it; `Reply` is one. */
 export interface ReplyLike extends AsyncIterable<ReplyEvent> {
+  /** How it ended, when it has. */
   report(): Promise<ReplyReport>;
 }
 
-/** A model as the shape needs it; {@link Model} is one. */
+/** A model as the shape needs it; `Model` is one. */
 export interface OpenAIModel {
   readonly info: { readonly name: string };
+  /** A reply to messages. */
   chat(messages: Message[], options?: ChatOptions): ReplyLike;
+  /** A prompt, written on. */
   generate(prompt: string | number[], options?: RawOptions): ReplyLike;
+  /** The text of token ids. */
   detokenize(ids: ArrayLike<number>): string | Promise<string>;
   /** Absent: `embeddings.create` is refused with `unsupported`. */
   embed?(input: EmbedInput[], options?: EmbedOptions): Promise<EmbedReport>;
+  /** The token ids of a text. */
   tokenize(text: string, options?: TokenizeOptions): number[] | Promise<number[]>;
 }
 
@@ -107,6 +112,7 @@ export class TokenTrail {
     return tokens.map((token) => ({ ...token, top: token.top.slice(0, this.top) }));
   }
 
+  /** The tokens since the last call, for a chat. */
   takeForChat(): ChatLogprobs {
     const content = this.take().map(({ top, ...token }) => ({
       ...entryOf(token),

@@ -7,6 +7,7 @@ export class ChunkStream<Chunk> implements AsyncIterable<Chunk> {
     readonly controller: AbortController,
   ) {}
 
+  /** The chunks as they come; once. Leaving the loop stops the reply. */
   [Symbol.asyncIterator](): AsyncGenerator<Chunk, void, void> {
     return this.chunks;
   }

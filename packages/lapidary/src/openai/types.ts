@@ -1,16 +1,19 @@
 // OpenAI's shapes, as far as they mean something here. Names are OpenAI's own.
 
+/** A call of a tool, as an assistant's message holds it. */
 export interface ChatToolCall {
   id: string;
   type: 'function';
   function: { name: string; /** JSON. */ arguments: string };
 }
 
+/** A part of a message's content. */
 export interface TextContentPart {
   type: 'text';
   text: string;
 }
 
+/** A message of a request. */
 export type ChatMessageParam =
   | {
       role: 'system' | 'developer' | 'user';
@@ -27,6 +30,7 @@ export type ChatMessageParam =
     }
   | { role: 'tool'; content: string | TextContentPart[]; tool_call_id: string };
 
+/** A function that the model may call; `parameters` are a JSON schema. */
 export interface ChatTool {
   type: 'function';
   function: {
@@ -103,6 +107,7 @@ export interface CompletionParams extends CommonParams {
   stream?: boolean | null | undefined;
 }
 
+/** Tokens of a request. */
 export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
@@ -111,6 +116,7 @@ export interface Usage {
   prompt_tokens_details: { cached_tokens: number };
 }
 
+/** A token of a reply with its log probability. */
 export interface ChatLogprob {
   token: string;
   logprob: number;
@@ -118,13 +124,16 @@ export interface ChatLogprob {
   bytes: number[] | null;
 }
 
+/** The tokens of a choice's text. */
 export interface ChatLogprobs {
   content: (ChatLogprob & { top_logprobs: ChatLogprob[] })[] | null;
   refusal: null;
 }
 
+/** Why a reply ended. */
 export type ChatFinishReason = 'stop' | 'length' | 'tool_calls';
 
+/** A whole reply. */
 export interface ChatCompletion {
   id: string;
   object: 'chat.completion';
@@ -147,6 +156,7 @@ export interface ChatCompletion {
   usage: Usage;
 }
 
+/** What a chunk adds to the message. */
 export interface ChatDelta {
   role?: 'assistant';
   content?: string;
@@ -154,6 +164,7 @@ export interface ChatDelta {
   tool_calls?: (ChatToolCall & { index: number })[];
 }
 
+/** A piece of a streamed reply. */
 export interface ChatCompletionChunk {
   id: string;
   object: 'chat.completion.chunk';
@@ -169,6 +180,7 @@ export interface ChatCompletionChunk {
   usage?: Usage | null;
 }
 
+/** The tokens of a completion, member by member. */
 export interface CompletionLogprobs {
   tokens: string[];
   token_logprobs: number[];
@@ -177,6 +189,7 @@ export interface CompletionLogprobs {
   text_offset: number[];
 }
 
+/** A whole completion of a prompt. */
 export interface Completion {
   id: string;
   object: 'text_completion';
@@ -199,6 +212,7 @@ export interface CompletionChunk extends Omit<Completion, 'choices' | 'usage'> {
   usage?: Usage | null;
 }
 
+/** A request for embeddings. */
 export interface EmbeddingParams {
   /** A text, token ids, or a list of such, none of them empty. */
   input: string | string[] | number[] | number[][];
@@ -210,6 +224,7 @@ export interface EmbeddingParams {
   user?: string | undefined;
 }
 
+/** Vectors in the order of the inputs. */
 export interface EmbeddingResponse {
   object: 'list';
   /** In the order of the input; a text in base64 where that was asked for. */
@@ -218,6 +233,7 @@ export interface EmbeddingResponse {
   usage: { prompt_tokens: number; total_tokens: number };
 }
 
+/** A model of the list. */
 export interface ModelEntry {
   id: string;
   object: 'model';
@@ -225,6 +241,7 @@ export interface ModelEntry {
   owned_by: string;
 }
 
+/** What goes beside a request. */
 export interface RequestOptions {
   /** Aborting ends the reply; the call or the loop then rejects with the code `cancelled` (`AbortError`). */
   signal?: AbortSignal | undefined;

@@ -6,23 +6,29 @@ import { fileError } from '../source/file.js';
 
 /** What is used of Node's FileHandle; named here, so that the package's types need none of Node's. */
 export interface DiskFile {
+  /** Reads into `buffer`, as Node's FileHandle does. */
   read(
     target: Uint8Array,
     start: number,
     length: number,
     position: number,
   ): Promise<{ bytesRead: number }>;
+  /** Writes from `buffer`, as Node's FileHandle does. */
   write(
     bytes: Uint8Array,
     start: number,
     length: number,
     position: number,
   ): Promise<{ bytesWritten: number }>;
+  /** Resolves when what was written is on the disk. */
   datasync(): Promise<void>;
+  /** Its size in bytes. */
   stat(): Promise<{ size: number }>;
+  /** Closes it. */
   close(): Promise<void>;
 }
 
+/** The disk that a pull writes to; tests give others. */
 export interface Disk {
   /** Bytes that may still be written in a folder; Infinity where the system does not say. */
   free(folder: string): Promise<number>;

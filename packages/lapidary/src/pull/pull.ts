@@ -27,6 +27,7 @@ export interface PulledLayer {
   size: number;
 }
 
+/** How far a pull is. */
 export interface PullProgress {
   /** What is being done; 'write' writes the manifest, and is the last. */
   phase: 'manifest' | 'download' | 'verify' | 'write';
@@ -41,6 +42,7 @@ export interface PullProgress {
   waiting?: true;
 }
 
+/** Where a model is pulled to, and how. */
 export interface PullOptions {
   /** The folder in Ollama's layout, made if it is not there. Default: where Ollama keeps this user's models. */
   store?: string | undefined;
@@ -54,6 +56,7 @@ export interface PullOptions {
   /** Hashes layers that are there already, too, and fetches those anew that are not what they should be. */
   verify?: boolean | undefined;
   signal?: AbortSignal | undefined;
+  /** Told of progress, at most some times a second. */
   onProgress?: ((progress: PullProgress) => void) | undefined;
   /** Requests at a time. Default 4. */
   connections?: number | undefined;
@@ -69,6 +72,7 @@ export interface PullOptions {
   disk?: Disk | undefined;
 }
 
+/** What a pull brought. */
 export interface Pulled {
   /** The shortest name: "gemma4:e2b". */
   name: string;

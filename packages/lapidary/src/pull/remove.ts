@@ -18,11 +18,13 @@ import { tryLock } from './lock.js';
 import { partialPath, partialsOf, removePartial } from './partial.js';
 import { storeLock } from './store-lock.js';
 
+/** Where a model is deleted. */
 export interface RemoveOptions {
   /** Folders in Ollama's layout; the first that has the model loses it. Default: those of Ollama. */
   stores?: string[] | undefined;
 }
 
+/** What was deleted. */
 export interface Removed {
   /** The shortest name: "gemma4:e2b". */
   name: string;

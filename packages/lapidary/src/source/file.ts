@@ -50,6 +50,7 @@ export class FileSource implements ByteSource {
     }
   }
 
+  /** Closes the file. */
   async close(): Promise<void> {
     await this.file.close();
   }

@@ -6,6 +6,7 @@ import { Transient, retrying } from './retry.js';
 import { checkRange, readThrough, type ByteSource } from './source.js';
 import { StallWatch } from './stall.js';
 
+/** How a file is read over HTTP. */
 export interface HttpSourceOptions {
   signal?: AbortSignal | undefined;
   /** Sent with every request: an access token, say. */

@@ -29,6 +29,7 @@ export interface StoreLayer {
   blob: string;
 }
 
+/** A model of a store, as its list shows it. */
 export interface StoredModel {
   /** The shortest name: "nano:latest". */
   name: string;
@@ -75,6 +76,7 @@ interface Config {
 const NEEDED = new Set(['model', 'projector', 'adapter', 'system', 'params', 'messages']);
 const hidden = (name: string) => name.startsWith('.');
 
+/** The models in Ollama's folders on this machine. */
 export class OllamaStore {
   private constructor(
     private readonly engine: Engine,

@@ -14,6 +14,7 @@ export interface ByteSource {
   read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
   /** The same into the caller's memory, where a source can do that without a copy. */
   readInto?(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void>;
+  /** Called once, when nothing is read any more. */
   close?(): Promise<void>;
 }
 

@@ -7,6 +7,7 @@ import { LapidaryError } from '../errors.js';
 import type { FindOptions } from '../platform.js';
 import { fileError } from './file.js';
 
+/** Which folders are searched. */
 export type StoreOptions = Pick<FindOptions, 'stores' | 'fallbackStores'> & {
   /** Default process.env. */
   env?: Record<string, string | undefined>;

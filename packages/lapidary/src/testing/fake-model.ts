@@ -26,6 +26,7 @@ import { Vocabulary } from './vocabulary.js';
 
 export type { FakeReply, FakeRequest } from './script.js';
 
+/** What a fake model answers, and how fast. */
 export interface FakeOptions {
   /** Answers in the order of the requests. */
   replies?: FakeReply[];

@@ -6,6 +6,7 @@ import type { LoadProgress } from '../types.js';
 import type { WorkerLike } from '../worker/client.js';
 import { serve } from '../worker/host.js';
 
+/** What a fake worker does beside answering. */
 export interface FakeWorkerOptions {
   /** What loading does instead of giving the model: it may throw, wait, or report progress. */
   load?: (

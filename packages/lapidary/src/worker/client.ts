@@ -11,8 +11,11 @@ import { CONNECT, PROTOCOL, type ConnectMessage } from './protocol.js';
 
 /** A worker as it is needed here; a Worker is one, and so is a MessagePort. */
 export interface WorkerLike {
+  /** As a Worker's. */
   postMessage(message: unknown, transfer: Transferable[]): void;
+  /** As a Worker's. */
   addEventListener(type: 'error' | 'messageerror', listener: (event: Event) => void): void;
+  /** As a Worker's; called for a worker that was started for one model. */
   terminate?(): void;
 }
 

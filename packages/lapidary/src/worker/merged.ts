@@ -36,6 +36,7 @@ export class MergedModel implements AsyncIterable<Uint8Array<ArrayBuffer>> {
     this.matrices = matrices;
   }
 
+  /** The merged file, piece by piece; once. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
     if (this.taken || this.closed) throw new TypeError('a merged file can be read once');
     this.taken = true;
