@@ -22,11 +22,14 @@ constexpr uint32_t kRows = 11;
 constexpr uint32_t kTokens = 3;
 
 // Codecs that one group tests: one repack each, then one matvec and one matmul for all of them.
-// Integer products exist for groups without float codecs only, so there are two. Software GPUs take
-// seconds to compile so much, and differ little: the kernel tests cover them.
+// Integer products exist for groups without float codecs only, and a kernel for too many codecs
+// takes drivers long to compile. Software GPUs take seconds for that, and differ little: the kernel
+// tests cover them.
 constexpr Codec kFloatCodecs[] = {Codec::kF32, Codec::kF16, Codec::kBF16};
 constexpr Codec kIntegerCodecs[] = {Codec::kQ8_0, Codec::kQ4_0, Codec::kQ5_0,
                                     Codec::kQ4_K, Codec::kQ5_K, Codec::kQ6_K};
+constexpr Codec kRareCodecs[] = {Codec::kQ4_1,   Codec::kQ5_1,   Codec::kQ2_K, Codec::kQ3_K,
+                                 Codec::kIQ4_NL, Codec::kIQ4_XS, Codec::kMXFP4};
 constexpr Codec kSoftwareCodecs[] = {Codec::kQ4_K, Codec::kQ6_K};
 
 Task<Result<TrialGroup>> tested_group(gpu::Device& device, std::span<const Codec> codecs) {
@@ -193,8 +196,12 @@ void warn(std::string_view kernels, const Error& error) {
 
 // The matrix form alone, which a device may have and compute wrongly while all else is right.
 Task<Status> check_matrix(gpu::Device& device, const Variant& variant) {
-  CO_TRY(const TrialGroup group, co_await tested_group(device, kIntegerCodecs));
-  co_return co_await check_matmul(device, variant, Dot::kMatrix, group);
+  for (const std::span<const Codec> codecs :
+       {std::span<const Codec>(kIntegerCodecs), std::span<const Codec>(kRareCodecs)}) {
+    CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
+    CO_TRY_VOID(co_await check_matmul(device, variant, Dot::kMatrix, group));
+  }
+  co_return Status{};
 }
 
 Task<Status> check_all(gpu::Device& device, Variant variant) {
@@ -206,7 +213,7 @@ Task<Status> check_all(gpu::Device& device, Variant variant) {
 }  // namespace
 
 Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
-  std::vector<std::span<const Codec>> groups = {kFloatCodecs, kIntegerCodecs};
+  std::vector<std::span<const Codec>> groups = {kFloatCodecs, kIntegerCodecs, kRareCodecs};
   if (device.info().is_software != 0) groups = {kSoftwareCodecs};
   for (const std::span<const Codec> codecs : groups) {
     CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));

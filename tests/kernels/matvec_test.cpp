@@ -115,6 +115,19 @@ KERNEL_TEST(matvec_q4_k) { co_return co_await expect_codec(device, Codec::kQ4_K)
 KERNEL_TEST(matvec_q5_k) { co_return co_await expect_codec(device, Codec::kQ5_K); }
 KERNEL_TEST(matvec_q6_k) { co_return co_await expect_codec(device, Codec::kQ6_K); }
 
+// In one kernel, which software GPUs compile sooner than seven.
+KERNEL_TEST(matvec_more_codecs) {
+  co_return co_await expect_plain(device,
+                                  {{Codec::kQ4_1, 17},
+                                   {Codec::kQ5_1, 3},
+                                   {Codec::kQ2_K, 37},
+                                   {Codec::kQ3_K, 18},
+                                   {Codec::kIQ4_NL, 5},
+                                   {Codec::kIQ4_XS, 33},
+                                   {Codec::kMXFP4, 7}},
+                                  5 * 256);
+}
+
 KERNEL_TEST(matvec_segments_of_different_codecs) {
   CO_TRY_VOID(co_await expect_plain(
       device, {{Codec::kQ4_K, 70}, {Codec::kQ4_K, 3}, {Codec::kQ6_K, 19}}, 512));
