@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "engine/base/text.h"
 #include "engine/kernels/gather.h"
@@ -195,25 +196,29 @@ void warn(std::string_view kernels, const Error& error) {
 }
 
 // The matrix form alone, which a device may have and compute wrongly while all else is right.
-Task<Status> check_matrix(gpu::Device& device, const Variant& variant) {
-  for (const std::span<const Codec> codecs :
-       {std::span<const Codec>(kIntegerCodecs), std::span<const Codec>(kRareCodecs)}) {
+Task<Status> check_matrix(gpu::Device& device, const Variant& variant, bool rare_codecs) {
+  std::vector<std::span<const Codec>> groups = {kIntegerCodecs};
+  if (rare_codecs) groups.emplace_back(kRareCodecs);
+  for (const std::span<const Codec> codecs : groups) {
     CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
     CO_TRY_VOID(co_await check_matmul(device, variant, Dot::kMatrix, group));
   }
   co_return Status{};
 }
 
-Task<Status> check_all(gpu::Device& device, Variant variant) {
-  CO_TRY_VOID(co_await selftest_weights(device, variant));
+Task<Status> check_all(gpu::Device& device, Variant variant, bool rare_codecs) {
+  CO_TRY_VOID(co_await selftest_weights(device, variant, rare_codecs));
   CO_TRY_VOID(co_await selftest_attention(device, variant));
   co_return co_await selftest_sampling(device, variant);
 }
 
 }  // namespace
 
-Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
-  std::vector<std::span<const Codec>> groups = {kFloatCodecs, kIntegerCodecs, kRareCodecs};
+bool is_rare(Codec codec) { return std::ranges::find(kRareCodecs, codec) != std::end(kRareCodecs); }
+
+Task<Status> selftest_weights(gpu::Device& device, Variant variant, bool rare_codecs) {
+  std::vector<std::span<const Codec>> groups = {kFloatCodecs, kIntegerCodecs};
+  if (rare_codecs) groups.emplace_back(kRareCodecs);
   if (device.info().is_software != 0) groups = {kSoftwareCodecs};
   for (const std::span<const Codec> codecs : groups) {
     CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
@@ -256,11 +261,11 @@ Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wis
     }
   }
   for (size_t i = 0; i < candidates.size(); ++i) {
-    const Status status = co_await check_all(device, candidates[i]);
+    const Status status = co_await check_all(device, candidates[i], wish.rare_codecs);
     if (status) {
       Variant chosen = candidates[i];
       if (has_matrix && !wish.prefill) {
-        const Status matrix = co_await check_matrix(device, chosen);
+        const Status matrix = co_await check_matrix(device, chosen, wish.rare_codecs);
         if (!matrix && matrix.error().code == ErrorCode::kDeviceLost)
           co_return std::unexpected<Error>(matrix.error());
         if (!matrix) warn(dot_name(Dot::kMatrix), matrix.error());

@@ -46,7 +46,7 @@ test('matrices in Q2_K, Q3_K, Q4_1, Q5_1, IQ4_NL, IQ4_XS and MXFP4', async () =>
     report('nano with random blocks, at once', atOnce, limit);
     expect(atOnce).toBeLessThan(limit);
     await model.truncate(0);
-    let last = new Float32Array();
+    let last: Float32Array = new Float32Array();
     for (let length = 1; length <= ids.length; length++)
       last = await model.logits(ids.slice(0, length));
     const byToken = maxAbsDifference(last, expected);
