@@ -300,6 +300,16 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   composer.constant("LOW_U", kLowU);
 }
 
+// As it bears on the time that a cut takes.
+std::string change_label(const FusedChange& fused) {
+  if (!fused.any()) return "";
+  std::string text = " change";
+  for (const LowRankPart& part : fused.parts) text += cat(" ", part.rank);
+  if (fused.next_rank > 0) text += cat(" next ", fused.next_rank);
+  if (fused.handed_rank > 0) text += cat(" handed ", fused.handed_rank);
+  return text;
+}
+
 std::string label_of(const MatvecSpec& spec) {
   return cat("matvec ", shape_label(spec.segments, spec.cols));
 }
@@ -416,7 +426,7 @@ bool fits(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& var
 std::string tuning_key(const MatvecSpec& spec, const Variant& variant) {
   return cat(label_of(spec), " ", static_cast<uint32_t>(spec.prologue),
              static_cast<uint32_t>(spec.epilogue), " ", dot_name(dot_of(spec, variant)),
-             variant.subgroups ? " subgroups" : "");
+             variant.subgroups ? " subgroups" : "", change_label(spec.fused));
 }
 
 uint32_t handed_pieces(const MatvecSpec& spec) { return group_count(spec, tiling_of(spec)); }

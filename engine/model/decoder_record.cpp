@@ -54,8 +54,14 @@ uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<g
     // What q, k and v have of the output's change is attention's.
     if (spec.epilogue != Epilogue::kGeglu) spec.fused.handed_rank = 0;
   }
-  // Cuts are measured without such changes, of which every workgroup has a share.
-  if (!spec.fused.any()) tuner_.use(spec, ranges);
+  if (spec.fused.any()) {
+    std::vector<gpu::Range> more{changes.fused->buffer};
+    if (spec.fused.next_rank > 0) more.push_back(*changes.residual);
+    // The step is last.
+    ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), more.begin(),
+                  more.end());
+  }
+  tuner_.use(spec, ranges);
   LowRankAddSpec add;
   std::vector<gpu::Range> add_ranges{ranges[1], one_low_};
   if (change != nullptr) {
@@ -86,12 +92,6 @@ uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<g
       ranges.pop_back();
     }
     spec.epilogue = Epilogue::kStore;
-  } else if (spec.fused.any()) {
-    std::vector<gpu::Range> more{changes.fused->buffer};
-    if (spec.fused.next_rank > 0) more.push_back(*changes.residual);
-    // The step is last.
-    ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), more.begin(),
-                  more.end());
   }
   program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
               [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });

@@ -101,6 +101,13 @@ void Tuner::use(AttentionSpec& spec, const std::vector<gpu::Range>& ranges, cons
   if (known) spec.tiling = attention_tiling(*known);
 }
 
+void Tuner::forget_plain() {
+  std::erase_if(products_, [](const Product& product) {
+    const auto* matvec = std::get_if<MatvecSpec>(&product.spec);
+    return matvec == nullptr || !matvec->fused.any();
+  });
+}
+
 const Cut* Tuner::find(std::string_view key) const {
   const auto known = cuts_.find(key);
   return known == cuts_.end() ? nullptr : &known->second;

@@ -58,6 +58,10 @@ class Tuner {
   void use(kernels::AttentionSpec& spec, const std::vector<gpu::Range>& ranges,
            const kernels::MatvecSpec& merge, const std::vector<gpu::Range>& merged);
 
+  // Forgets the products noted; forget_plain() those without a low-rank change (fused_change.h).
+  void forget() { products_.clear(); }
+  void forget_plain();
+
   // Whether a product was noted that tuning for so long may get on with.
   bool has_work(double budget_ms) const;
   // Tunes the products noted, those that cost most first, for `budget_ms` and at most one step

@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Model } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { models, promptNamed } from '../support/fixtures.ts';
+import { maxAbsDifference } from '../support/compare.ts';
+import { models, promptNamed, root } from '../support/fixtures.ts';
 
 const NAME = 'capital';
 const { ids } = promptNamed(NAME);
@@ -84,6 +85,29 @@ test('cuts are found, kept and used again; the answers stay', async () => {
     worst = Math.max(worst, Math.abs(logit - (plain.logits[i] ?? NaN)));
   }
   expect(worst).toBeLessThan(1e-3);
+}, 900_000);
+
+test('the products that an adapter changes are tuned when it is set; the answers stay', async () => {
+  const adapter = join(root, 'tests/fixtures/nano-lora/part-lora.gguf');
+  async function logits(tune: boolean | number) {
+    const model = await Model.load('nano', { stores: [models], kvType: 'f32', tune });
+    try {
+      await model.loadAdapter(adapter);
+      // The last token's go through the products that decode.
+      return await model.logits(ids);
+    } finally {
+      await model.close();
+    }
+  }
+  const plain = await logits(false);
+  const tuned = await logits(TUNING);
+  expect(maxAbsDifference(tuned, plain)).toBeLessThan(1e-3);
+
+  const [file = ''] = await readdir(folder);
+  const kept = JSON.parse(await readFile(join(folder, file), 'utf8')) as Record<string, number[]>;
+  const changed = Object.entries(kept).filter(([key]) => key.includes(' change '));
+  // Some of them were decided or begun: three numbers, or four that say so.
+  expect(changed.length).toBeGreaterThan(0);
 }, 900_000);
 
 test('tune is a switch or milliseconds', async () => {

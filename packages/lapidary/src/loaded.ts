@@ -6,7 +6,7 @@ import type { LoadOptions } from './model.js';
 import { currentPlatform, engineModule, type FoundModel } from './platform.js';
 import { throwIfAborted } from './source/source.js';
 import { keepCuts, knownCuts } from './tuning.js';
-import type { LoadProgress, ModelInfo } from './types.js';
+import type { Cuts, LoadProgress, ModelInfo } from './types.js';
 
 /** More of them compile no faster. */
 const MAX_PROCESSORS = 1024;
@@ -19,6 +19,8 @@ export interface Loaded {
   source: number;
   info: ModelInfo;
   device: DeviceInfo;
+  /** Keeps for later loads what cuts of kernels were found since the last time: an adapter brings new ones. */
+  keepCuts(): Promise<void>;
 }
 
 /** Opens a device and loads the model there. On failure nothing is left behind; the source stays open. */
@@ -47,7 +49,11 @@ export async function loadOn(
     const adapter = `${description} ${architecture}`;
     const log = options.onLog ?? (() => {});
     const tune = options.tune ?? !opened.info.software;
-    const known = tune ? await knownCuts(cache, adapter, log) : {};
+    let known = tune ? await knownCuts(cache, adapter, log) : {};
+    const keep = async (found: Cuts) => {
+      await keepCuts(cache, adapter, known, found, log);
+      known = { ...known, ...found };
+    };
     const source = engine.addSource(found.source, reading.signal);
     const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
       'lap_model_load',
@@ -73,8 +79,16 @@ export async function loadOn(
     );
     throwIfAborted(signal);
     engine.gpu?.uploader.release();
-    await keepCuts(cache, adapter, known, info.cuts, log);
-    return { engine, handle: model, source, info, device: opened.info };
+    await keep(info.cuts);
+    const loaded = engine;
+    return {
+      engine,
+      handle: model,
+      source,
+      info,
+      device: opened.info,
+      keepCuts: () => keep(loaded.callSyncJson<ModelInfo>('lap_model_info', model).cuts),
+    };
   } catch (error) {
     engine?.destroy();
     throw error;

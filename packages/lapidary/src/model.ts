@@ -325,6 +325,7 @@ export class Model {
       const ending = this.endingWith(signal);
       const info = await loadAdapter(this.engine, this.handle, where, { scale }, ending);
       this.recovery.keepAdapter(info.id, where);
+      await this.recovery.loaded.keepCuts();
       return info;
     });
   }
@@ -343,6 +344,7 @@ export class Model {
   setAdapters(active: { id: number; scale?: number }[]): Promise<void> {
     return this.request(async () => {
       await this.engine.call('lap_adapters_set', [this.handle, JSON.stringify(active)]).done;
+      await this.recovery.loaded.keepCuts();
     });
   }
 
@@ -351,6 +353,7 @@ export class Model {
     return this.request(async () => {
       await this.engine.call('lap_adapter_remove', [this.handle, id]).done;
       this.recovery.forgetAdapter(id);
+      await this.recovery.loaded.keepCuts();
     });
   }
 
