@@ -185,9 +185,6 @@ constexpr char kMatmulPlace[] = {
 constexpr char kMatvec[] = {
 #embed "wgsl/matvec.wgsl"
 };
-constexpr char kNibbleTable[] = {
-#embed "wgsl/nibble_table.wgsl"
-};
 constexpr char kPlanes[] = {
 #embed "wgsl/planes.wgsl"
 };
@@ -317,7 +314,6 @@ constexpr Module kModules[] = {
     {"matmul_matrix.wgsl", kMatmulMatrix},
     {"matmul_place.wgsl", kMatmulPlace},
     {"matvec.wgsl", kMatvec},
-    {"nibble_table.wgsl", kNibbleTable},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
     {"qkv_back.wgsl", kQkvBack},

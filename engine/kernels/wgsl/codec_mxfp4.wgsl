@@ -1,9 +1,12 @@
-// MXFP4: value = 2^(e - 128) * table[q].
-//#include nibble_table.wgsl
-// 0, 1, 2, 3, 4, 6, 8, 12, and the same below zero: twice what the four bits mean.
-const MXFP4_TABLE = vec4<u32>(0x03020100u, 0x0C080604u, 0xFDFEFF00u, 0xF4F8FAFCu);
+// MXFP4: value = 2^(e - 128) * v, v = 0, 1, 2, 3, 4, 6, 8, 12 by the lower three bits of a quant,
+// negative with the fourth: twice what the format says.
 fn mxfp4_bytes(q: vec4<u32>, h: u32) -> vec4<u32> {
-  return table_bytes(nibbles(q, h), MXFP4_TABLE);
+  let codes = nibbles(q, h);
+  let low = codes & vec4<u32>(0x03030303u);
+  let both = (codes >> vec4<u32>(1u)) & codes & vec4<u32>(0x01010101u);
+  let v = low + ((low + 2u * both + vec4<u32>(0x04040404u)) & byte_mask(codes, 2u));
+  // From 128 on, so that no byte borrows from the next.
+  return (vec4<u32>(0x80808080u) + v - 2u * (v & byte_mask(codes, 3u))) ^ vec4<u32>(0x80808080u);
 }
 
 // By its bits; the two least are subnormal.

@@ -135,3 +135,8 @@ fn fifth_bits(high: u32, h: u32) -> vec4<u32> {
 fn two_bits(word: u32) -> vec4<u32> {
   return (vec4<u32>(word) >> vec4<u32>(0u, 2u, 4u, 6u)) & vec4<u32>(0x03030303u);
 }
+
+// 0xFF in the bytes of q that have bit `bit`.
+fn byte_mask(q: vec4<u32>, bit: u32) -> vec4<u32> {
+  return ((q >> vec4<u32>(bit)) & vec4<u32>(0x01010101u)) * vec4<u32>(0xFFu);
+}
