@@ -49,7 +49,7 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
   CO_TRY_VOID(co_await device.sync());
   decoder->record();
   if (options.tuning_ms > 0 && decoder->tuner_.has_work(options.tuning_ms)) {
-    CO_TRY_VOID(co_await decoder->tune());
+    CO_TRY_VOID(co_await decoder->tune(options.tuning_ms));
     cache.forget_added();
     decoder->record();
   }
@@ -92,7 +92,7 @@ void Decoder::record() {
 
 // Every product reads some of the buffers between layers: numbers between 0.5 and 1.5 in all of
 // them suit norms and the merge of attention splits too. What they hold afterwards nobody reads.
-Task<Status> Decoder::tune() {
+Task<Status> Decoder::tune(double budget_ms) {
   const uint32_t tokens = options_.max_batch;
   const auto fill = [&](const gpu::Buffer& buffer) {
     if (!buffer) return;
@@ -110,7 +110,7 @@ Task<Status> Decoder::tune() {
   }
   write_step(one_.step, {});
   write_step(batch_.step, {.tokens = tokens});
-  co_return co_await tuner_.run(options_.tuning_ms, options_.processors, tokens);
+  co_return co_await tuner_.run(budget_ms, options_.processors, tokens);
 }
 
 Result<gpu::Buffer> Decoder::buffer(uint64_t bytes, uint32_t usage, std::string_view label) {

@@ -189,7 +189,7 @@ class Decoder {
   void record();
   Task<Status> compile_and_bind(std::function<void(uint32_t, uint32_t)> progress);
   Task<Status> record_anew();
-  Task<Status> tune();
+  Task<Status> tune(double budget_ms);
   Status allocate_scratch(Scratch& scratch, uint32_t tokens, bool batch);
   Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
   kernels::AttentionSpec attention_spec(size_t layer) const;

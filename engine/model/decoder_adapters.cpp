@@ -7,6 +7,14 @@
 
 namespace lapidary::model {
 
+namespace {
+
+// Kernels that make a change compile longer than others, and adapters are set less often than
+// models are loaded: tuning may take so many times as long as in a load.
+constexpr double kChangesTuning = 2;
+
+}  // namespace
+
 // Sizes only grow.
 Status Decoder::allocate_for_adapters() {
   const auto grow = [&](gpu::Buffer& old, uint64_t floats, std::string_view label) -> Status {
@@ -72,8 +80,9 @@ Task<Status> Decoder::record_anew() {
   record();
   // Timing attention would write over what the cache holds; the rest is a load's to tune.
   tuner_.forget_plain();
-  if (options_.tuning_ms > 0 && tuner_.has_work(options_.tuning_ms)) {
-    CO_TRY_VOID(co_await tune());
+  const double budget = kChangesTuning * options_.tuning_ms;
+  if (budget > 0 && tuner_.has_work(budget)) {
+    CO_TRY_VOID(co_await tune(budget));
     cache_.forget_added();
     record();
   }

@@ -87,6 +87,8 @@ export class GpuHost {
     this.device = opened.device;
     this.uploader = new Uploader(this.device);
     this.device.addEventListener('uncapturederror', (event) => {
+      // The next sync throws it; where it is expected (memory that is tried) nobody wants to read of it.
+      event.preventDefault();
       const { error } = event;
       const code = error.constructor.name === 'GPUOutOfMemoryError' ? 'out_of_memory' : 'gpu_error';
       this.firstError ??= new LapidaryError(code, error.message);
