@@ -256,7 +256,11 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   self->load_options_ = options;
 
   progress("selftest", 0, 1);
-  CO_TRY(self->variant_, co_await kernels::choose_variant(self->device_, options.variant));
+  kernels::VariantWish wish = options.variant;
+  wish.rare_codecs = std::ranges::any_of(header.tensors(), [](const gguf::TensorInfo& tensor) {
+    return kernels::codec_for(tensor.type).transform(kernels::is_rare).value_or(false);
+  });
+  CO_TRY(self->variant_, co_await kernels::choose_variant(self->device_, wish));
   progress("selftest", 1, 1);
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,

@@ -1,7 +1,9 @@
 #include "engine/kernels/compose.h"
 
 #include <algorithm>
-#include <bit>
+#include <array>
+#include <charconv>
+#include <cmath>
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
@@ -65,6 +67,12 @@ std::string replaced(std::string_view text, std::string_view name, uint32_t valu
   }
 }
 
+std::string hex(uint32_t value) {
+  std::array<char, 8> digits{};
+  char* const begin = digits.data();
+  return {begin, std::to_chars(begin, begin + digits.size(), value, 16).ptr};
+}
+
 std::string mistake(std::string_view what, std::string_view name) {
   return cat("#error ", what, " '", name, "'\n");
 }
@@ -106,8 +114,13 @@ Composer& Composer::constant(std::string_view name, uint32_t value) {
 }
 
 Composer& Composer::constant(std::string_view name, float value) {
-  // Through the bits: decimal text would have to round-trip in every compiler.
-  body_ += cat("const ", name, ": f32 = bitcast<f32>(", std::bit_cast<uint32_t>(value), "u);\n");
+  // As a whole number times a power of two: decimal text would have to round-trip in every
+  // compiler, and Firefox's has no bitcast in constants.
+  int exponent = 0;
+  const float fraction = std::frexp(std::fabs(value), &exponent);
+  const auto whole = static_cast<uint32_t>(std::ldexp(fraction, 24));
+  body_ += cat("const ", name, ": f32 = ", value < 0 ? "-" : "", "0x", hex(whole), "p",
+               exponent - 24, "f;\n");
   return *this;
 }
 

@@ -17,10 +17,17 @@ constexpr CodecInfo kInfos[] = {
     {Codec::kBF16, gguf::TensorType::kBF16, "bf16"},
     {Codec::kQ8_0, gguf::TensorType::kQ8_0, "q8_0"},
     {Codec::kQ4_0, gguf::TensorType::kQ4_0, "q4_0"},
+    {Codec::kQ4_1, gguf::TensorType::kQ4_1, "q4_1"},
     {Codec::kQ5_0, gguf::TensorType::kQ5_0, "q5_0"},
+    {Codec::kQ5_1, gguf::TensorType::kQ5_1, "q5_1"},
+    {Codec::kQ2_K, gguf::TensorType::kQ2_K, "q2_k"},
+    {Codec::kQ3_K, gguf::TensorType::kQ3_K, "q3_k"},
     {Codec::kQ4_K, gguf::TensorType::kQ4_K, "q4_k"},
     {Codec::kQ5_K, gguf::TensorType::kQ5_K, "q5_k"},
     {Codec::kQ6_K, gguf::TensorType::kQ6_K, "q6_k"},
+    {Codec::kIQ4_NL, gguf::TensorType::kIQ4_NL, "iq4_nl"},
+    {Codec::kIQ4_XS, gguf::TensorType::kIQ4_XS, "iq4_xs"},
+    {Codec::kMXFP4, gguf::TensorType::kMXFP4, "mxfp4"},
 };
 const CodecInfo& info(Codec codec) { return kInfos[static_cast<size_t>(codec)]; }
 
@@ -51,9 +58,18 @@ PlaneWords plane_words(Codec codec, uint32_t cols) {
     case Codec::kQ8_0:
       return {.quants = units * 8, .scales = unit_halves};
     case Codec::kQ4_0:
+    case Codec::kIQ4_NL:
       return {.quants = units * 4, .scales = unit_halves};
+    case Codec::kQ4_1:
+      return {.quants = units * 4, .scales = units};
     case Codec::kQ5_0:
       return {.quants = units * 4, .high = units, .scales = unit_halves};
+    case Codec::kQ5_1:
+      return {.quants = units * 4, .high = units, .scales = units};
+    case Codec::kQ2_K:
+      return {.quants = units * 2, .scales = unit_halves, .deltas = supers};
+    case Codec::kQ3_K:
+      return {.quants = units * 2, .high = units, .supers = supers * 4};
     case Codec::kQ4_K:
       return {.quants = units * 4, .supers = supers * 4};
     case Codec::kQ5_K:
@@ -63,6 +79,10 @@ PlaneWords plane_words(Codec codec, uint32_t cols) {
               .high = units * 2,
               .scales = unit_halves,
               .deltas = div_ceil(supers, 2)};
+    case Codec::kIQ4_XS:
+      return {.quants = units * 4, .deltas = supers * 2};
+    case Codec::kMXFP4:
+      return {.quants = units * 4, .scales = div_ceil(units, 4)};
   }
   return {};
 }

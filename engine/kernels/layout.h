@@ -15,10 +15,28 @@
 namespace lapidary::kernels {
 
 // The block formats with a WGSL codec (wgsl/codec_*.wgsl).
-enum class Codec : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ5_0, kQ4_K, kQ5_K, kQ6_K };
-inline constexpr Codec kCodecs[] = {Codec::kF32,  Codec::kF16,  Codec::kBF16,
-                                    Codec::kQ8_0, Codec::kQ4_0, Codec::kQ5_0,
-                                    Codec::kQ4_K, Codec::kQ5_K, Codec::kQ6_K};
+enum class Codec : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kIQ4_XS,
+  kMXFP4
+};
+inline constexpr Codec kCodecs[] = {Codec::kF32,  Codec::kF16,    Codec::kBF16,   Codec::kQ8_0,
+                                    Codec::kQ4_0, Codec::kQ4_1,   Codec::kQ5_0,   Codec::kQ5_1,
+                                    Codec::kQ2_K, Codec::kQ3_K,   Codec::kQ4_K,   Codec::kQ5_K,
+                                    Codec::kQ6_K, Codec::kIQ4_NL, Codec::kIQ4_XS, Codec::kMXFP4};
 
 // nullopt for a type that the GPU cannot decode.
 std::optional<Codec> codec_for(gguf::TensorType type);
@@ -26,6 +44,15 @@ gguf::TensorType tensor_type(Codec codec);
 // Whether values are small integers times scales: what integer products can multiply.
 constexpr bool has_integer_quants(Codec codec) {
   return codec != Codec::kF32 && codec != Codec::kF16 && codec != Codec::kBF16;
+}
+// Whether the halves of a unit have scales (and minima) of their own.
+constexpr bool has_half_scales(Codec codec) {
+  return codec == Codec::kQ2_K || codec == Codec::kQ3_K || codec == Codec::kQ6_K;
+}
+// Whether values are scale * quant + offset, with an offset that is stored.
+constexpr bool has_offsets(Codec codec) {
+  return codec == Codec::kQ4_1 || codec == Codec::kQ5_1 || codec == Codec::kQ2_K ||
+         codec == Codec::kQ4_K || codec == Codec::kQ5_K;
 }
 // The prefix of the codec's WGSL functions: "q4_k".
 std::string_view codec_prefix(Codec codec);
@@ -35,14 +62,24 @@ std::string_view codec_prefix(Codec codec);
 //   F32          quants 32 words a unit (rows padded with zeros to whole units)
 //   F16 BF16     quants 16 words a unit (the same)
 //   Q8_0         quants 8 words a unit (i8 in order); scales f16 d a unit
-//   Q4_0         quants 4 words a unit (byte j: element j low, j + 16 high); scales f16 d a unit
+//   Q4_0 IQ4_NL  quants 4 words a unit (byte j: element j low, j + 16 high); scales f16 d a unit
+//   Q4_1         quants as Q4_0; scales f16 d, f16 m a unit
 //   Q5_0         as Q4_0; high 1 word a unit: bit 8 j + k is bit 4 of element 4 k + j
+//   Q5_1         quants and high as Q5_0; scales as Q4_1
+//   Q2_K         quants 2 words a unit: bits 8 j + 2 k (2 bits) of word h are element 16 h + 4 k +
+//   j;
+//                scales 2 bytes a unit (scale low, min high, one a half); deltas f16 d, f16 dmin a
+//                256
+//   Q3_K         quants as Q2_K (the lower bits); high as Q5_0 (bit 2); supers 4 words a 256: f16
+//   d,
+//                two bytes of nothing, 12 bytes as in the file
 //   Q4_K         quants as Q4_0; supers 4 words a 256: f16 d, f16 dmin, 12 bytes as in the file
 //   Q5_K         quants and high as Q5_0; supers as Q4_K
-//   Q6_K         quants as Q4_0; high 2 words a unit: bits 8 j + 2 k (2 bits) of word h are bits
-//   4-5
-//                of element 16 h + 4 k + j; scales 2 i8 a unit; deltas f16 d a 256
-// Rows of f16 planes are padded to whole words.
+//   Q6_K         quants as Q4_0; high 2 words a unit: as Q2_K's quants, of bits 4-5; scales 2 i8 a
+//                unit; deltas f16 d a 256
+//   IQ4_XS       quants as Q4_0; deltas 2 words a 256: f16 d and the scales' high bits, low nibbles
+//   MXFP4        quants as Q4_0; scales 1 byte a unit
+// Rows of planes of halves and bytes are padded to whole words.
 struct PlaneWords {
   uint32_t quants = 0;
   uint32_t high = 0;

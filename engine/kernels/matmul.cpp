@@ -120,11 +120,9 @@ void add_store(Composer& composer, const MatmulSpec& spec) {
                     "    y[token * ", y_stride, "u + y_base + row] = ", value, ";\n  }\n}\n"));
 }
 
-// Whether a segment has one of the codecs.
-bool has_any(const MatmulSpec& spec, std::initializer_list<Codec> codecs) {
-  return std::ranges::any_of(spec.segments, [&](const Segment& segment) {
-    return std::ranges::find(codecs, segment.codec) != codecs.end();
-  });
+bool any_codec(const MatmulSpec& spec, auto&& is) {
+  return std::ranges::any_of(spec.segments,
+                             [&](const Segment& segment) { return is(segment.codec); });
 }
 
 std::string label_of(const MatmulSpec& spec) {
@@ -139,8 +137,8 @@ uint32_t tile_bytes(const MatmulTiling& tiling, Dot dot) {
   if (dot == Dot::kF32) return 8 * (rows + tokens + 1) * 16;
   // Two tiles of 5 vectors a row or token, and 1 KiB of sums for each 32 threads.
   if (dot == Dot::kMatrix) return 2 * (rows + tokens) * 5 * 16 + 32 * tiling.threads;
-  // Of a row's unit 32 bytes and at most two scales and offsets.
-  return rows * (32 + 2 * 8) + tokens * ((quantized_vectors(dot) - 1) * 16 + 8);
+  // Of a row's unit 32 bytes and at most two scales and offsets, of a token's a scale and sums.
+  return rows * (32 + 2 * 8) + tokens * quantized_vectors(dot) * 16;
 }
 
 }  // namespace
@@ -178,7 +176,7 @@ KernelSource matmul_source(const MatmulSpec& spec) {
   const bool aligned = spec.cols % 4 == 0;
   const bool matrix = spec.dot == Dot::kMatrix;
   const bool integer = spec.dot != Dot::kF32;  // or matrix
-  const bool two_scales = has_any(spec, {Codec::kQ6_K});
+  const bool two_scales = any_codec(spec, has_half_scales);
 
   Composer composer;
   composer.bind('r', "weights", "array<vec4<u32>>")
@@ -212,7 +210,9 @@ KernelSource matmul_source(const MatmulSpec& spec) {
     composer.constant("X_VECTORS", quantized_vectors(spec.dot))
         .constant("W_SCALES", two_scales ? 2u : 1u)
         .flag("TWO_SCALES", two_scales)
-        .flag("OFFSETS", has_any(spec, {Codec::kQ4_K, Codec::kQ5_K}));
+        .flag("OFFSETS", any_codec(spec, has_offsets))
+        .flag("TWO_OFFSETS",
+              any_codec(spec, [](Codec c) { return has_half_scales(c) && has_offsets(c); }));
   }
   add_segments(composer, spec.segments, spec.cols, spec.dot);
   composer.include("epilogue.wgsl").include(matrix ? "matmul_matrix.wgsl" : "matmul.wgsl");

@@ -9,10 +9,10 @@ namespace lapidary::kernels {
 // A unit (32 columns) of a token has its own scale. Layout, in vectors of 16 bytes: vector v of
 // unit u of token t at (u * V + v) * T + t, T = step.tokens, so that a workgroup of the matmul
 // reads neighbouring tokens from neighbouring addresses. kInt16: V = 5, the high bytes of columns
-// 0-15 and 16-31, their low bytes, and (scale, sum of the unit's values, 0, 0); value = scale *
-// (128 * high + low), off by at most 1/32,638 of the largest of the 32. kInt8: V = 3, without low
-// bytes; value = scale * high, off by at most 1/254 of it. The sums are for formats with a minimum
-// (Q4_K, Q5_K).
+// 0-15 and 16-31, their low bytes, and (scale, sum of the unit's values, sums of its halves); value
+// = scale * (128 * high + low), off by at most 1/32,638 of the largest of the 32. kInt8: V = 3,
+// without low bytes; value = scale * high, off by at most 1/254 of it. The sums are for formats
+// with a minimum (Q4_K; by halves Q2_K).
 //
 // kMatrix: halves [T, cols], then T scales in f32, powers of two; value = scale * half, off by at
 // most 2^-10 of itself, or 2^-37 of the token's largest where that is more.

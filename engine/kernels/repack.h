@@ -15,7 +15,7 @@ struct RepackParams {
   uint32_t first_row;   // of the matrix, for the first row of this dispatch
   uint32_t n_rows;      // >= 1
   uint32_t rows_total;  // of the matrix
-  uint32_t raw_offset;  // byte in `raw` where first_row starts; a multiple of 2
+  uint32_t raw_offset;  // byte in `raw` where first_row starts; a multiple of 2, but with MXFP4
 };
 static_assert(sizeof(RepackParams) == 16);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "engine/base/text.h"
 #include "engine/kernels/gather.h"
@@ -22,11 +23,14 @@ constexpr uint32_t kRows = 11;
 constexpr uint32_t kTokens = 3;
 
 // Codecs that one group tests: one repack each, then one matvec and one matmul for all of them.
-// Integer products exist for groups without float codecs only, so there are two. Software GPUs take
-// seconds to compile so much, and differ little: the kernel tests cover them.
+// Integer products exist for groups without float codecs only, and a kernel for too many codecs
+// takes drivers long to compile. Software GPUs take seconds for that, and differ little: the kernel
+// tests cover them.
 constexpr Codec kFloatCodecs[] = {Codec::kF32, Codec::kF16, Codec::kBF16};
 constexpr Codec kIntegerCodecs[] = {Codec::kQ8_0, Codec::kQ4_0, Codec::kQ5_0,
                                     Codec::kQ4_K, Codec::kQ5_K, Codec::kQ6_K};
+constexpr Codec kRareCodecs[] = {Codec::kQ4_1,   Codec::kQ5_1,   Codec::kQ2_K, Codec::kQ3_K,
+                                 Codec::kIQ4_NL, Codec::kIQ4_XS, Codec::kMXFP4};
 constexpr Codec kSoftwareCodecs[] = {Codec::kQ4_K, Codec::kQ6_K};
 
 Task<Result<TrialGroup>> tested_group(gpu::Device& device, std::span<const Codec> codecs) {
@@ -192,21 +196,29 @@ void warn(std::string_view kernels, const Error& error) {
 }
 
 // The matrix form alone, which a device may have and compute wrongly while all else is right.
-Task<Status> check_matrix(gpu::Device& device, const Variant& variant) {
-  CO_TRY(const TrialGroup group, co_await tested_group(device, kIntegerCodecs));
-  co_return co_await check_matmul(device, variant, Dot::kMatrix, group);
+Task<Status> check_matrix(gpu::Device& device, const Variant& variant, bool rare_codecs) {
+  std::vector<std::span<const Codec>> groups = {kIntegerCodecs};
+  if (rare_codecs) groups.emplace_back(kRareCodecs);
+  for (const std::span<const Codec> codecs : groups) {
+    CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
+    CO_TRY_VOID(co_await check_matmul(device, variant, Dot::kMatrix, group));
+  }
+  co_return Status{};
 }
 
-Task<Status> check_all(gpu::Device& device, Variant variant) {
-  CO_TRY_VOID(co_await selftest_weights(device, variant));
+Task<Status> check_all(gpu::Device& device, Variant variant, bool rare_codecs) {
+  CO_TRY_VOID(co_await selftest_weights(device, variant, rare_codecs));
   CO_TRY_VOID(co_await selftest_attention(device, variant));
   co_return co_await selftest_sampling(device, variant);
 }
 
 }  // namespace
 
-Task<Status> selftest_weights(gpu::Device& device, Variant variant) {
+bool is_rare(Codec codec) { return std::ranges::find(kRareCodecs, codec) != std::end(kRareCodecs); }
+
+Task<Status> selftest_weights(gpu::Device& device, Variant variant, bool rare_codecs) {
   std::vector<std::span<const Codec>> groups = {kFloatCodecs, kIntegerCodecs};
+  if (rare_codecs) groups.emplace_back(kRareCodecs);
   if (device.info().is_software != 0) groups = {kSoftwareCodecs};
   for (const std::span<const Codec> codecs : groups) {
     CO_TRY(const TrialGroup group, co_await tested_group(device, codecs));
@@ -249,11 +261,11 @@ Task<Result<Variant>> choose_variant(gpu::Device& device, const VariantWish& wis
     }
   }
   for (size_t i = 0; i < candidates.size(); ++i) {
-    const Status status = co_await check_all(device, candidates[i]);
+    const Status status = co_await check_all(device, candidates[i], wish.rare_codecs);
     if (status) {
       Variant chosen = candidates[i];
       if (has_matrix && !wish.prefill) {
-        const Status matrix = co_await check_matrix(device, chosen);
+        const Status matrix = co_await check_matrix(device, chosen, wish.rare_codecs);
         if (!matrix && matrix.error().code == ErrorCode::kDeviceLost)
           co_return std::unexpected<Error>(matrix.error());
         if (!matrix) warn(dot_name(Dot::kMatrix), matrix.error());

@@ -9,9 +9,12 @@
 
 namespace lapidary::kernels {
 
-// kSelfTest, with the family and the first wrong value, when this device answers wrongly.
-Task<Status> selftest_weights(gpu::Device& device,
-                              Variant variant);  // repack, gather, matvec, matmul
+// Formats that few files have: kernels for them are tested only where the model is one of those.
+bool is_rare(Codec codec);
+
+// Repack, gather, matvec and matmul. kSelfTest, with the family and the first wrong value, when
+// this device answers wrongly.
+Task<Status> selftest_weights(gpu::Device& device, Variant variant, bool rare_codecs = true);
 Task<Status> selftest_attention(gpu::Device& device,
                                 Variant variant);  // selftest_attention.cpp (and norms)
 Task<Status> selftest_sampling(gpu::Device& device, Variant variant);  // selftest_sampling.cpp
@@ -21,6 +24,7 @@ struct VariantWish {
   std::optional<bool> subgroups;
   std::optional<Dot> dot;
   std::optional<Dot> prefill;
+  bool rare_codecs = true;  // whether their kernels are needed
 };
 
 // The fastest variant that this device offers and computes rightly, among those that are wished

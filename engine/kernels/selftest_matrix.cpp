@@ -43,8 +43,23 @@ void random_block(Codec codec, std::byte* block, float spread, TrialRandom& rand
     case Codec::kQ4_0:
       put_half(block, scale / 8);
       break;
+    case Codec::kQ4_1:
+      put_half(block, scale / 8);
+      put_half(block + 2, -scale);
+      break;
     case Codec::kQ5_0:
       put_half(block, scale / 16);
+      break;
+    case Codec::kQ5_1:
+      put_half(block, scale / 16);
+      put_half(block + 2, -scale);
+      break;
+    case Codec::kQ2_K:  // scales and minima are random 4-bit numbers, 8 on average
+      put_half(block + 80, scale / (8 * 1.5f));
+      put_half(block + 82, scale / 8);
+      break;
+    case Codec::kQ3_K:  // scales are random 6-bit numbers, signed
+      put_half(block + 108, scale / (16 * 4));
       break;
     case Codec::kQ4_K:  // scales and minima are random 6-bit numbers, 32 on average
       put_half(block, scale / (32 * 8));
@@ -56,6 +71,16 @@ void random_block(Codec codec, std::byte* block, float spread, TrialRandom& rand
       break;
     case Codec::kQ6_K:  // scales are random i8
       put_half(block + 208, scale / (64 * 32));
+      break;
+    case Codec::kIQ4_NL:
+      put_half(block, scale / 127);
+      break;
+    case Codec::kIQ4_XS:  // scales are random 6-bit numbers, signed
+      put_half(block, scale / (16 * 127));
+      break;
+    case Codec::kMXFP4:  // 2^(e - 128), times at most 12
+      block[0] =
+          static_cast<std::byte>(124 + std::ilogb(scale) + static_cast<int>(random.bits() >> 31));
       break;
   }
 }

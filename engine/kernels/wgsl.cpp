@@ -62,14 +62,35 @@ constexpr char kCodecF16[] = {
 constexpr char kCodecF32[] = {
 #embed "wgsl/codec_f32.wgsl"
 };
+constexpr char kCodecIQ4_NL[] = {
+#embed "wgsl/codec_iq4_nl.wgsl"
+};
+constexpr char kCodecIQ4_XS[] = {
+#embed "wgsl/codec_iq4_xs.wgsl"
+};
+constexpr char kCodecMXFP4[] = {
+#embed "wgsl/codec_mxfp4.wgsl"
+};
+constexpr char kCodecQ2_K[] = {
+#embed "wgsl/codec_q2_k.wgsl"
+};
+constexpr char kCodecQ3_K[] = {
+#embed "wgsl/codec_q3_k.wgsl"
+};
 constexpr char kCodecQ4_0[] = {
 #embed "wgsl/codec_q4_0.wgsl"
+};
+constexpr char kCodecQ4_1[] = {
+#embed "wgsl/codec_q4_1.wgsl"
 };
 constexpr char kCodecQ4_K[] = {
 #embed "wgsl/codec_q4_k.wgsl"
 };
 constexpr char kCodecQ5_0[] = {
 #embed "wgsl/codec_q5_0.wgsl"
+};
+constexpr char kCodecQ5_1[] = {
+#embed "wgsl/codec_q5_1.wgsl"
 };
 constexpr char kCodecQ5_K[] = {
 #embed "wgsl/codec_q5_k.wgsl"
@@ -127,6 +148,9 @@ constexpr char kHandOver[] = {
 };
 constexpr char kHeadRow[] = {
 #embed "wgsl/head_row.wgsl"
+};
+constexpr char kIq4Table[] = {
+#embed "wgsl/iq4_table.wgsl"
 };
 constexpr char kKScales[] = {
 #embed "wgsl/k_scales.wgsl"
@@ -249,9 +273,16 @@ constexpr Module kModules[] = {
     {"codec_bf16.wgsl", kCodecBf16},
     {"codec_f16.wgsl", kCodecF16},
     {"codec_f32.wgsl", kCodecF32},
+    {"codec_iq4_nl.wgsl", kCodecIQ4_NL},
+    {"codec_iq4_xs.wgsl", kCodecIQ4_XS},
+    {"codec_mxfp4.wgsl", kCodecMXFP4},
+    {"codec_q2_k.wgsl", kCodecQ2_K},
+    {"codec_q3_k.wgsl", kCodecQ3_K},
     {"codec_q4_0.wgsl", kCodecQ4_0},
+    {"codec_q4_1.wgsl", kCodecQ4_1},
     {"codec_q4_k.wgsl", kCodecQ4_K},
     {"codec_q5_0.wgsl", kCodecQ5_0},
+    {"codec_q5_1.wgsl", kCodecQ5_1},
     {"codec_q5_k.wgsl", kCodecQ5_K},
     {"codec_q6_k.wgsl", kCodecQ6_K},
     {"codec_q8_0.wgsl", kCodecQ8_0},
@@ -271,6 +302,7 @@ constexpr Module kModules[] = {
     {"hand_low.wgsl", kHandLow},
     {"hand_over.wgsl", kHandOver},
     {"head_row.wgsl", kHeadRow},
+    {"iq4_table.wgsl", kIq4Table},
     {"k_scales.wgsl", kKScales},
     {"kv_cache.wgsl", kKvCache},
     {"logit_key.wgsl", kLogitKey},

@@ -306,7 +306,7 @@ const tiny = async (name: string, tensor: string, edit: (tensor: Tensor) => Tens
   await writeFile(path, writeGguf({ ...file, tensors }));
   return path;
 };
-const Q4_1_BYTES = 20 / 32;
+const Q8_1_BYTES = 36 / 32;
 const failures: Failure[] = [
   {
     name: 'a missing model',
@@ -395,20 +395,20 @@ const failures: Failure[] = [
     line: /blk\.1\.ffn_up\.weight has shape \[\d+, \d+\], .* ask for \[\d+, \d+\].*\(invalid_format\)/,
   },
   {
-    name: 'a tensor type without a GPU kernel',
+    name: 'a tensor type that weights never have',
     args: async () => [
       'run',
-      await tiny('q4_1.gguf', 'blk.1.ffn_up.weight', (tensor) => [
+      await tiny('q8_1.gguf', 'blk.1.ffn_up.weight', (tensor) => [
         {
           ...tensor,
-          type: GgmlType.Q4_1,
-          data: new Uint8Array(tensor.dims.reduce((a, b) => a * b, 1) * Q4_1_BYTES),
+          type: GgmlType.Q8_1,
+          data: new Uint8Array(tensor.dims.reduce((a, b) => a * b, 1) * Q8_1_BYTES),
         },
       ]),
       'x',
     ],
     code: 1,
-    line: /blk\.1\.ffn_up\.weight' has type Q4_1, which has no GPU kernels yet \(unsupported\)/,
+    line: /blk\.1\.ffn_up\.weight \[.*\] is of type Q8_1, expected one of F32.* \(unsupported\)/,
   },
   {
     name: 'a file that is no GGUF',

@@ -95,6 +95,19 @@ KERNEL_TEST(matmul_matrix_every_codec) {
   co_return Status{};
 }
 
+KERNEL_TEST(matmul_matrix_more_codecs) {
+  const MatmulSpec spec{.segments = {{Codec::kQ4_1, 67},
+                                     {Codec::kQ5_1, 3},
+                                     {Codec::kQ2_K, 130},
+                                     {Codec::kQ3_K, 33},
+                                     {Codec::kIQ4_NL, 5},
+                                     {Codec::kIQ4_XS, 64},
+                                     {Codec::kMXFP4, 35}},
+                        .cols = 512};
+  CO_TRY(const TrialGroup group, co_await make_group(device, spec.segments, spec.cols));
+  co_return co_await expect_matrix_product(device, group, spec, {1, 67, 130});
+}
+
 KERNEL_TEST(matmul_matrix_epilogues) {
   MatmulSpec geglu{.segments = {{Codec::kQ4_K, 133}, {Codec::kQ6_K, 133}},
                    .cols = 256,

@@ -27,6 +27,14 @@ KERNEL_TEST(matmul_q4_k) { co_return co_await expect_codec(device, Codec::kQ4_K)
 KERNEL_TEST(matmul_q5_k) { co_return co_await expect_codec(device, Codec::kQ5_K); }
 KERNEL_TEST(matmul_q6_k) { co_return co_await expect_codec(device, Codec::kQ6_K); }
 
+// In one kernel, which software GPUs compile sooner than seven.
+const std::vector<Segment> kMoreCodecs = {
+    {Codec::kQ4_1, 5},   {Codec::kQ5_1, 3},   {Codec::kQ2_K, 67}, {Codec::kQ3_K, 33},
+    {Codec::kIQ4_NL, 4}, {Codec::kIQ4_XS, 9}, {Codec::kMXFP4, 35}};
+KERNEL_TEST(matmul_more_codecs) {
+  co_return co_await expect_product(device, {.segments = kMoreCodecs, .cols = 512}, {1, 33});
+}
+
 KERNEL_TEST(matmul_odd_shapes) {
   CO_TRY_VOID(co_await expect_product(device, {.segments = {{Codec::kF16, 1}}, .cols = 1}, {1, 2}));
   CO_TRY_VOID(
@@ -115,6 +123,7 @@ Task<Status> expect_quantized(gpu::Device& device, Dot dot) {
         const double sum = std::bit_cast<float>(word(quantized_vectors(dot) - 1, 1));
         double most = 0;
         double total = 0;
+        double halves[2] = {};
         for (uint32_t c = 0; c < 32; ++c) most = std::max(most, std::fabs(double{values[c]}));
         for (uint32_t c = 0; c < 32; ++c) {
           const int q = dot == Dot::kInt16 ? 128 * byte(0, c) + byte(2, c) : byte(0, c);
@@ -122,9 +131,15 @@ Task<Status> expect_quantized(gpu::Device& device, Dot dot) {
           KERNEL_EXPECT(off <= 1e-30 + most * (0.5 / steps + 1e-6), dot_name(dot), ", token ", t,
                         ", column ", 32 * u + c, ": ", q * scale, " instead of ", values[c]);
           total += q * scale;
+          halves[c / 16] += q * scale;
         }
         KERNEL_EXPECT(std::fabs(sum - total) <= most * 1e-5, dot_name(dot), ", token ", t,
                       ", unit ", u, ": a sum of ", sum, " instead of ", total);
+        for (uint32_t h = 0; h < 2; ++h) {
+          const double half = std::bit_cast<float>(word(quantized_vectors(dot) - 1, 2 + h));
+          KERNEL_EXPECT(std::fabs(half - halves[h]) <= most * 1e-5, dot_name(dot), ", token ", t,
+                        ", unit ", u, ": a sum of ", half, " instead of ", halves[h]);
+        }
       }
     }
   }
@@ -159,6 +174,14 @@ KERNEL_TEST(matmul_integer_every_codec) {
     }
   }
   co_return Status{};
+}
+
+KERNEL_TEST(matmul_integer_more_codecs) {
+  const MatmulSpec spec{.segments = kMoreCodecs,
+                        .cols = 512,
+                        .dot = Dot::kInt16,
+                        .light = device.info().is_software != 0};
+  co_return co_await expect_product(device, spec, {1, 37});
 }
 
 // Neither scales by half nor minima; 128 rows by 64 tokens.

@@ -82,7 +82,8 @@ Task<Result<std::vector<float>>> run(gpu::Device& device, const MatvecSpec& spec
 }
 
 Task<Status> expect_plain(gpu::Device& device, std::vector<Shape> shapes, uint32_t cols,
-                          std::optional<MatvecTiling> tiling = std::nullopt) {
+                          std::optional<MatvecTiling> tiling = std::nullopt,
+                          bool with_subgroups = true) {
   // A float codec in the group makes all of it f32.
   const bool integer =
       std::ranges::all_of(shapes, [](const Shape& s) { return has_integer_quants(s.codec); });
@@ -91,6 +92,7 @@ Task<Status> expect_plain(gpu::Device& device, std::vector<Shape> shapes, uint32
   const std::vector<double> want = trial_product(group, x.data());
   CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
   for (const Variant& variant : integer ? dot_variants(device) : variants(device)) {
+    if (variant.subgroups && !with_subgroups) continue;
     MatvecSpec spec{.segments = group.segments, .cols = cols, .row_offset = 5, .tiling = tiling};
     CO_TRY(const std::vector<float> y,
            co_await run(device, spec, variant, group, total_rows(spec.segments), {x_buffer}));
@@ -114,6 +116,19 @@ KERNEL_TEST(matvec_q5_0) { co_return co_await expect_codec(device, Codec::kQ5_0)
 KERNEL_TEST(matvec_q4_k) { co_return co_await expect_codec(device, Codec::kQ4_K); }
 KERNEL_TEST(matvec_q5_k) { co_return co_await expect_codec(device, Codec::kQ5_K); }
 KERNEL_TEST(matvec_q6_k) { co_return co_await expect_codec(device, Codec::kQ6_K); }
+
+// In one kernel, which software GPUs compile sooner than seven; in f32 and in bytes.
+KERNEL_TEST(matvec_more_codecs) {
+  co_return co_await expect_plain(device,
+                                  {{Codec::kQ4_1, 17},
+                                   {Codec::kQ5_1, 3},
+                                   {Codec::kQ2_K, 37},
+                                   {Codec::kQ3_K, 18},
+                                   {Codec::kIQ4_NL, 5},
+                                   {Codec::kIQ4_XS, 33},
+                                   {Codec::kMXFP4, 7}},
+                                  5 * 256, std::nullopt, false);
+}
 
 KERNEL_TEST(matvec_segments_of_different_codecs) {
   CO_TRY_VOID(co_await expect_plain(

@@ -204,6 +204,18 @@ KERNEL_TEST(training_matmul_back_blocks) {
                                  .accumulate = true},
                                 {3, 64});
 }
+KERNEL_TEST(training_matmul_back_more_blocks) {
+  co_return co_await check_back(device,
+                                {.segments = {{Codec::kQ4_1, 3},
+                                              {Codec::kQ5_1, 5},
+                                              {Codec::kQ2_K, 19},
+                                              {Codec::kQ3_K, 7},
+                                              {Codec::kIQ4_NL, 2},
+                                              {Codec::kIQ4_XS, 16},
+                                              {Codec::kMXFP4, 33}},
+                                 .cols = 256},
+                                {5});
+}
 // The last window reaches beyond the matrix, which has no whole number of tiles.
 KERNEL_TEST(training_matmul_back_window) {
   co_return co_await check_back(

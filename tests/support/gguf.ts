@@ -2,7 +2,7 @@
 
 import { aligned, headerBytes, type Value } from '@lapidary/bench/gguf';
 
-export const GgmlType = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8, BF16: 30 } as const;
+export const GgmlType = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 8, Q8_1: 9, BF16: 30 } as const;
 
 export interface Tensor {
   name: string;

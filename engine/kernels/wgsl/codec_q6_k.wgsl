@@ -7,8 +7,7 @@ fn q6_k_scale(scales_word: u32, delta_word: u32, u: u32) -> vec2<f32> {
 
 // The 6-bit quants of half h; `high` has their upper two bits.
 fn q6_k_bytes(q: vec4<u32>, high: u32, h: u32) -> vec4<u32> {
-  let upper = (vec4<u32>(high) >> vec4<u32>(0u, 2u, 4u, 6u)) & vec4<u32>(0x03030303u);
-  return nibbles(q, h) | (upper << vec4<u32>(4u));
+  return nibbles(q, h) | (two_bits(high) << vec4<u32>(4u));
 }
 
 fn q6_k_half(p: Planes, row: u32, u: u32, h: u32) -> mat4x4<f32> {

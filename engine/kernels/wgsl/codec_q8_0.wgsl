@@ -1,7 +1,6 @@
 // Q8_0: value = d * q, q signed.
 fn q8_0_half(p: Planes, row: u32, u: u32, h: u32) -> mat4x4<f32> {
-  let q = weights[p.quants + 2u * (row * UNITS + u) + h];
-  return mat4x4<f32>(signed_bytes(q.x), signed_bytes(q.y), signed_bytes(q.z), signed_bytes(q.w)) *
+  return signed_bytes_matrix(weights[p.quants + 2u * (row * UNITS + u) + h]) *
          plane_half(p.scales + row * SCALE_WORDS, u);
 }
 

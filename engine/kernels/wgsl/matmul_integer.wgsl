@@ -10,13 +10,19 @@ var<workgroup> w_bytes: array<vec4<u32>, 2u * TILE_ROWS>;
 var<workgroup> w_scales: array<vec2<f32>, W_SCALES * TILE_ROWS>;
 // Vector v of token t at v * TILE_TOKENS + t: high bytes of half 0, of half 1, then low bytes.
 var<workgroup> x_bytes: array<vec4<u32>, BYTE_VECTORS * TILE_TOKENS>;
-var<workgroup> x_scales: array<vec2<f32>, TILE_TOKENS>;  // scale, sum of values
+// Scale, sum of values; where halves have offsets of their own (TWO_OFFSETS) also the halves' sums.
+//#if TWO_OFFSETS
+alias XScales = vec4<f32>;
+//#else
+alias XScales = vec2<f32>;
+//#endif
+var<workgroup> x_scales: array<XScales, TILE_TOKENS>;
 
 // What this thread brings of the next unit: that of a row, whose halves several threads may share;
 // a vector of a token; and the last quarter of the threads the scales.
 var<private> w_next: Fetched;
 var<private> x_next: vec4<u32>;
-var<private> x_scale_next: vec2<f32>;
+var<private> x_scale_next: XScales;
 
 fn fetch(tid: u32, first_token: u32, u: u32) {
   // THREADS is a multiple of TILE_ROWS.
@@ -27,7 +33,12 @@ fn fetch(tid: u32, first_token: u32, u: u32) {
     x_next = x[at + v * step.tokens];
   }
   if (v == 3u) {
-    x_scale_next = bitcast<vec2<f32>>(x[at + BYTE_VECTORS * step.tokens].xy);
+    let scales = bitcast<vec4<f32>>(x[at + BYTE_VECTORS * step.tokens]);
+//#if TWO_OFFSETS
+    x_scale_next = scales;
+//#else
+    x_scale_next = scales.xy;
+//#endif
   }
 }
 
@@ -95,19 +106,33 @@ fn multiply(i: u32, j: u32) {
 //#end
     }
 //#if TWO_SCALES
+//#if TWO_OFFSETS
+    let half_totals = vec4<f32>(x_scale_0[2u + h], x_scale_1[2u + h], x_scale_2[2u + h],
+                                x_scale_3[2u + h]);
+//#endif
 //#repeat a ROWS_EACH
-    sums_${a} += w_scales[h * TILE_ROWS + i + ${a}u * 16u].x * scales * vec4<f32>(whole_${a});
+    {
+      let w = w_scales[h * TILE_ROWS + i + ${a}u * 16u];
+      sums_${a} += w.x * scales * vec4<f32>(whole_${a});
+//#if TWO_OFFSETS
+      sums_${a} += w.y * half_totals;
+//#endif
+    }
     whole_${a} = vec4<i32>();
 //#end
 //#endif
   }
 //#if OFFSETS
+//#if !TWO_OFFSETS
   let totals = vec4<f32>(x_scale_0.y, x_scale_1.y, x_scale_2.y, x_scale_3.y);
+//#endif
 //#endif
 //#repeat a ROWS_EACH
 //#if TWO_SCALES
 //#if OFFSETS
+//#if !TWO_OFFSETS
   sums_${a} += w_scales[i + ${a}u * 16u].y * totals;
+//#endif
 //#endif
 //#else
   {

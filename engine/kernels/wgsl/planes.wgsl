@@ -104,6 +104,10 @@ fn bytes_matrix(q: vec4<u32>) -> mat4x4<f32> {
   return mat4x4<f32>(bytes(q.x), bytes(q.y), bytes(q.z), bytes(q.w));
 }
 
+fn signed_bytes_matrix(q: vec4<u32>) -> mat4x4<f32> {
+  return mat4x4<f32>(signed_bytes(q.x), signed_bytes(q.y), signed_bytes(q.z), signed_bytes(q.w));
+}
+
 // Every element times `scale` plus `offset`.
 fn scaled(m: mat4x4<f32>, scale: f32, offset: f32) -> mat4x4<f32> {
   return mat4x4<f32>(m[0] * scale + offset, m[1] * scale + offset, m[2] * scale + offset,
@@ -125,4 +129,14 @@ fn nibbles(q: vec4<u32>, h: u32) -> vec4<u32> { return (q >> vec4<u32>(4u * h)) 
 fn fifth_bits(high: u32, h: u32) -> vec4<u32> {
   return ((vec4<u32>(high) >> (vec4<u32>(0u, 1u, 2u, 3u) + 4u * h)) & vec4<u32>(0x01010101u)) <<
          vec4<u32>(4u);
+}
+
+// Two bits of 16 elements, a byte each.
+fn two_bits(word: u32) -> vec4<u32> {
+  return (vec4<u32>(word) >> vec4<u32>(0u, 2u, 4u, 6u)) & vec4<u32>(0x03030303u);
+}
+
+// 0xFF in the bytes of q that have bit `bit`.
+fn byte_mask(q: vec4<u32>, bit: u32) -> vec4<u32> {
+  return ((q >> vec4<u32>(bit)) & vec4<u32>(0x01010101u)) * vec4<u32>(0xFFu);
 }

@@ -19,8 +19,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#repeat k EIGHT
   let q_${k} = rounded(v_${k}, inverse);
 //#end
-  let sums = ((q_0 + q_1) + (q_2 + q_3)) + ((q_4 + q_5) + (q_6 + q_7));
-  let sum = f32(sums.x + sums.y + sums.z + sums.w) * scale;
+  let low = (q_0 + q_1) + (q_2 + q_3);
+  let high = (q_4 + q_5) + (q_6 + q_7);
+  let low_sum = low.x + low.y + low.z + low.w;
+  let high_sum = high.x + high.y + high.z + high.w;
   let at = unit * VECTORS * step.tokens + token;
   quantized[at] = vec4<u32>(high_bytes(q_0), high_bytes(q_1), high_bytes(q_2), high_bytes(q_3));
   quantized[at + step.tokens] =
@@ -32,5 +34,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       vec4<u32>(low_bytes(q_4), low_bytes(q_5), low_bytes(q_6), low_bytes(q_7));
 //#endif
   quantized[at + (VECTORS - 1u) * step.tokens] =
-      vec4<u32>(bitcast<u32>(scale), bitcast<u32>(sum), 0u, 0u);
+      bitcast<vec4<u32>>(vec4<f32>(1.0, f32(low_sum + high_sum), f32(low_sum), f32(high_sum)) * scale);
 }
