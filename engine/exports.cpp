@@ -469,8 +469,8 @@ void lap_session_restore(uint32_t call, uint32_t model, uint32_t source, const c
 LAPIDARY_EXPORT(lap_truncate) uint32_t lap_truncate(uint32_t model, uint32_t length) {
   const auto target = models().find(model);
   if (!target) return answer(target.error());
-  (*target)->truncate(length);
-  return answer(std::string());
+  const Status status = (*target)->truncate(length);
+  return status ? answer(std::string()) : answer(status.error());
 }
 
 // Completes with {merge, bytes, matrices}. options: as in generate::Merge::open.

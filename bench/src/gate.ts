@@ -3,6 +3,7 @@
 
 import { LapidaryError, type Model } from 'lapidary';
 import type { LogitAnswers } from './known.js';
+import type { Prompts } from './measure.js';
 import type { GateReport, NanoAnswers } from './types.js';
 
 /**
@@ -15,16 +16,25 @@ const TOLERANCE_INT8 = 0.15;
 const failed = (text: string) =>
   new LapidaryError('self_test_failed', `the coherence gate failed, so no speed is shown: ${text}`);
 
-/** Nano's greedy continuations against the known ones. */
+/** Nano's greedy continuations against the known ones, one after another and, with several sessions, at once. */
 export async function checkNano(
   model: Model,
   { greedy }: NanoAnswers,
   signal?: AbortSignal,
 ): Promise<GateReport['nano']> {
-  let tokens = 0;
-  for (const { name, ids, tokens: known, text } of greedy) {
+  const answers = ({ ids, tokens: known }: NanoAnswers['greedy'][number]) => {
     const request = { temperature: 0, maxTokens: known.length, ...(signal && { signal }) };
-    const report = await model.generate(ids, request).report();
+    return model.generate(ids, request).report();
+  };
+  const reports = [];
+  for (const each of greedy) reports.push({ ...each, report: await answers(each) });
+  if (model.info.sessions > 1) {
+    await model.truncate(0);
+    const together = await Promise.all(greedy.map(answers));
+    for (const [i, report] of together.entries()) reports.push({ ...greedy[i]!, report });
+  }
+  let tokens = 0;
+  for (const { name, tokens: known, text, report } of reports) {
     if (report.reason === 'cancelled') throw new LapidaryError('cancelled', 'cancelled');
     const answer = model.detokenize(report.tokens, { showControl: true });
     if (answer !== text || report.tokens.join() !== known.join()) {
@@ -35,6 +45,48 @@ export async function checkNano(
     tokens += report.tokens.length;
   }
   return { prompts: greedy.length, tokens };
+}
+
+/** Tokens of the prompts of {@link checkTogether}. */
+const TOGETHER_PROMPT = 24;
+
+/**
+ * The log probability of the first token of replies that are written at once against that of the same token alone:
+ * those of products in other forms, as `checkLogits` has them.
+ */
+export async function checkTogether(
+  model: Model,
+  prompts: Prompts,
+  replies: number,
+  signal?: AbortSignal,
+): Promise<NonNullable<GateReport['together']>> {
+  const asked = Array.from({ length: replies }, () => prompts.next(TOGETHER_PROMPT));
+  const first = async (ids: number[]) => {
+    const request = { temperature: 0, maxTokens: 2, ignoreEos: true, logprobs: 20 };
+    for await (const event of model.generate(ids, { ...request, ...(signal && { signal }) })) {
+      if (event.type === 'token') return event;
+    }
+    throw failed('a reply has no token');
+  };
+  await model.truncate(0);
+  const alone: Awaited<ReturnType<typeof first>>[] = [];
+  for (const ids of asked) alone.push(await first(ids));
+  await model.truncate(0);
+  const together = await Promise.all(asked.map(first));
+  let difference = 0;
+  together.forEach(({ id, logprob }, i) => {
+    // Two tokens that are nearly as likely may change places.
+    const same = alone[i]!.top?.find((each) => each.id === id)?.logprob;
+    difference = Math.max(difference, Math.abs((same ?? NaN) - (logprob ?? NaN)));
+  });
+  const { dot } = model.info.variant;
+  const tolerance = dot === 'int8' ? 5 * TOLERANCE_INT8 : 5 * TOLERANCE;
+  if (!(difference <= tolerance)) {
+    throw failed(
+      `log probabilities of ${replies} replies at once are up to ${difference} from those alone (at most ${tolerance})`,
+    );
+  }
+  return { replies, difference, tolerance };
 }
 
 /** Root mean square of `found - known` over that of `known`. */

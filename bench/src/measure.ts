@@ -2,7 +2,7 @@
 
 import { LapidaryError, type GenerateOptions, type Model, type ReplyReport } from 'lapidary';
 import { measured } from './stats.js';
-import type { Decode, PerToken, Prefill, Profile, Together } from './types.js';
+import type { Concurrent, Decode, PerToken, Prefill, Profile, Together } from './types.js';
 
 /** Ids from here on are ordinary tokens in every vocabulary of the family. */
 const FIRST_ID = 500;
@@ -93,6 +93,34 @@ export async function prefill(
     if (i >= 0) speeds.push((length * 1000) / report.timings.prefillMs);
   }
   return { promptTokens: length, tokensPerSecond: measured(speeds) };
+}
+
+/**
+ * Tokens a second of `replies` at once, all of theirs together: after prompts of `context` tokens, which the cache holds
+ * but for the last.
+ */
+export async function concurrent(
+  model: Model,
+  prompts: Prompts,
+  replies: number,
+  context: number,
+  tokens: number,
+  { repeats, signal }: Repeats,
+): Promise<Concurrent> {
+  const speeds: number[] = [];
+  for (let i = -1; i < repeats; i++) {
+    const asked = Array.from({ length: replies }, () => prompts.next(context));
+    await model.truncate(0);
+    await model.prefill(
+      asked.map((ids) => ({ tokens: ids })),
+      signal && { signal },
+    );
+    const started = performance.now();
+    await Promise.all(asked.map((ids) => run(model, ids, tokens, signal)));
+    // The first is to warm up.
+    if (i >= 0) speeds.push((replies * tokens * 1000) / (performance.now() - started));
+  }
+  return { replies, context, tokens, tokensPerSecond: measured(speeds) };
 }
 
 /** Tokens of each of the prompts that {@link together} runs. */

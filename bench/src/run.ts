@@ -10,10 +10,11 @@ import {
   type LoadProgress,
 } from 'lapidary';
 import { readBandwidth } from './bandwidth.js';
-import { checkLogits, checkNano } from './gate.js';
+import { checkLogits, checkNano, checkTogether } from './gate.js';
 import { digest, weightBytesPerToken } from './header.js';
 import { NANO, knownAnswers } from './known.js';
 import {
+  concurrent,
   decode,
   DRAWN,
   firstToken,
@@ -108,7 +109,9 @@ export async function bench(
   nano: Subject,
   options: BenchOptions,
 ): Promise<BenchReport> {
-  const { signal, variant, kvType, batchSize, sessions, tune, repeats } = options;
+  const { signal, variant, kvType, batchSize, tune, repeats, concurrency = [] } = options;
+  const most = Math.max(0, ...concurrency);
+  const sessions = most > 0 ? Math.max(most, options.sessions ?? 1) : options.sessions;
   const { decodeTokens, contexts, prefills, perLayerEmbeddings } = options;
   const say = (text: string) => {
     if (signal?.aborted) throw new LapidaryError('cancelled', 'cancelled');
@@ -176,6 +179,11 @@ export async function bench(
       say('gate: logits');
       gate.checked = 'nano and logits';
       gate.logits = await checkLogits(model, known);
+    }
+
+    if (most > 1) {
+      say(`gate: ${most} replies at once`);
+      gate.together = await checkTogether(model, prompts, most, signal);
     }
 
     let adapter: BenchReport['adapter'];
@@ -257,6 +265,15 @@ export async function bench(
       const times = await decode(model, prompts, shortest, decodeTokens, repeated, DRAWN);
       const bytes = weights * times.tokensPerSecond.median;
       report.drawn = { ...times, shareOfPeak: bytes / bandwidth.bytesPerSecond.median };
+    }
+    for (const replies of concurrency) {
+      const skipped = noRoom(model, shortest, decodeTokens);
+      say(`${replies} replies at once`);
+      (report.concurrent ??= []).push(
+        skipped
+          ? { replies, skipped }
+          : await concurrent(model, prompts, replies, shortest, decodeTokens, { repeats, signal }),
+      );
     }
     const full = noRoom(model, shortest, perTokenRoom(decodeTokens));
     if (full) report.perToken = { skipped: full };

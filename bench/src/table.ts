@@ -93,6 +93,9 @@ export function table(report: BenchReport): string {
   const drawn = report.drawn;
   if ('skipped' in drawn) rows.push(['decode, tokens drawn', `not measured: ${drawn.skipped}`]);
   else rows.push([`decode at ${drawn.context}, tokens drawn, tok/s`, speed(drawn)]);
+  for (const entry of report.concurrent ?? []) {
+    rows.push([`${entry.replies} replies at once, tok/s of all`, speed(entry)]);
+  }
   for (const entry of report.prefill) {
     const name = `prefill of ${entry.promptTokens}, tok/s`;
     rows.push([name, speed(entry)]);

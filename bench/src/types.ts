@@ -41,6 +41,8 @@ export interface BenchOptions {
   batchSize?: number;
   /** Sessions of the KV cache; with more than one, so many prompts are timed together, too. */
   sessions?: number;
+  /** So many replies at once are timed; there are as many sessions at least. */
+  concurrency?: number[];
   /** Where the table of per-layer embeddings is: as for `Model.load`. */
   perLayerEmbeddings?: NonNullable<LoadOptions['perLayerEmbeddings']>;
   /**
@@ -87,6 +89,11 @@ export interface GateReport {
   /** What was checked: `nano only` where the model has no known answers. */
   checked: 'nano only' | 'nano and logits';
   nano: { prompts: number; tokens: number };
+  /**
+   * Of replies at once: how far the log probabilities of their first tokens are at most from those that the same
+   * prompts give alone.
+   */
+  together?: { replies: number; difference: number; tolerance: number };
   logits?: {
     source: string;
     compared: number;
@@ -151,6 +158,16 @@ export interface Decode {
   repeatable: boolean;
 }
 
+/** Replies that are written at once, each after a prompt of its own that the cache holds. */
+export interface Concurrent {
+  replies: number;
+  context: number;
+  /** Of each reply. */
+  tokens: number;
+  /** Of all replies together. */
+  tokensPerSecond: Measured;
+}
+
 /** What one more token costs, as counted at the host's door. */
 export type PerToken = Record<
   'dispatches' | 'submits' | 'bindGroups' | 'buffers' | 'writes' | 'bytesRead',
@@ -200,6 +217,8 @@ export interface BenchReport {
   decode: (Decode | (Skipped & { context: number }))[];
   /** The first of `decode` again, with tokens drawn (temperature 1, top_k 64, top_p 0.95) instead of the best taken. */
   drawn: Decode | Skipped;
+  /** With `concurrency`. */
+  concurrent?: (Concurrent | (Skipped & { replies: number }))[];
   perToken: PerToken | Skipped;
   memory: Memory;
   profile?: Profile | Skipped;

@@ -1,10 +1,7 @@
 #include "engine/generate/session.h"
 
 #include <algorithm>
-#include <cmath>
 #include <deque>
-#include <numeric>
-#include <unordered_map>
 
 #include "engine/base/text.h"
 #include "engine/generate/session_run.h"
@@ -28,12 +25,6 @@ size_t in_flight(size_t tokens, double ms) {
   return static_cast<size_t>(std::clamp<double>(fit, kInFlight, kMostInFlight));
 }
 
-// After a token that the GPU could not draw so many run one by one: the next ones will likely need
-// the host too, and what ran ahead would be lost.
-constexpr uint32_t kCautious = 16;
-// Draws are written in blocks; two fit the ring, so that none in flight is overwritten.
-constexpr uint32_t kDrawBlock = kernels::kDrawSlots / 2;
-
 }  // namespace
 
 std::string_view finish_reason_name(FinishReason reason) {
@@ -49,18 +40,6 @@ std::string_view finish_reason_name(FinishReason reason) {
       return "cancelled";
   }
   return "stop";
-}
-
-// A reply's log probabilities from what the GPU read back.
-ChosenToken with_logprobs(std::span<const std::byte> bytes, uint32_t alternatives) {
-  const auto header = load<kernels::TopkHeader>(bytes, 0);
-  ChosenToken token{.id = header.chosen, .logprob = header.chosen_logit - header.log_sum_exp};
-  for (uint32_t i = 0; i < std::min(alternatives, header.count); ++i) {
-    const auto pair =
-        load<kernels::TopkPair>(bytes, sizeof(kernels::TopkHeader) + i * sizeof(kernels::TopkPair));
-    token.top.push_back({pair.id, pair.logit - header.log_sum_exp});
-  }
-  return token;
 }
 
 Status Session::check_prompt(const std::vector<uint32_t>& prompt) const {
@@ -82,13 +61,20 @@ Status Session::check_room(const std::vector<uint32_t>& prompt) const {
           " leaves no room for an answer. Shorten it, or load the model with a longer context"));
 }
 
-void Session::truncate(uint32_t length) {
+Status Session::check_idle() const {
+  if (!busy_ && scheduler_.empty()) return {};
+  return fail(ErrorCode::kBusy, "this session is answering another request");
+}
+
+Status Session::truncate(uint32_t length) {
+  TRY_VOID(check_idle());
   for (Sequence& sequence : sequences_)
     if (length < sequence.cached.size()) sequence.cached.resize(length);
+  return {};
 }
 
 Task<Status> Session::set_adapters(std::span<const model::ActiveAdapter> active, std::string key) {
-  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  CO_TRY_VOID(check_idle());
   busy_ = true;
   Status status = co_await decoder_->set_adapters(active);
   busy_ = false;
@@ -147,15 +133,14 @@ uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
 Task<Status> Session::provide(Run& run, std::span<const uint32_t> tokens, bool last) {
   Status status = co_await decoder_->provide(tokens, last);
   if (!status && run.cancelled()) {
-    run.ended = true;
-    run.result.reason = FinishReason::kCancelled;
+    run.end(FinishReason::kCancelled);
     co_return Status{};
   }
   co_return status;
 }
 
-Task<Status> Session::run_prompt(Run& run, uint32_t from,
-                                 const std::function<Readback()>& readback) {
+Task<Status> Session::run_prompt(Run& run, const std::function<Readback()>& readback) {
+  const auto from = static_cast<uint32_t>(current().cached.size());
   const auto total = static_cast<uint32_t>(run.given.size());
   const std::span<const uint32_t> tokens(run.given);
   const auto provide_batch = [&](uint32_t at) {
@@ -175,12 +160,9 @@ Task<Status> Session::run_prompt(Run& run, uint32_t from,
     // While the GPU computes this batch, the rows of the next one are read.
     CO_TRY_VOID(co_await provide_batch(at));
     CO_TRY_VOID(co_await device_.sync());
-    run.listener.on_prefill(at, total, from);
-    if (run.cancelled()) {
-      run.ended = true;
-      run.result.reason = FinishReason::kCancelled;
-      co_return Status{};
-    }
+    run.listener.on_prefill(at, total, run.result.cached_tokens);
+    if (run.cancelled()) run.end(FinishReason::kCancelled);
+    if (run.ended || scheduler_.can_admit()) co_return Status{};
   }
   co_return Status{};
 }
@@ -194,8 +176,7 @@ bool Session::accept(Run& run, const ChosenToken& token) {
   }
   run.result.tokens.push_back(token.id);
   const auto end = [&](FinishReason reason) {
-    run.ended = true;
-    run.result.reason = reason;
+    run.end(reason);
     return false;
   };
   if (!run.options.ignore_eos && tokenizer_.is_end_of_generation(token.id))
@@ -209,92 +190,12 @@ bool Session::accept(Run& run, const ChosenToken& token) {
   return true;
 }
 
-Result<uint32_t> Session::write_adjustments(const Run& run) {
-  const SamplingOptions& sampling = run.options.sampling;
-  std::unordered_map<uint32_t, kernels::AdjustEntry> entries;
-  const auto entry = [&](uint32_t id) -> kernels::AdjustEntry& {
-    kernels::AdjustEntry& e = entries[id];
-    e.id = id;
-    return e;
-  };
-  for (const auto& [id, bias] : sampling.logit_bias) entry(id).bias += bias;
-  for (const uint32_t id : suppress_tokens_) entry(id).bias = kernels::kSuppressed;
-  if (sampling.has_penalties()) {
-    const size_t total = run.prompt.size() + run.result.tokens.size();
-    const size_t window = std::min<size_t>(sampling.repeat_last_n, total);
-    for (size_t i = total - window; i < total; ++i) {
-      entry(i < run.prompt.size() ? run.prompt[i] : run.result.tokens[i - run.prompt.size()])
-          .count += 1;
-    }
-  }
-  if (entries.empty()) return 0;
-  std::vector<kernels::AdjustEntry> list;
-  for (const auto& [id, e] : entries) list.push_back(e);
-  const kernels::AdjustParams params{.entries = static_cast<uint32_t>(list.size()),
-                                     .repeat_penalty = sampling.repeat_penalty,
-                                     .presence_penalty = sampling.presence_penalty,
-                                     .frequency_penalty = sampling.frequency_penalty};
-  TRY_VOID(decoder_->set_adjustments(list, params));
-  return params.entries;
-}
-
-void Session::write_sampling(const Run& run) {
-  const SamplingOptions& sampling = run.options.sampling;
-  kernels::SampleParams params{.top_k = 1};
-  if (!sampling.greedy()) {
-    params = {.temperature = sampling.temperature,
-              .top_k = sampling.top_k,
-              .top_p = sampling.top_p,
-              .min_p = sampling.min_p};
-  }
-  const bool cut = params.top_p < 1.0f || params.min_p > 0.0f;
-  params.want = params.top_k > 0 ? params.top_k : cut ? kernels::kMaxTopK : 1;
-  params.want = std::max(params.want, run.options.logprobs);
-  decoder_->set_sampling(params);
-}
-
-// Sees to it that the submission at `position` finds its random bits.
-void Session::write_draws(Run& run, uint32_t position) {
-  const auto first = static_cast<uint32_t>(run.prompt.size() - 1);
-  if (run.draws_end == 0) run.draws_end = first / kDrawBlock * kDrawBlock;
-  for (; run.draws_end <= position; run.draws_end += kDrawBlock) {
-    std::vector<kernels::Draw> block(kDrawBlock);
-    for (uint32_t i = 0; i < kDrawBlock; ++i) {
-      const uint64_t bits = draw_bits(run.seed, uint64_t{run.draws_end} + i - first);
-      block[i] = {static_cast<uint32_t>(bits >> 32), static_cast<uint32_t>(bits)};
-    }
-    decoder_->set_draws(run.draws_end, block);
-  }
-}
-
-// The next token of the reply from the logits of the last submission, all of which are read: for
-// cuts that the largest logits alone do not decide (top_p or min_p that leaves more of them, or a
-// larger top_k).
-Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
-  std::vector<float> logits(vocab_);
-  CO_TRY_VOID(co_await decoder_->read_last_logits(logits));
-  std::vector<Candidate> all(vocab_);
-  for (uint32_t i = 0; i < vocab_; ++i) all[i] = {i, std::isnan(logits[i]) ? -3.4e38f : logits[i]};
-  std::ranges::sort(all, is_likelier);
-  ChosenToken token{
-      .id = draw_token(run.options.sampling, all, draw_bits(run.seed, run.result.tokens.size()))};
-  if (run.options.logprobs > 0) {
-    double sum = 0;
-    for (const Candidate& c : all) sum += std::exp(double{c.logit} - all[0].logit);
-    const auto log_sum_exp = static_cast<float>(all[0].logit + std::log(sum));
-    token.logprob = logits[token.id] - log_sum_exp;
-    for (const Candidate& c : std::span(all).first(std::min(run.options.logprobs, vocab_)))
-      token.top.push_back({c.id, c.logit - log_sum_exp});
-  }
-  co_return token;
-}
-
 // Tokens of the reply that were run; those that ran past its end do not count.
 void Session::keep(const Run& run, uint32_t position) {
-  const size_t ran = std::min(position - run.prompt.size(), run.result.tokens.size());
-  const size_t written = run.given.size() - run.prompt.size();
   std::vector<uint32_t>& cached = current().cached;
-  cached.insert(cached.end(), run.result.tokens.begin() + static_cast<long>(written),
+  const size_t ran = std::min(position - run.prompt.size(), run.result.tokens.size());
+  const size_t held = cached.size() - run.prompt.size();
+  cached.insert(cached.end(), run.result.tokens.begin() + static_cast<long>(held),
                 run.result.tokens.begin() + static_cast<long>(ran));
 }
 
@@ -313,7 +214,7 @@ Task<Status> Session::decode(Run& run) {
                         : run.options.sampling.greedy() ? Choose::kArgmax
                                                         : Choose::kSample;
   CO_TRY(uint32_t adjustments, write_adjustments(run));
-  if (choose != Choose::kArgmax) write_sampling(run);
+  if (choose != Choose::kArgmax) decoder_->set_sampling(sampling(run));
   std::deque<Pending> flight;
   const auto readback = [&](uint32_t position) {
     if (choose != Choose::kArgmax) write_draws(run, position);
@@ -339,10 +240,9 @@ Task<Status> Session::decode(Run& run) {
 
   const auto prompt_size = static_cast<uint32_t>(run.prompt.size());
   const auto given_size = static_cast<uint32_t>(run.given.size());
-  CO_TRY_VOID(
-      co_await run_prompt(run, run.result.cached_tokens, [&] { return readback(given_size - 1); }));
-  if (run.ended) co_return Status{};  // cancelled before the last batch
-  uint32_t position = given_size;     // of the next decode to submit
+  CO_TRY_VOID(co_await run_prompt(run, [&] { return readback(given_size - 1); }));
+  if (flight.empty()) co_return Status{};  // cancelled before the last batch, or another joins
+  uint32_t position = given_size;          // of the next decode to submit
   uint32_t cautious = 0;
   Status status;
   bool going = true;
@@ -350,7 +250,8 @@ Task<Status> Session::decode(Run& run) {
     const bool alone = penalties || cautious > 0 || decoder_->rows_in_source();
     const size_t depth =
         alone ? 1 : in_flight(run.result.tokens.size(), gpu::host_now() - run.first_token);
-    while (going && flight.size() < depth && position < decoder_->context() &&
+    while (going && !scheduler_.can_admit() && flight.size() < depth &&
+           position < decoder_->context() &&
            (run.options.max_tokens == 0 || position - prompt_size + 1 < run.options.max_tokens)) {
       if (penalties) {
         CO_TRY(adjustments, write_adjustments(run));
@@ -387,6 +288,7 @@ Task<Status> Session::decode(Run& run) {
     if (!token && status) status = std::unexpected(token.error());
     if (!status) going = false;
     if (going) going = accept(run, *token);
+    drop_cancelled();
   }
   CO_TRY_VOID(std::move(status));
   keep(run, position);
@@ -403,7 +305,6 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
   given.insert(given.end(), written.begin(), written.end());
   CO_TRY_VOID(check_prompt(given));
   CO_TRY_VOID(check_room(prompt));
-  busy_ = true;
   Run run{.prompt = std::move(prompt),
           .given = std::move(given),
           .options = options,
@@ -419,25 +320,29 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
     ChosenToken token{.id = written[i]};
     // Its event, where there is one, comes again in its place; what was in it is not known here.
     if (options.logprobs > 0) token.top.push_back({token.id, 0});
-    if (constraint != nullptr && !constraint->allows(token.id)) {
-      busy_ = false;
+    if (constraint != nullptr && !constraint->allows(token.id))
       co_return fail(ErrorCode::kInvalidArgument, "what was written is not of the format");
-    }
     going = constraint != nullptr ? accept_allowed(run, token) : accept(run, token);
   }
-  Status status;
   if (going) {
-    choose_sequence(run.given);
-    run.result.cached_tokens = reuse_prefix(run.given);
-    listener.on_prefill(run.result.cached_tokens, static_cast<uint32_t>(run.given.size()),
-                        run.result.cached_tokens);
-    status = co_await decode(run);
+    scheduler_.arrive(run);
+    while (!run.done) {
+      if (driven_) {
+        co_await run.woken;
+      } else {
+        driven_ = true;
+        co_await drive(run);
+        driven_ = false;
+      }
+    }
+    // Another one drives the others on.
+    if (!driven_ && !scheduler_.empty()) {
+      Run* const next =
+          scheduler_.active().empty() ? scheduler_.waiting().front() : scheduler_.active().front();
+      next->woken.notify();
+    }
   }
-  busy_ = false;
-  if (!status) {
-    forget_all();
-    co_return std::unexpected(std::move(status).error());
-  }
+  if (!run.status) co_return std::unexpected(std::move(run.status).error());
   const double end = gpu::host_now();
   if (run.result.tokens.empty()) run.first_token = end;
   run.result.prefill_ms = run.first_token - run.start;
@@ -485,7 +390,7 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
 
 Task<Result<std::vector<Prefilled>>> Session::prefill(std::vector<std::vector<uint32_t>> prompts,
                                                       std::function<bool()> cancelled) {
-  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  CO_TRY_VOID(check_idle());
   if (prompts.size() > sequences_.size()) {
     co_return fail(ErrorCode::kInvalidArgument,
                    cat(prompts.size(), " prompts; the model was loaded for ", sequences_.size(),
@@ -507,7 +412,7 @@ Task<Result<std::vector<Prefilled>>> Session::prefill(std::vector<std::vector<ui
 }
 
 Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, bool all) {
-  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  CO_TRY_VOID(check_idle());
   CO_TRY_VOID(check_prompt(tokens));
   if (tokens.size() > decoder_->context()) {
     co_return fail(ErrorCode::kContextOverflow,

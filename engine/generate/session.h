@@ -1,5 +1,9 @@
 // A session: the KV cache, the sequences of tokens it holds, and the decode loop. A prompt goes on
 // from the sequence that begins like it; only what the cache does not already hold is run.
+//
+// Several runs may go on at once, each in a sequence of its own: one alone decodes with tokens
+// ahead of the host (session.cpp), several in steps of one token each (session_steps.cpp). They
+// join and leave between steps. No thread of its own drives them: one of the waiting callers does.
 #pragma once
 
 #include <functional>
@@ -10,6 +14,7 @@
 #include "engine/generate/constraint.h"
 #include "engine/generate/embedding.h"
 #include "engine/generate/sampler.h"
+#include "engine/generate/scheduler.h"
 #include "engine/generate/snapshot.h"
 #include "engine/model/decoder.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -70,15 +75,19 @@ class Session {
         tokenizer_(tokenizer),
         suppress_tokens_(suppress_tokens),
         vocab_(vocab),
-        sequences_(decoder_->sequences()) {}
+        sequences_(decoder_->sequences()),
+        scheduler_(decoder_->sequences()) {}
 
   // Answers `prompt`. `written`: the beginning of the reply, made by an earlier run with the same
   // prompt, options, seed and constraint; the listener hears of it again. constraint, if there is
   // one: the tokens that it allows alone are drawn, and the reply ends (kStop) where it must.
   // cancelled() is polled between submissions; a cancelled run ends well, with what it has.
-  // kContextOverflow: the prompt leaves no room for a token; kInvalidArgument: empty, an id outside
-  // the vocabulary, or something written that the constraint does not allow; kBusy: another run is
-  // going on.
+  // As many runs as there are sequences go on at once; more wait in the order of their coming. Each
+  // gives what it would give alone, but for the rounding of sums that batches make in another
+  // order. An error of the device ends them all. kContextOverflow: the prompt leaves no room for a
+  // token; kInvalidArgument: empty, an id outside the vocabulary, or something written that the
+  // constraint does not allow; kBusy: one of the others below is going on. Those are kBusy while a
+  // run goes on or waits.
   Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                               uint64_t seed, Listener& listener, std::function<bool()> cancelled,
                               Constraint* constraint = nullptr, std::vector<uint32_t> written = {});
@@ -119,11 +128,12 @@ class Session {
   Task<Status> set_adapters(std::span<const model::ActiveAdapter> active, std::string key);
 
   // Forgets what each sequence holds past `length` tokens.
-  void truncate(uint32_t length);
+  Status truncate(uint32_t length);
   const model::Decoder& decoder() const { return *decoder_; }
 
  private:
   struct Run;
+  struct Adjustments;
   struct Sequence {
     std::vector<uint32_t> cached;  // tokens whose K and V are in the cache, by position
     std::string adapters;          // that made them
@@ -133,6 +143,8 @@ class Session {
 
     void note_written(uint32_t end) { high_water = std::max(high_water, end); }
   };
+  // kBusy while a run goes on or waits, or something else does.
+  Status check_idle() const;
   Status check_prompt(const std::vector<uint32_t>& prompt) const;
   Status check_room(const std::vector<uint32_t>& prompt) const;
   // Leading tokens of `prompt`, less than all, whose K and V `sequence` holds.
@@ -167,23 +179,46 @@ class Session {
                          const std::function<bool()>& cancelled);
   // As Decoder::provide; a read that fails when the run is cancelled ends the run.
   Task<Status> provide(Run& run, std::span<const uint32_t> tokens, bool last);
-  // readback: called for the submission of the last batch.
-  Task<Status> run_prompt(Run& run, uint32_t from,
-                          const std::function<model::Readback()>& readback);
+  // Runs what of `given` the cache does not hold. readback: called for the submission of the last
+  // batch, which does not come where the run is cancelled or another can join.
+  Task<Status> run_prompt(Run& run, const std::function<model::Readback()>& readback);
   Task<Status> decode(Run& run);
+  // Takes turns of all runs until `own` is done.
+  Task<void> drive(const Run& own);
+  void admit_runs();
+  void drop_cancelled();
+  void leave(Run& run);
+  void leave_ended();
+  void fail_all(const Error& error);
+  // The turn of one that is alone: until it has ended or another can join.
+  Task<Status> solo(Run& run);
+  // The turn of several: a token of each whose prompt has run, a piece of the others' prompts.
+  Task<Status> step();
+  Task<Status> step_prompts(const std::vector<Run*>& reading, uint32_t room);
+  Task<Status> step_rows(const std::vector<Run*>& writing);
+  Task<Status> steps_ahead(const std::vector<Run*>& runs);
+  bool may_run_ahead(const Run& run) const;
+  Result<model::StepRow> step_row(Run& run, uint32_t position);
+  void take_token(Run& run, const ChosenToken& token);
+  Task<Result<ChosenToken>> choose(Run& run, std::span<const std::byte> candidates);
+  // Tokens of the prompt and the reply that the cache does not hold.
+  uint32_t pending(const Run& run) const;
   // The same for a reply that a constraint restricts.
   Task<Status> decode_constrained(Run& run);
   Task<Result<uint32_t>> draw_allowed(const Run& run, std::span<const std::byte> candidates,
                                       float* logit);
+  Task<Result<ChosenToken>> choose_allowed(const Run& run, std::span<const std::byte> candidates);
   // Notes which tokens of the reply are in the cache: those below `position`, which have run. Those
   // that ran past the reply's end do not count.
   void keep(const Run& run, uint32_t position);
   bool accept(Run& run, const ChosenToken& token);
   bool accept_allowed(Run& run, const ChosenToken& token);
+  Adjustments adjustments(const Run& run) const;
   Result<uint32_t> write_adjustments(const Run& run);
-  void write_sampling(const Run& run);
+  kernels::SampleParams sampling(const Run& run) const;
   void write_draws(Run& run, uint32_t position);
   Task<Result<ChosenToken>> draw_from_all_logits(const Run& run);
+  Task<Status> read_logits_of(const Run& run, std::span<float> out) const;
 
   gpu::Device& device_;
   std::unique_ptr<model::Decoder> decoder_;
@@ -195,7 +230,9 @@ class Session {
   Saving saving_;
   uint64_t clock_ = 0;    // of Sequence::used
   std::string adapters_;  // in use
-  bool busy_ = false;
+  Scheduler<Run> scheduler_;
+  bool driven_ = false;  // by one of the runs
+  bool busy_ = false;    // with something else
 };
 
 }  // namespace lapidary::generate

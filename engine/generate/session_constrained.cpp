@@ -33,7 +33,7 @@ Task<Result<uint32_t>> Session::draw_allowed(const Run& run, std::span<const std
   if (candidates_decide(sampling, allowed, floor)) co_return draw();
 
   std::vector<float> logits(vocab_);
-  CO_TRY_VOID(co_await decoder_->read_last_logits(logits));
+  CO_TRY_VOID(co_await read_logits_of(run, logits));
   allowed.clear();
   for (uint32_t id = 0; id < vocab_; ++id) add(id, std::isnan(logits[id]) ? -3.4e38f : logits[id]);
   if (allowed.empty()) {
@@ -45,24 +45,30 @@ Task<Result<uint32_t>> Session::draw_allowed(const Run& run, std::span<const std
   co_return draw();
 }
 
+Task<Result<ChosenToken>> Session::choose_allowed(const Run& run,
+                                                  std::span<const std::byte> candidates) {
+  ChosenToken token;
+  if (run.options.logprobs > 0) token = with_logprobs(candidates, run.options.logprobs);
+  float logit = 0;
+  CO_TRY(token.id, co_await draw_allowed(run, candidates, &logit));
+  token.logprob = logit - load<kernels::TopkHeader>(candidates, 0).log_sum_exp;
+  co_return token;
+}
+
 // As accept(); a reply that is whole ends, also where it would have been cut.
 bool Session::accept_allowed(Run& run, const ChosenToken& token) {
   run.constraint->accept(token.id);
   const bool going = accept(run, token);
   const bool cut =
       run.result.reason == FinishReason::kLength || run.result.reason == FinishReason::kContext;
-  if (run.constraint->finished() && (going || cut)) {
-    run.ended = true;
-    run.result.reason = FinishReason::kStop;
-  }
+  if (run.constraint->finished() && (going || cut)) run.end(FinishReason::kStop);
   return !run.ended;
 }
 
 Task<Status> Session::decode_constrained(Run& run) {
   const bool penalties = run.options.sampling.has_penalties();
   CO_TRY(uint32_t adjustments, write_adjustments(run));
-  // What the GPU itself draws does not count; its candidates do.
-  decoder_->set_sampling({.top_k = 1, .want = decoder_->candidates()});
+  decoder_->set_sampling(sampling(run));
   std::vector<std::byte> candidates(decoder_->candidate_bytes());
   gpu::HostFuture future;
   const auto readback = [&](uint32_t position) {
@@ -73,16 +79,17 @@ Task<Status> Session::decode_constrained(Run& run) {
                            .ticket = future.start()};
   };
   auto position = static_cast<uint32_t>(run.given.size());  // of the next token to run
-  CO_TRY_VOID(
-      co_await run_prompt(run, run.result.cached_tokens, [&] { return readback(position - 1); }));
-  while (!run.ended) {
+  bool prompted = false;
+  CO_TRY_VOID(co_await run_prompt(run, [&] {
+    prompted = true;
+    return readback(position - 1);
+  }));
+  if (!prompted) co_return Status{};  // cancelled before the last batch, or another joins
+  for (;;) {
     CO_TRY_VOID(co_await future);
-    ChosenToken token;
-    if (run.options.logprobs > 0) token = with_logprobs(candidates, run.options.logprobs);
-    float logit = 0;
-    CO_TRY(token.id, co_await draw_allowed(run, candidates, &logit));
-    token.logprob = logit - load<kernels::TopkHeader>(candidates, 0).log_sum_exp;
-    if (!accept_allowed(run, token)) break;
+    CO_TRY(const ChosenToken token, co_await choose_allowed(run, candidates));
+    drop_cancelled();
+    if (!accept_allowed(run, token) || scheduler_.can_admit()) break;
     if (penalties) {
       CO_TRY(adjustments, write_adjustments(run));
     }

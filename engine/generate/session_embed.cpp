@@ -101,7 +101,7 @@ Task<Status> Session::embed_all(const std::vector<std::vector<uint32_t>>& texts,
 Task<Result<std::vector<std::vector<float>>>> Session::embed(
     std::vector<std::vector<uint32_t>> texts, EmbeddingOptions options,
     std::function<bool()> cancelled) {
-  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  CO_TRY_VOID(check_idle());
   for (std::vector<uint32_t>& text : texts) {
     if (options.truncate && text.size() > decoder_->context()) text.resize(decoder_->context());
     CO_TRY_VOID(check_prompt(text));

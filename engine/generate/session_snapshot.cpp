@@ -39,7 +39,7 @@ uint32_t Session::oldest_position(const Sequence& sequence) const {
 }
 
 Result<SavedSession> Session::save(std::string model, uint32_t rewind) {
-  if (busy_) return fail(ErrorCode::kBusy, "this session is answering another request");
+  TRY_VOID(check_idle());
   const Sequence& sequence = current();
   const auto tokens = static_cast<uint32_t>(sequence.cached.size());
   const uint32_t window = decoder_->window();
@@ -62,7 +62,7 @@ Result<SavedSession> Session::save(std::string model, uint32_t rewind) {
 }
 
 Task<Result<std::vector<std::byte>>> Session::read_saved() {
-  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  CO_TRY_VOID(check_idle());
   Saving& at = saving_;
   const Sequence& sequence = sequences_[at.sequence];
   if (sequence.used != at.used || sequence.cached.size() != at.snapshot.tokens)
@@ -120,7 +120,7 @@ Task<Status> Session::restore_rows(uint32_t source, Snapshot snapshot,
 
 Task<Result<uint32_t>> Session::restore(uint32_t source, std::string header, std::string model,
                                         std::function<bool()> cancelled) {
-  if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
+  CO_TRY_VOID(check_idle());
   const SnapshotBinding binding = snapshot_binding(std::move(model), adapters_);
   CO_TRY(
       const Snapshot snapshot,

@@ -90,7 +90,7 @@ class TextModel {
                                          Cancelled cancelled) {
     return session_->restore(source, std::move(header), std::move(model), std::move(cancelled));
   }
-  void truncate(uint32_t length) { session_->truncate(length); }
+  Status truncate(uint32_t length) { return session_->truncate(length); }
   // For training::Finetune, which must not outlive the model.
   training::Base training_base();
   // LoRA adapters: load and leave them, switch them on and off.

@@ -12,6 +12,7 @@ namespace {
 constexpr uint32_t kPrefillThreads = 256;
 constexpr uint32_t kPrefillKeys = 64;  // of a tile; KEYS in attention_prefill.wgsl
 constexpr uint32_t kPostThreads = 64;
+constexpr uint32_t kMergeThreads = 128;
 constexpr uint32_t kMaxSplits = 64;
 // Weights of splits that the merge keeps in workgroup memory.
 constexpr uint32_t kMaxMerged = 2048;
@@ -143,13 +144,20 @@ std::string tuning_key(const AttentionSpec& spec, const Variant& variant) {
              variant.subgroups ? " subgroups" : "");
 }
 
-KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
-                                     const FusedChange& fused) {
+namespace {
+
+void add_splits(Composer& composer, const AttentionSpec& spec) {
+  composer.constant("MAX_SPLITS", spec.tiling.splits)
+      .constant("KEYS_PER_SPLIT", spec.tiling.keys)
+      .include("splits.wgsl");
+}
+
+KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
+                           const FusedChange& fused, bool rows) {
   Composer composer;
   add_shape(composer, spec, variant, spec.tiling.threads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
-      .constant("MAX_SPLITS", spec.tiling.splits)
-      .constant("KEYS_PER_SPLIT", spec.tiling.keys)
+      .flag("ROWS", rows)
       .bind('r', "qkv", "array<f32>")
       .bind('r', "qk_norms", "array<f32>")
       .bind('r', "rope", "array<vec2<f32>>");
@@ -171,13 +179,52 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
   } else {
     composer.flag("HANDED_RANK", 0);
   }
-  composer.bind('u', "step", "Step")
-      .include("splits.wgsl")
-      .include("workgroup_reduce.wgsl")
+  if (rows) composer.bind('r', "spans", "array<TokenSpan>");
+  composer.bind('u', "step", "Step");
+  if (rows) composer.include("token_spans.wgsl");
+  add_splits(composer, spec);
+  composer.include("workgroup_reduce.wgsl")
       .include("kv_cache.wgsl")
       .include("head_row.wgsl")
       .include("attention_decode.wgsl");
-  return std::move(composer).finish(label("attention decode", spec));
+  return std::move(composer).finish(label(rows ? "attention rows" : "attention decode", spec));
+}
+
+}  // namespace
+
+KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
+                                     const FusedChange& fused) {
+  return decode_source(spec, variant, fused, false);
+}
+
+KernelSource attention_rows_source(const AttentionSpec& spec, const Variant& variant) {
+  return decode_source(spec, variant, {}, true);
+}
+
+Groups attention_rows_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t position) {
+  return {spec.heads, attention_splits(position, spec.window, spec.tiling), tokens};
+}
+
+KernelSource attention_merge_source(const AttentionSpec& spec) {
+  Composer composer;
+  composer.constant("THREADS", kMergeThreads)
+      .constant("HEADS", spec.heads)
+      .constant("HEAD_DIM", spec.head_dim)
+      .constant("WINDOW", spec.window)
+      .bind('r', "partial", "array<f32>")
+      .bind('r', "stats", "array<vec2<f32>>")
+      .bind('w', "out", "array<f32>")
+      .bind('r', "spans", "array<TokenSpan>")
+      .bind('u', "step", "Step")
+      .include("step.wgsl")
+      .include("token_spans.wgsl");
+  add_splits(composer, spec);
+  composer.include("attention_merge.wgsl");
+  return std::move(composer).finish(label("attention merge", spec));
+}
+
+Groups attention_merge_groups(const AttentionSpec& spec, uint32_t tokens) {
+  return {spec.heads, tokens, 1};
 }
 
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position) {

@@ -78,7 +78,7 @@ KernelSource low_rank_add_source(const LowRankAddSpec& spec) {
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", "array<f32>");
   composer.constant("THREADS", kThreads)
       .constant("OUTPUTS", outputs(spec))
-      .constant("Y_STRIDE", spec.change.total_rows())
+      .constant("Y_STRIDE", spec.y_stride == 0 ? spec.change.total_rows() : spec.y_stride)
       .constant("Y_UNITS", outputs(spec) / 32)
       .constant("CAP", spec.cap)
       .flag("GEGLU", geglu)

@@ -44,6 +44,7 @@ struct LowRankAddSpec {
   LowRank change;
   Epilogue epilogue = Epilogue::kStore;
   float cap = 30.0f;        // kSoftcap
+  uint32_t y_stride = 0;    // floats of a token's row of y; 0: as many as there are rows
   uint32_t mul_stride = 0;  // kGeluMul, as in matmul.h; of one token 0
   uint32_t mul_offset = 0;
   // kGeglu: the output is handed over as MatvecSpec::quantizes does.

@@ -82,7 +82,7 @@ void Decoder::record() {
   record_decode();
   record_entry();
   record_sampling();
-  record_batch_inputs();
+  record_batch_inputs(batch_inputs_);
   uint32_t current = 0;
   for (size_t l = 0; l < batch_layers_; ++l) {
     record_batch_layer(l, batch_layers_programs_[l], current);
@@ -201,8 +201,7 @@ Status Decoder::allocate() {
   TRY(draws_, buffer(kernels::kDrawSlots * sizeof(kernels::Draw), gpu::kStorageUsage, "draws"));
   TRY(adjust_params_, buffer(sizeof(kernels::AdjustParams), gpu::kParamsUsage, "penalties"));
   // Distinct tokens that penalties and biases can name at once.
-  TRY(adjust_entries_, buffer(uint64_t{std::min(config_.vocab, options_.context + 4096)} *
-                                  sizeof(kernels::AdjustEntry),
+  TRY(adjust_entries_, buffer(uint64_t{max_adjustments()} * sizeof(kernels::AdjustEntry),
                               gpu::kStorageUsage, "penalised tokens"));
   const uint64_t scratch = scratch_bytes_;
   k_cache_.resize(config_.layers.size());
@@ -225,6 +224,11 @@ void Decoder::write_step(const gpu::Buffer& target, const kernels::Step& step) {
   device_.write(target, 0, std::as_bytes(std::span(&step, 1)));
 }
 
+void Decoder::write_spans(std::span<const kernels::TokenSpan> spans) {
+  spans_ = static_cast<uint32_t>(spans.size());
+  device_.write(batch_.spans, 0, std::as_bytes(spans));
+}
+
 // Writes the inputs of a batch; returns its tokens.
 uint32_t Decoder::write_batch(std::span<const Prompt> prompts) {
   std::vector<uint32_t> tokens;
@@ -236,9 +240,8 @@ uint32_t Decoder::write_batch(std::span<const Prompt> prompts) {
                      .sequence = prompt.sequence});
     tokens.insert(tokens.end(), prompt.tokens.begin(), prompt.tokens.end());
   }
-  spans_ = static_cast<uint32_t>(spans.size());
   device_.write(batch_.tokens, 0, std::as_bytes(std::span(tokens)));
-  device_.write(batch_.spans, 0, std::as_bytes(std::span(spans)));
+  write_spans(spans);
   const auto count = static_cast<uint32_t>(tokens.size());
   write_step(batch_.step, {.tokens = count, .spans = spans_});
   return count;
@@ -249,13 +252,15 @@ void Decoder::set_token(uint32_t token, uint32_t position) {
   write_step(one_.step, {.position = position, .sequence = sequence_});
 }
 
+Status Decoder::check_adjustments(size_t entries) const {
+  if (entries <= max_adjustments()) return {};
+  return fail(ErrorCode::kInvalidArgument, cat("penalties and biases name ", entries,
+                                               " tokens; at most ", max_adjustments(), " fit"));
+}
+
 Status Decoder::set_adjustments(std::span<const kernels::AdjustEntry> entries,
                                 const kernels::AdjustParams& params) {
-  if (entries.size_bytes() > adjust_entries_.size()) {
-    return fail(ErrorCode::kInvalidArgument,
-                cat("penalties and biases name ", entries.size(), " tokens; at most ",
-                    adjust_entries_.size() / sizeof(kernels::AdjustEntry), " fit"));
-  }
+  TRY_VOID(check_adjustments(entries.size()));
   if (!entries.empty()) device_.write(adjust_entries_, 0, std::as_bytes(entries));
   device_.write(adjust_params_, 0, std::as_bytes(std::span(&params, 1)));
   return {};

@@ -73,6 +73,18 @@ struct Changes {
   uint32_t pieces = 0;
 };
 
+// A token of one sequence in a step that runs those of several.
+struct StepRow {
+  uint32_t sequence = 0;
+  uint32_t position = 0;
+  uint32_t token = 0;
+  // Penalties and biases of its logits, as set_adjustments has them (Decoder::check_adjustments).
+  std::span<const kernels::AdjustEntry> adjustments;
+  kernels::AdjustParams adjust;  // entries: their number
+  kernels::SampleParams sampling;
+  kernels::Draw draw;
+};
+
 // Rows of K and of V that a layer keeps of its own, one a position.
 struct KvRows {
   uint32_t layer = 0;
@@ -126,7 +138,7 @@ class Decoder {
   void decode(uint32_t position, const Readback& readback);
   // Overrides what decode() will run next; needed after a submission that chose no token.
   void set_token(uint32_t token, uint32_t position);
-  // Penalties and biases for the submissions that follow.
+  // Penalties and biases for the submissions that follow; errors of check_adjustments.
   Status set_adjustments(std::span<const kernels::AdjustEntry> entries,
                          const kernels::AdjustParams& params);
 
@@ -146,6 +158,23 @@ class Decoder {
   Task<Status> set_adapters(std::span<const ActiveAdapter> active);
   // GPU memory of the stack of them.
   uint64_t adapter_bytes() const { return stack_.bytes() + fusion_.bytes(); }
+
+  // For steps. Kernels compile on the first use, and once more after set_adapters.
+  Task<Status> prepare_steps();
+  // The most rows of a step.
+  uint32_t step_rows() const { return std::min(options_.sequences, options_.max_batch); }
+  // Bytes that a step reads back of each row: what Choose::kSampleTopk does, at the start.
+  uint32_t step_stride() const { return round_step(candidate_bytes()); }
+  // After prepare_steps: submits 1..step_rows() tokens of different sequences through every layer
+  // and the head. Each row's next token is drawn. fed: the rows are those of the step before, with
+  // their adjustments; each runs the token that was drawn for it (0 for kNoToken), not StepRow's.
+  // `out`: [rows] of step_stride() bytes; it must stay valid until `ticket` is resumed. What
+  // decode() runs next is not changed.
+  void step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket);
+  // All logits of a row of the last step, after adjustments: f32 [vocab].
+  Task<Status> read_step_logits(uint32_t row, std::span<float> out) const;
+  // kInvalidArgument for more entries than there is room for.
+  Status check_adjustments(size_t entries) const;
 
   // Every layer with K and V of its own, in order.
   std::vector<KvRows> kv_rows() const;
@@ -214,17 +243,26 @@ class Decoder {
                   std::vector<gpu::Range> ranges, bool batch = false);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
+  void record_head(Program& program, const gpu::Range& h, const gpu::Buffer& logits,
+                   const gpu::Buffer& step, uint32_t stride);
   void record_all_head(uint32_t rows);
   void record_decode();
   void record_entry();
   void record_decode_layer(size_t layer, uint32_t& current);
   void record_sampling();
-  void record_batch_inputs();
+  void record_batch_inputs(Program& program);
+  uint32_t max_adjustments() const { return std::min(config_.vocab, options_.context + 4096); }
+  static uint32_t round_step(uint32_t bytes) { return (bytes + 255) / 256 * 256; }
+  Status allocate_steps();
+  void record_steps();
+  void record_step_attention(size_t layer, Program& program);
+  void record_step_row(uint32_t row);
   void record_batch_layer(size_t layer, Program& program, uint32_t& current);
   void record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
                      const gpu::Buffer& out, float scale, const gpu::Buffer& step);
   void append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position);
   void write_step(const gpu::Buffer& step, const kernels::Step& value);
+  void write_spans(std::span<const kernels::TokenSpan> spans);
   uint32_t write_batch(std::span<const Prompt> prompts);
   void record_batch(std::span<const Prompt> prompts);
 
@@ -267,6 +305,19 @@ class Decoder {
   Program all_norm_;
   const gpu::Buffer* hidden_ = nullptr;  // where all_norm_ leaves them; none: not recorded yet
   std::vector<Program> all_head_;        // by block of logits_rows_ rows
+  // Of steps. What a row has of its own lies in blocks of 256 bytes, where bindings may begin.
+  struct Steps {
+    gpu::Buffer logits, partial, candidates;  // a row each; `partial` is the rows' in turn
+    gpu::Buffer adjust_entries, params, places, choices;
+    gpu::Buffer attention, stats;  // of splits
+    Program inputs, norm, head;
+    std::vector<Program> layers;
+    std::vector<Program> adjust, sample;  // by row
+    uint32_t last = 0;                    // position of the step at hand
+    bool ready = false;
+  };
+  Steps steps_;
+  bool few_ = false;  // whether products that are recorded are of few tokens
   gpu::CommandList list_;
 };
 

@@ -90,6 +90,7 @@ Task<Status> Decoder::record_anew() {
   // Prepared again when they are asked for.
   hidden_ = nullptr;
   logits_rows_ = 0;
+  steps_.ready = false;
   co_return co_await compile_and_bind(nullptr);
 }
 

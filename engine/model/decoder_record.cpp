@@ -281,12 +281,16 @@ void Decoder::record_sampling() {
 // products of a layer have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges,
                             const Change* change, bool adds) {
-  tuner_.use(spec, ranges, batch_.quantized);
+  spec.few = few_;
+  spec.light = options_.variant.light;
+  // The form for few tokens has its cut from the shape.
+  if (!few_) tuner_.use(spec, ranges, batch_.quantized);
   LowRankAddSpec add;
   std::vector<gpu::Range> add_ranges{ranges[1]};
   if (change != nullptr) {
     const MatmulSpec low{.segments = {{kernels::Codec::kF32, change->shape.rank(), 0}},
                          .cols = spec.cols,
+                         .few = few_,
                          .light = options_.variant.light};
     program.add(cache_, kernels::matmul_source(low),
                 {change->a(), batch_low_, ranges[2], ranges.back()},
@@ -349,18 +353,18 @@ MatmulSpec batch_spec(const MatrixGroup& group) {
 
 }  // namespace
 
-void Decoder::record_batch_inputs() {
+void Decoder::record_batch_inputs(Program& program) {
   const auto hidden = static_cast<float>(config_.hidden);
-  record_gather(batch_inputs_, weights_.token_embd, batch_.tokens, batch_.x[0], std::sqrt(hidden),
+  record_gather(program, weights_.token_embd, batch_.tokens, batch_.x[0], std::sqrt(hidden),
                 batch_.step);
   if (config_.per_layer_dim == 0) return;
-  record_gather(batch_inputs_, weights_.per_layer_token_embd, batch_.tokens, batch_.ple_tok,
+  record_gather(program, weights_.per_layer_token_embd, batch_.tokens, batch_.ple_tok,
                 std::sqrt(static_cast<float>(config_.per_layer_dim)), batch_.step);
-  record_matmul(batch_inputs_, batch_spec(weights_.per_layer_model_proj),
+  record_matmul(program, batch_spec(weights_.per_layer_model_proj),
                 {weights_.per_layer_model_proj.buffer, batch_.ple_ctx, batch_.x[0], batch_.step});
   const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
                                         config_.per_layer_dim, config_.hidden, config_.rms_eps};
-  batch_inputs_.add(
+  program.add(
       cache_, kernels::ple_combine_source(combine, options_.variant),
       std::vector<gpu::Range>{batch_.ple_ctx, batch_.ple_tok, vectors(weights_.per_layer_proj_norm),
                               batch_.ple, batch_.step},
@@ -376,17 +380,22 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   const gpu::Buffer& h = record_residual_norm(program, w.before_attention, l > 0, current);
   record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step},
                 change(Product::kQkv));
-  std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l])};
-  if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
-  post.insert(post.end(), {batch_.spans, batch_.step});
-  program.add(cache_, kernels::qkv_post_source(attention, variant), std::move(post),
-              [attention](uint32_t tokens) { return kernels::qkv_post_groups(attention, tokens); });
-  program.add(cache_, kernels::attention_prefill_source(attention, variant),
-              std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention,
-                                      batch_.spans, batch_.step},
-              [this, attention](uint32_t tokens) {
-                return kernels::attention_prefill_groups(attention, tokens, spans_);
-              });
+  if (few_) {
+    record_step_attention(l, program);
+  } else {
+    std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l])};
+    if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
+    post.insert(post.end(), {batch_.spans, batch_.step});
+    program.add(
+        cache_, kernels::qkv_post_source(attention, variant), std::move(post),
+        [attention](uint32_t tokens) { return kernels::qkv_post_groups(attention, tokens); });
+    program.add(cache_, kernels::attention_prefill_source(attention, variant),
+                std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention,
+                                        batch_.spans, batch_.step},
+                [this, attention](uint32_t tokens) {
+                  return kernels::attention_prefill_groups(attention, tokens, spans_);
+                });
+  }
   record_matmul(program, batch_spec(w.output),
                 {w.output.buffer, batch_.delta, batch_.attention, batch_.step},
                 change(Product::kOutput));
@@ -414,30 +423,35 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
                 change(Product::kPleProj));
 }
 
+// The head for the tokens of `step`: Y's rows have `stride` floats.
+void Decoder::record_head(Program& program, const gpu::Range& h, const gpu::Buffer& logits,
+                          const gpu::Buffer& step, uint32_t stride) {
+  const Change* change = stack_.find(0, Product::kHead);
+  const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
+  for (const Table::Part& part : weights_.head().parts) {
+    const bool first = &part == weights_.head().parts.data();
+    MatmulSpec spec;
+    spec.segments = {{weights_.head().codec, part.rows, 0}};
+    spec.cols = config_.hidden;
+    spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
+    spec.cap = config_.softcap;
+    spec.y_stride = stride;
+    spec.row_offset = part.row_begin;
+    record_matmul(program, spec, {part.buffer, logits, h, step}, first ? change : nullptr, false);
+  }
+  if (change == nullptr) return;
+  const LowRankAddSpec add{
+      .change = change->shape, .epilogue = epilogue, .cap = config_.softcap, .y_stride = stride};
+  record_add(program, add, *change, {logits, batch_low_}, true);
+}
+
 // The head over blocks of `rows` tokens, for the logits of all positions.
 void Decoder::record_all_head(uint32_t rows) {
   const gpu::Buffer& h = *hidden_;
   const uint64_t block_bytes = uint64_t{rows} * config_.hidden * sizeof(float);
-  const Change* change = stack_.find(0, Product::kHead);
-  const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
-  for (uint64_t at = 0; at < h.size(); at += block_bytes) {
-    Program& program = all_head_.emplace_back();
-    for (const Table::Part& part : weights_.head().parts) {
-      const bool first = &part == weights_.head().parts.data();
-      MatmulSpec spec;
-      spec.segments = {{weights_.head().codec, part.rows, 0}};
-      spec.cols = config_.hidden;
-      spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
-      spec.cap = config_.softcap;
-      spec.y_stride = config_.vocab;
-      spec.row_offset = part.row_begin;
-      record_matmul(program, spec, {part.buffer, all_logits_, {h, at, h.size() - at}, all_step_},
-                    first ? change : nullptr, false);
-    }
-    if (change == nullptr) continue;
-    record_add(program, {.change = change->shape, .epilogue = epilogue, .cap = config_.softcap},
-               *change, {all_logits_, batch_low_});
-  }
+  for (uint64_t at = 0; at < h.size(); at += block_bytes)
+    record_head(all_head_.emplace_back(), {h, at, h.size() - at}, all_logits_, all_step_,
+                config_.vocab);
 }
 
 }  // namespace lapidary::model

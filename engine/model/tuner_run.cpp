@@ -41,11 +41,9 @@ constexpr double kChance = 2;
 // A cut must take less than this share of the usual one's time to take its place: less is noise,
 // and alone a product meets other caches than between its neighbours.
 constexpr double kGain = 0.93;
-// So much less where more than the product's own time hangs on the cut: of attention, timed in two
-// submissions with all of the cache in reach, and of products with a low-rank change, which read
-// what others leave and leave what others read. For less a cut took its place that lost a fifth
-// among the layers.
-constexpr double kLargeGain = 0.85;
+// So much less of attention, which is timed in two submissions and with all of the cache in reach:
+// for less a cut took its place that lost a fifth among the layers.
+constexpr double kAttentionGain = 0.85;
 // Values of y that are compared, and how far sums in another order may differ.
 constexpr uint32_t kCompared = 4096;
 constexpr float kTolerance = 1e-3f;
@@ -61,9 +59,7 @@ float tolerance_of(Dot form) {
 
 // By how much a cut of the product must be faster.
 double gain_of(const auto& spec) {
-  const auto* matvec = std::get_if<MatvecSpec>(&spec);
-  const bool changed = matvec != nullptr && matvec->fused.any();
-  return changed || std::holds_alternative<AttentionSpec>(spec) ? kLargeGain : kGain;
+  return std::holds_alternative<AttentionSpec>(spec) ? kAttentionGain : kGain;
 }
 
 // What is wrong with y, where it should be `usual`; empty when nothing is.

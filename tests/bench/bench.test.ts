@@ -68,7 +68,7 @@ test('medians', () => {
 test('nano: every number, with what did not fit named', async () => {
   const out = join(folder, 'nano.json');
   const flags =
-    '--contexts 8,5000 --prefills 8,5000 --repeats 1 --decode-tokens 4 --first-token 8 --sessions 2';
+    '--contexts 8,5000 --prefills 8,5000 --repeats 1 --decode-tokens 4 --first-token 8 --concurrency 1,2';
   const args = ['bench', '--profile', '--json', '--out', out, ...flags.split(' ')];
   const { code, stdout, stderr } = await lapidary(args);
   expect(code, stderr).toBe(0);
@@ -82,7 +82,11 @@ test('nano: every number, with what did not fit named', async () => {
     host: expect.stringContaining('Node.js') as string,
     device: { software: true },
     model: { name: 'nano', fileBytes: 6120320, info: { layers: 6, vocab: 2048 } },
-    gate: { checked: 'nano only', nano: { prompts: NANO.greedy.length } },
+    gate: {
+      checked: 'nano only',
+      nano: { prompts: NANO.greedy.length },
+      together: { replies: 2, difference: any },
+    },
     bandwidth: { bytesPerSecond: number },
     load: {
       milliseconds: number,
@@ -96,6 +100,10 @@ test('nano: every number, with what did not fit named', async () => {
       { promptTokens: 5000, skipped: expect.stringContaining('2048') as string },
     ],
     together: { prompts: 2, promptTokens: 64, tokensPerSecond: number, oneByOne: number },
+    concurrent: [
+      { replies: 1, context: 8, tokens: 4, tokensPerSecond: number },
+      { replies: 2, context: 8, tokens: 4, tokensPerSecond: number },
+    ],
     decode: [
       { context: 8, tokens: 4, tokensPerSecond: number, repeatable: true },
       { context: 5000, skipped: expect.stringContaining('2048') as string },
@@ -119,6 +127,7 @@ test('nano: every number, with what did not fit named', async () => {
   const text = table(report);
   expect(text).toMatch(/decode at 8, tok\/s +[\d.]+, [\d.]+ % of peak bandwidth/);
   expect(text).toMatch(/2 prompts of 64 together, tok\/s +[\d.]+/);
+  expect(text).toMatch(/2 replies at once, tok\/s of all +[\d.]+/);
   expect(text).toMatch(/prefill of 5000, tok\/s +not measured/);
 });
 

@@ -287,17 +287,23 @@ describe("OpenAI's client", () => {
   });
 
   test('one that waits and goes away never gets its turn, and those behind it do', async () => {
-    const first = await openai.chat.completions.create({ ...endless, stream: true });
+    const before = await settled();
+    // As many as are written at once.
+    const others = await Promise.all(
+      Array.from({ length: 4 }, () =>
+        openai.chat.completions.create({ ...endless, max_tokens: 24, stream: true }),
+      ),
+    );
     const controller = new AbortController();
-    const second = openai.chat.completions.create(endless, { signal: controller.signal });
-    const third = openai.chat.completions.create(greedy);
-    for await (const chunk of first) {
-      if (!chunk.choices[0]?.delta.content) continue;
-      controller.abort();
-      break;
-    }
-    await expect(second).rejects.toThrow(/aborted/);
-    expect((await third).choices[0]?.message.content).toBe(ANSWER);
+    const waits = openai.chat.completions.create(endless, { signal: controller.signal });
+    const last = openai.chat.completions.create(greedy);
+    while ((await metric('queue_length')) < 2);
+    controller.abort();
+    await expect(waits).rejects.toThrow(/aborted/);
+    for (const other of others) for await (const chunk of other) void chunk;
+    const { choices, usage } = await last;
+    expect(choices[0]?.message.content).toBe(ANSWER);
+    expect((await settled()) - before).toBe(96 + usage!.completion_tokens);
   });
 
   test.each<[string, object, number, string | null, string | null]>([
@@ -501,6 +507,86 @@ function send(
 }
 const json = { 'content-type': 'application/json' };
 const CHAT = '/v1/chat/completions';
+
+describe('several clients at once', () => {
+  const schema = { response_format: schemaFormat(CAPITAL).response_format };
+  const options = { temperature: 0 };
+  const asks: (() => Promise<unknown>)[] = [
+    async () => (await openai.chat.completions.create(greedy)).choices[0]?.message.content,
+    async () =>
+      (await openai.chat.completions.create({ ...greedy, ...schema })).choices[0]?.message.content,
+    async () => {
+      let text = '';
+      for await (const chunk of await openai.chat.completions.create({ ...greedy, stream: true })) {
+        text += chunk.choices[0]?.delta.content ?? '';
+      }
+      return text;
+    },
+    async () => {
+      const request = { ...greedy, messages: ask, tools: [WEATHER] };
+      const [choice] = (await openai.chat.completions.create(request)).choices;
+      const [call] = choice?.message.tool_calls ?? [];
+      return call?.type === 'function' && call.function;
+    },
+    async () => (await ollama.chat({ model: 'nano', messages: question, options })).message.content,
+    async () => {
+      const request = { model: 'nano', messages: question, options, format: CAPITAL };
+      return (await ollama.chat(request)).message.content;
+    },
+    async () => {
+      let text = '';
+      const stream = await ollama.chat({
+        model: 'nano',
+        messages: question,
+        options,
+        stream: true,
+      });
+      for await (const part of stream) text += part.message.content;
+      return text;
+    },
+    async () => {
+      const request = { model: 'nano', prompt: 'The capital of France is', raw: true, options };
+      return (await ollama.generate({ ...request, options: { ...options, num_predict: 3 } }))
+        .response;
+    },
+  ];
+
+  test('four of each get what they get alone', async () => {
+    const alone = [];
+    for (const one of asks) alone.push(await one());
+    expect(alone.filter((text) => text === ANSWER)).toHaveLength(4);
+    expect(await Promise.all(asks.map((one) => one()))).toEqual(alone);
+  });
+
+  test('four are written side by side; one that goes away makes room for one that waits', async () => {
+    await settled();
+    const stops = Array.from({ length: 5 }, () => new AbortController());
+    const written = stops.map(() => 0);
+    const read = async (i: number) => {
+      const request = { ...endless, stream: true as const };
+      const { signal } = stops[i]!;
+      const stream = await openai.chat.completions.create(request, { signal });
+      for await (const chunk of stream) if (chunk.choices[0]?.delta.content) written[i]!++;
+    };
+    const writes = async (...which: number[]) => {
+      const enough = which.map((i) => written[i]! + 3);
+      while (which.some((i, n) => written[i]! < enough[n]!)) {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+    };
+    const reading = [0, 1, 2, 3].map(read);
+    await writes(0, 1, 2, 3);
+    reading.push(read(4));
+    while ((await metric('queue_length')) < 1);
+    await writes(0, 1, 2, 3);
+    expect([await metric('replies_running'), written[4]]).toEqual([4, 0]);
+    stops[1]!.abort();
+    await writes(0, 2, 3, 4);
+    for (const stop of stops) stop.abort();
+    await Promise.allSettled(reading);
+    await settled();
+  });
+});
 
 describe('nobody else', () => {
   test.each<[string, string, Record<string, string>, string, number]>([

@@ -143,7 +143,7 @@ test.each([
   ['--origin', '*'],
   ['--origin', 'https://site.example/path'],
   ['--log', 'xml'],
-  ['--sessions', '0'],
+  ['--parallel', '0'],
 ])('%s %s is wrong usage', async (...flags) => {
   expect((await lapidary(['serve', '--port', '0', ...flags])).code).toBe(2);
 });

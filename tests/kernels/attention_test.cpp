@@ -144,6 +144,51 @@ KERNEL_TEST(attention_decode_ring) {
   co_return co_await check_layer(device, spec, 1, 0, 24);
 }
 
+// The next token of every sequence in one step, whose splits a kernel merges.
+Task<Status> check_rows(gpu::Device& device, const TrialLayer& layer,
+                        std::vector<AttentionOracle>& oracles, std::span<const uint32_t> positions,
+                        Variant variant) {
+  const AttentionSpec& spec = layer.spec;
+  const auto count = static_cast<uint32_t>(oracles.size());
+  const size_t width = size_t{spec.heads} * spec.head_dim;
+  TrialRandom random(count + 77);
+  std::vector<float> raw;
+  std::vector<double> wanted;
+  std::vector<TokenSpan> spans;
+  for (uint32_t s = 0; s < count; ++s) {
+    const std::vector<float> token = random.floats(spec.qkv_rows(), 2.0f);
+    oracles[s].append(token.data());
+    const std::vector<double> out = oracles[s].attend(token.data(), positions[s]);
+    raw.insert(raw.end(), token.begin(), token.end());
+    wanted.insert(wanted.end(), out.begin(), out.end());
+    spans.push_back({.first = s, .position = positions[s], .sequence = count - s});
+  }
+  const std::vector<Step> step = {{.tokens = count, .spans = count}};
+  CO_TRY(const gpu::Kernel rows,
+         co_await trial_kernel(device, attention_rows_source(spec, variant)));
+  CO_TRY(const gpu::Kernel merge, co_await trial_kernel(device, attention_merge_source(spec)));
+  CO_TRY(const gpu::Buffer qkv, trial_buffer(device, raw));
+  CO_TRY(const gpu::Buffer places, trial_buffer(device, spans));
+  CO_TRY(const gpu::Buffer at, trial_buffer(device, step));
+  CO_TRY(const gpu::Buffer partial, trial_zeros(device, 4 * count * spec.tiling.splits * width));
+  CO_TRY(const gpu::Buffer stats,
+         trial_zeros(device, uint64_t{8} * count * spec.tiling.splits * spec.heads));
+  CO_TRY(const gpu::Buffer out, trial_zeros(device, 4 * count * width));
+  const std::vector<gpu::Range> first = {qkv,     layer.norms, layer.rope, layer.k, layer.v,
+                                         partial, stats,       places,     at};
+  const std::vector<gpu::Range> second = {partial, stats, out, places, at};
+  const uint32_t last = *std::ranges::max_element(positions);
+  CO_TRY_VOID(trial_dispatch(device, rows, first, attention_rows_groups(spec, count, last)));
+  CO_TRY_VOID(trial_dispatch(device, merge, second, attention_merge_groups(spec, count)));
+  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, out, count * width));
+  for (uint32_t s = 0; s < count; ++s) {
+    const double d = largest_difference(std::span(got).subspan(s * width, width),
+                                        std::span(wanted).subspan(s * width, width));
+    KERNEL_EXPECT(d < tolerance(spec), "row ", s, " differs by ", d);
+  }
+  co_return Status{};
+}
+
 // Prompts of several sequences in one batch, each over its own cache: whole ones, the rest of one
 // that has begun, a single token; then decode in one of them.
 Task<Status> check_sequences(gpu::Device& device, AttentionSpec spec,
@@ -196,7 +241,10 @@ Task<Status> check_sequences(gpu::Device& device, AttentionSpec spec,
          co_await trial_decode(device, layer, kernels.decode, token, position, sequences - 1));
   const double d = largest_difference(out, oracles[1].attend(token.data(), position));
   KERNEL_EXPECT(d < tolerance(spec), "decode differs by ", d);
-  co_return Status{};
+  std::vector<uint32_t> positions;
+  for (uint32_t s = 0; s < sequences; ++s) positions.push_back(begun[s] + tokens[s]);
+  ++positions[1];
+  co_return co_await check_rows(device, layer, oracles, positions, variant);
 }
 
 // Their kernels are those of tests above, which software GPUs take long to compile.
@@ -207,6 +255,29 @@ KERNEL_TEST(attention_sequences_global) {
     CO_TRY_VOID(co_await check_sequences(device, spec, {0, 40, 3, 0}, {33, 31, 1, 65}, variant));
   }
   co_return Status{};
+}
+// Several splits in some rows, as real GPUs have it.
+KERNEL_TEST(attention_rows_of_splits) {
+  AttentionSpec spec = shape(2, 1, 16, 0, 200);
+  spec.kv_f32 = true;
+  spec.tiling = {128, 32, 5};
+  spec.sequences = 4;
+  TrialRandom random(5);
+  const std::vector<float> norms = random.floats(2 * spec.head_dim, 0.15f, 0.45f);
+  CO_TRY(const TrialLayer layer, trial_layer(device, spec, norms, 200, 200));
+  const Variant variant = unrolled_variants(device).front();
+  CO_TRY(const TrialKernels kernels,
+         co_await trial_kernels(device, spec, variants(device).front()));
+  const std::vector<uint32_t> lengths = {170, 1, 70};
+  std::vector<AttentionOracle> oracles(lengths.size(), AttentionOracle(spec, norms));
+  for (uint32_t s = 0; s < lengths.size(); ++s) {
+    const std::vector<float> raw = random.floats(size_t{lengths[s]} * spec.qkv_rows(), 2.0f);
+    for (uint32_t t = 0; t < lengths[s]; ++t)
+      oracles[s].append(raw.data() + size_t{t} * spec.qkv_rows());
+    CO_TRY_VOID(co_await trial_prefill(device, layer, kernels, raw,
+                                       {{.tokens = lengths[s], .sequence = 3 - s}}));
+  }
+  co_return co_await check_rows(device, layer, oracles, lengths, variant);
 }
 KERNEL_TEST(attention_sequences_window) {
   AttentionSpec spec = shape(8, 1, 256, 20, 60);

@@ -90,6 +90,57 @@ KERNEL_TEST(matmul_every_tiling) {
   co_return Status{};
 }
 
+// The form for few tokens: counts around the columns that a workgroup has, rows and columns that
+// fill no workgroup, all that comes after the product.
+Task<Status> expect_few(gpu::Device& device, MatmulSpec spec, std::vector<uint32_t> counts,
+                        float scale = 1.0f) {
+  spec.few = true;
+  spec.light = device.info().is_software != 0;
+  return expect_product(device, std::move(spec), std::move(counts), scale);
+}
+KERNEL_TEST(matmul_few_tokens) {
+  CO_TRY_VOID(
+      co_await expect_few(device, {.segments = {{Codec::kQ4_0, 67}}, .cols = 512}, {1, 4, 5, 17}));
+  CO_TRY_VOID(
+      co_await expect_few(device, {.segments = {{Codec::kF32, 65}}, .cols = 35}, {1, 8, 9}));
+  co_return co_await expect_few(
+      device,
+      {.segments = {{Codec::kQ4_K, 70}, {Codec::kQ6_K, 3}, {Codec::kQ4_K, 64}},
+       .cols = 256,
+       .y_stride = 150,
+       .row_offset = 6},
+      {3, 8});
+}
+KERNEL_TEST(matmul_few_tokens_epilogues) {
+  CO_TRY_VOID(co_await expect_few(device,
+                                  {.segments = {{Codec::kQ8_0, 45}, {Codec::kF16, 45}},
+                                   .cols = 256,
+                                   .epilogue = Epilogue::kGeglu},
+                                  {2, 7}, 15.0f));
+  CO_TRY_VOID(co_await expect_few(device,
+                                  {.segments = {{Codec::kF32, 20}},
+                                   .cols = 64,
+                                   .epilogue = Epilogue::kGeluMul,
+                                   .y_stride = 23,
+                                   .row_offset = 2,
+                                   .mul_stride = 50,
+                                   .mul_offset = 25},
+                                  {3}, 15.0f));
+  co_return co_await expect_few(
+      device,
+      {.segments = {{Codec::kF32, 20}}, .cols = 64, .epilogue = Epilogue::kSoftcap, .cap = 3.0f},
+      {3}, 15.0f);
+}
+// As real GPUs have it, with several rows a thread: those of gate and of up.
+KERNEL_TEST(matmul_few_tokens_unrolled) {
+  co_return co_await expect_product(device,
+                                    {.segments = {{Codec::kF32, 133}, {Codec::kF32, 133}},
+                                     .cols = 96,
+                                     .epilogue = Epilogue::kGeglu,
+                                     .few = true},
+                                    {5});
+}
+
 // What quantising makes of X, read back as values: token counts around the kernel's workgroup, a
 // unit of zeros, one of numbers too small to divide by, one whose largest is negative.
 Task<Status> expect_quantized(gpu::Device& device, Dot dot) {

@@ -219,6 +219,24 @@ describe('the same answers', () => {
     expect(maxAbsDifference(got, expected)).toBeLessThanOrEqual(SAME);
   });
 
+  test('of two replies at once, and when one of them is stopped while rows are read', async () => {
+    const request = { temperature: 0, maxTokens: TOKENS, ignoreEos: true };
+    const [expected, got] = await both(async (model) =>
+      Promise.all(
+        [story, long].map(async (ids) => (await model.generate(ids, request).report()).tokens),
+      ),
+    );
+    expect(got).toEqual(expected);
+    await inSource.truncate(0);
+    const stop = new AbortController();
+    const stopped = inSource.generate([210, 211], { ...wild, seed: 4, signal: stop.signal });
+    const other = inSource.generate(story, request).report();
+    let texts = 0;
+    for await (const event of stopped) if (event.type === 'text' && ++texts === 3) stop.abort();
+    expect((await stopped.report()).reason).toBe('cancelled');
+    expect((await other).tokens).toEqual(expected[0]);
+  });
+
   // At so high a temperature more than 256 tokens make up topP, and the host draws from all logits.
   test.each<[string, number[], RawOptions, number]>([
     ['greedy', long, { temperature: 0 }, 4],

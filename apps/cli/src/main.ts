@@ -413,6 +413,11 @@ program
     wholeFrom(1),
   )
   .option(
+    '--concurrency <n,…>',
+    'time so many replies at once, too: 1,2,4,8',
+    (text: string): number[] => text.split(',').map(number(1, 64, true)),
+  )
+  .option(
     '--lora-rank <n>',
     'measure with a LoRA adapter of random values on the seven projections of every layer',
     number(1, 1024, true),
@@ -464,8 +469,8 @@ program
     '5m',
   )
   .option(
-    '--sessions <n>',
-    'conversations that stay in the cache side by side',
+    '--parallel <n>',
+    'replies that are written at once, and conversations that stay in the cache',
     number(1, 64, true),
     4,
   )

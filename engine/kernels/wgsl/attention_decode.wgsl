@@ -1,4 +1,5 @@
-// One token's attention over the cache, one workgroup a (head, split): x, y. Keys come in tiles of
+// One token's attention over the cache, one workgroup a (head, split): x, y. Of several (ROWS) each is
+// a span and has a z. Keys come in tiles of
 // one a thread: LANES neighbouring threads share the dot product of a key, so that a row is read in
 // whole lines; then the threads turn to the V rows, UNITS of them side by side on one row, and keep
 // their sums in registers until the end. Softmax is streamed: maximum `top`, sum `mass`.
@@ -86,11 +87,24 @@ fn store_handed(r: u32, sum: f32) {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
 //#if LIGHT
+//#if ROWS
+  // A batch has its positions in the spans.
+  hidden_zero = step.position;
+//#else
   hidden_zero = group.z;
+//#endif
 //#endif
   let head = group.x;
   let split = group.y;
+//#if ROWS
+  let position = spans[group.z].position;
+  let sequence = spans[group.z].sequence;
+  let first_vector = group.z * (QKV_ROWS / HEAD_DIM);
+//#else
   let position = step.position;
+  let sequence = step.sequence;
+  let first_vector = 0u;
+//#endif
   let splits = attention_splits(position);
   if (split >= splits) {
     return;
@@ -129,7 +143,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       source = HEADS + kv_head + (vector - 1u) * KV_HEADS;
 //#endif
     }
-    turn_head(thread, source * HEAD_DIM, min(vector, 1u) * HEAD_DIM, vector != 2u, position);
+    turn_head(thread, (first_vector + source) * HEAD_DIM, min(vector, 1u) * HEAD_DIM, vector != 2u, position);
     workgroupBarrier();
     if (vector == 0u) {
       for (var i = thread; i < bound(2u * UNITS); i += THREADS) {
@@ -144,14 +158,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (vector == 1u) {
         sum = own;
         if (stores) {
-          store_k(kv_row(step.sequence, position, kv_head) + unit, own);
+          store_k(kv_row(sequence, position, kv_head) + unit, own);
         }
       } else {
         let key = sum;
         sum = own;
         mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
         if (stores) {
-          store_v(kv_row(step.sequence, position, kv_head) + unit, own);
+          store_v(kv_row(sequence, position, kv_head) + unit, own);
         }
       }
     }
@@ -178,18 +192,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let owns = begin <= position && position < end;
 //#endif
   if (works) {
-    q = head_pair(head, thread);
+    q = head_pair(first_vector + head, thread);
     q_norm = norm_pair(0u, thread);
     if (thread < ROTATED) {
       turn = rope_turn(position, thread);
     }
 //#if KV_WRITE
     if (owns) {
-      k = head_pair(HEADS + kv_head, thread);
+      k = head_pair(first_vector + HEADS + kv_head, thread);
 //#if V_FROM_K
       v = k;
 //#else
-      v = head_pair(HEADS + KV_HEADS + kv_head, thread);
+      v = head_pair(first_vector + HEADS + KV_HEADS + kv_head, thread);
 //#endif
       k_norm = norm_pair(1u, thread);
     }
@@ -235,8 +249,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       sum = own_unit(ROW, unit);
       mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
       if (head % (HEADS / KV_HEADS) == 0u) {
-        store_k(kv_row(step.sequence, position, kv_head) + unit, key);
-        store_v(kv_row(step.sequence, position, kv_head) + unit, sum);
+        store_k(kv_row(sequence, position, kv_head) + unit, key);
+        store_v(kv_row(sequence, position, kv_head) + unit, sum);
       }
     }
     top = workgroup_sum(thread, mass);
@@ -254,7 +268,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Four keys at a time: four loads in flight for each load of the query.
     for (var key = thread / LANES; key < count; key += 4u * KEYS_AT_ONCE) {
 //#repeat r FOUR
-      let row${r} = kv_row(step.sequence, tile + min(key + ${r}u * KEYS_AT_ONCE, count - 1u),
+      let row${r} = kv_row(sequence, tile + min(key + ${r}u * KEYS_AT_ONCE, count - 1u),
                            kv_head);
       var dot${r} = 0.0;
 //#end
@@ -297,7 +311,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#repeat r FOUR
         let key${r} = key + ${r}u * ROWS_AT_ONCE;
         let near${r} = min(key${r}, count - 1u);
-        let v${r} = load_v(kv_row(step.sequence, tile + near${r}, kv_head) + unit);
+        let v${r} = load_v(kv_row(sequence, tile + near${r}, kv_head) + unit);
         let w${r} = select(0.0, weights[near${r}], key${r} < count);
 //#end
 //#repeat r FOUR
@@ -314,7 +328,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   parts[(4u + ${r}u) * THREADS + thread] = sum.b[${r}u];
 //#end
   workgroupBarrier();
+//#if ROWS
+  let out = (group.z * MAX_SPLITS + split) * HEADS + head;
+//#else
   let out = split * HEADS + head;
+//#endif
   for (var d = thread; d < bound(HEAD_DIM); d += THREADS) {
     var x = 0.0;
     for (var r = 0u; r < bound(ROWS_AT_ONCE); r += 1u) {

@@ -29,6 +29,7 @@ import { KeptReply, Recovery } from './recovery.js';
 import { Reply } from './reply.js';
 import { modelIdentity, restoreSession, saveSession, type SaveOptions } from './snapshot.js';
 import { throwIfAborted, type ByteSource } from './source/source.js';
+import { Turns } from './turns.js';
 import type {
   AdapterInfo,
   ChatOptions,
@@ -59,7 +60,8 @@ export interface LoadOptions extends FindOptions {
   batchSize?: number;
   /**
    * Conversations whose keys and values stay in the cache side by side, 1 to 64, each with `contextLength` tokens of
-   * GPU memory. A request goes on from the one that begins like it. Default 1.
+   * GPU memory. A request goes on from the one that begins like it. So many replies are written at once, each token of
+   * all of them in one batch, which is faster than one reply after the other. Default 1.
    */
   sessions?: number;
   /**
@@ -104,7 +106,8 @@ export interface TokenizeOptions {
 const SPECIALS = { plain: 0, 'user-defined': 1, parse: 2 } as const;
 
 /**
- * A model on the GPU. One request runs at a time; others wait their turn. Every failure is a {@link LapidaryError}
+ * A model on the GPU. As many replies as it was loaded with `sessions` are written side by side; what else is asked of
+ * it runs by itself. All wait their turn in the order in which they were asked for. Every failure is a {@link LapidaryError}
  * with a stable `code`.
  *
  * ```ts
@@ -116,7 +119,9 @@ const SPECIALS = { plain: 0, 'user-defined': 1, parse: 2 } as const;
  * ```
  */
 export class Model {
-  private queue: Promise<unknown> = Promise.resolve();
+  private readonly turns = new Turns(() => this.info.sessions);
+  /** Replies that go on. */
+  private replying = 0;
   private readonly closing = new AbortController();
   private closed: Promise<void> | undefined;
   private identity: string | undefined;
@@ -409,7 +414,7 @@ export class Model {
     if (!gpu) throw new LapidaryError('internal_error', 'a model without a GPU');
     gpu.startProfile();
     const taken = async () => {
-      await this.queue;
+      await this.enqueue(() => Promise.resolve());
       return gpu.takeProfile();
     };
     try {
@@ -426,7 +431,7 @@ export class Model {
   close(): Promise<void> {
     this.closed ??= (async () => {
       this.closing.abort();
-      await this.queue;
+      await this.enqueue(() => Promise.resolve());
       try {
         this.engine.callVoid('lap_model_close', this.handle);
       } catch {
@@ -452,16 +457,17 @@ export class Model {
 
   /** Runs `work` after all that was asked before it, whether that went well or not. */
   private enqueue<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.queue.then(work);
-    this.queue = result.catch(() => {});
-    return result;
+    return this.turns.byItself(work);
   }
 
-  /** What ends the request that begins now, its reads of the source included: `signal`, or closing the model. */
+  /**
+   * What ends the request that begins now: `signal`, or closing the model. So do its reads of the source end, unless they
+   * are other replies', too.
+   */
   private endingWith(signal?: AbortSignal): AbortSignal {
     const closing = this.closing.signal;
     const ending = signal ? AbortSignal.any([signal, closing]) : closing;
-    this.engine.readUntil(this.recovery.loaded.source, ending);
+    this.engine.readUntil(this.recovery.loaded.source, this.replying > 1 ? closing : ending);
     return ending;
   }
 
@@ -473,17 +479,23 @@ export class Model {
 
   private reply(name: string, request: object, signal: AbortSignal | undefined): Reply {
     const start = (emit: (event: ReplyEvent) => void, stop: AbortSignal) =>
-      this.enqueue(async () => {
+      this.turns.beside(async () => {
         if (stop.aborted) return NEVER_STARTED;
         this.checkOpen();
         const kept = this.recovery.wanted ? new KeptReply(request, emit) : undefined;
         const json = JSON.stringify(request);
-        return this.recovery.run(() =>
-          this.engine.callJson<ReplyReport>(name, [this.handle, kept?.json() ?? json], {
-            signal: this.endingWith(stop),
-            onEvent: (event) => (kept ? kept.take(event as ReplyEvent) : emit(event as ReplyEvent)),
-          }),
-        );
+        this.replying++;
+        try {
+          return await this.recovery.run(() =>
+            this.engine.callJson<ReplyReport>(name, [this.handle, kept?.json() ?? json], {
+              signal: this.endingWith(stop),
+              onEvent: (event) =>
+                kept ? kept.take(event as ReplyEvent) : emit(event as ReplyEvent),
+            }),
+          );
+        } finally {
+          this.replying--;
+        }
       });
     return new Reply(start, signal);
   }

@@ -16,6 +16,8 @@ const isLoss = (error: unknown) => error instanceof LapidaryError && error.code 
 export class Recovery {
   readonly wanted: boolean;
   private readonly adapters = new Map<number, AdapterLocation>();
+  /** Loading again, for all that lost the device. */
+  private reloading: Promise<void> | undefined;
 
   constructor(
     /** Where the model is now. */
@@ -34,16 +36,25 @@ export class Recovery {
     this.adapters.delete(id);
   }
 
-  /** Does `work`; where it loses the device, loads the model again and has it done once more. */
+  /**
+   * Does `work`; where it loses the device, loads the model again and has it done once more. Several may do so at once:
+   * one loading serves all that were there.
+   */
   async run<T>(work: () => Promise<T>): Promise<T> {
     for (let losses = 0; ; losses++) {
+      await this.reloading;
+      const { loaded } = this;
       try {
         return await work();
       } catch (error) {
         if (!this.wanted || !isLoss(error) || losses >= MAX_LOSSES || this.closing.aborted) {
           throw error;
         }
-        await this.reload(error as LapidaryError);
+        if (this.loaded !== loaded) continue;
+        this.reloading ??= this.reload(error as LapidaryError).finally(() => {
+          this.reloading = undefined;
+        });
+        await this.reloading;
       }
     }
   }

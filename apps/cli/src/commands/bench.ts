@@ -29,6 +29,7 @@ export interface BenchFlags extends StoreFlags {
   kvType?: 'f16' | 'f32';
   batchSize?: number;
   sessions?: number;
+  concurrency?: number[];
   loraRank?: number;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   tune?: boolean;
@@ -104,6 +105,7 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
         ...(flags.tune === false && { tune: false }),
         ...(flags.batchSize !== undefined && { batchSize: flags.batchSize }),
         ...(flags.sessions !== undefined && { sessions: flags.sessions }),
+        ...(flags.concurrency && { concurrency: flags.concurrency }),
         ...(flags.loraRank !== undefined && { loraRank: flags.loraRank }),
         ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
         ...(flags.knownAnswers && { knownAnswers: [await readAnswers(flags.knownAnswers)] }),

@@ -24,7 +24,8 @@ export interface ServeFlags extends StoreFlags {
   context?: number;
   kvType?: 'f16' | 'f32';
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
-  sessions: number;
+  /** Replies at once. */
+  parallel: number;
   /** Absent: where only this machine can ask. */
   pull?: boolean;
   insecureRegistry?: string[];
@@ -91,7 +92,7 @@ function loader(flags: ServeFlags, log: Log): LoadModel {
     Model.load(name, {
       ...storeOptions(flags),
       signal,
-      sessions: flags.sessions,
+      sessions: flags.parallel,
       recover: true,
       ...(contextLength !== undefined && { contextLength }),
       ...(flags.kvType && { kvType: flags.kvType }),

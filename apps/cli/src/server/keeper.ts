@@ -134,12 +134,14 @@ export class ModelKeeper {
   }
 
   get waiting(): number {
-    // Of those that have the model, it works for one.
-    return this.waiters.length + Math.max(0, (this.resident?.leases ?? 0) - 1);
+    return this.waiters.length + (this.resident?.leases ?? 0) - this.running;
   }
 
+  /** Of those that have the model, it works for as many as it has sessions; the others it lets wait. */
   get running(): number {
-    return Math.min(1, this.resident?.leases ?? 0);
+    if (!this.resident) return 0;
+    const { leases, model } = this.resident;
+    return Math.min(leases, model.info.sessions);
   }
 
   get loaded(): LoadedModel | undefined {
