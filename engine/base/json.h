@@ -14,7 +14,8 @@ namespace lapidary {
 using Json = nlohmann::ordered_json;
 
 // Parses `text`; kInvalidFormat with `what` in the message. Nesting deeper than `max_depth` is
-// refused, since walkers of the result recurse.
+// refused, since walkers of the result recurse, and so are objects so wide (more than 8,192
+// members, or several that come near it) that building them would take seconds.
 Result<Json> parse_json(std::string_view text, std::string_view what, int max_depth = 64);
 
 // Serialises; broken UTF-8 inside strings becomes U+FFFD rather than an error.
