@@ -176,6 +176,11 @@ export interface KernelVariant {
    * allowed experimental WebGPU (in Node LAPIDARY_UNSAFE_WEBGPU=1).
    */
   prefill?: 'f32' | 'int16' | 'int8' | 'matrix';
+  /**
+   * So many replies at once are written in steps that give each a token; fewer take turns of some tokens, in which one
+   * is as fast as alone. Default 7, on software GPUs 2.
+   */
+  stepsFrom?: number;
 }
 
 /**
