@@ -1,7 +1,7 @@
 // Replies at once that are written by turns of some tokens each, as real GPUs write a few of them: each is what it is
 // alone, and none waits for another's end. nano F16 with f32 keys and values.
 
-import type { GenerateOptions, Model, ReplyReport } from 'lapidary/node';
+import type { Model, ReplyReport } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadBytes, nanoF16, promptNamed } from '../support/fixtures.ts';
 
@@ -20,7 +20,7 @@ afterAll(() => model?.close());
 
 interface Asked {
   ids: number[];
-  options: GenerateOptions;
+  options: Parameters<Model['generate']>[1];
 }
 const start = ({ ids, options }: Asked) => model.generate(ids, { temperature: 0, ...options });
 const said = ({ reason, tokens }: ReplyReport) => ({ reason, tokens });
