@@ -22,7 +22,8 @@ export function shortOfMemory(
       const label = wanted.label ?? '';
       if (refuses(label, wanted.size, alive)) {
         const error = new GPUOutOfMemoryError(`no room for ${label}`);
-        for (const listener of listeners) queueMicrotask(() => listener({ error }));
+        const event = Object.assign(new Event('uncapturederror', { cancelable: true }), { error });
+        for (const listener of listeners) queueMicrotask(() => listener(event));
       }
       const buffer = create(wanted);
       alive += wanted.size;
