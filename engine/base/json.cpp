@@ -6,7 +6,6 @@
 #include "engine/base/text.h"
 
 namespace lapidary {
-
 namespace {
 
 // An object that keeps its order finds a key by looking at all those before it. So many looks in
@@ -19,8 +18,8 @@ Result<Json> parse_json(std::string_view text, std::string_view what, int max_de
   bool too_deep = false;
   bool too_wide = false;
   uint64_t looks = 0;
-  std::vector<uint64_t> members(static_cast<size_t>(max_depth) +
-                                2);  // of the open object, by depth
+  // Of the open objects, by their depth.
+  std::vector<uint64_t> members(static_cast<size_t>(max_depth) + 2);
   const auto callback = [&](int depth, Json::parse_event_t event, Json&) {
     if (depth > max_depth) too_deep = true;
     if (too_deep || too_wide) return false;

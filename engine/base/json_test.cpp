@@ -40,7 +40,7 @@ TEST(ParseJson, RefusesWhatIsTooDeep) {
 
 TEST(ParseJson, RefusesObjectsThatTakeLongToBuild) {
   EXPECT_TRUE(parse_json(wide_object(8192), "test"));
-  const auto value = parse_json(wide_object(8194), "test");
+  const auto value = parse_json(wide_object(8193), "test");
   ASSERT_FALSE(value);
   EXPECT_EQ(value.error().code, ErrorCode::kInvalidFormat);
   EXPECT_EQ(value.error().message, "test: JSON with too many members");

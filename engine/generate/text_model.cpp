@@ -103,8 +103,8 @@ Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
     return fail(
         ErrorCode::kInvalidArgument,
-        "variant takes subgroups (true, false), dot (f32, int16, int8) and prefill (the same "
-        "or matrix) and stepsFrom (2 to 65)");
+        "variant takes subgroups (true, false), dot (f32, int16, int8), prefill (the same or "
+        "matrix) and stepsFrom (2 to 65)");
   };
   if (!json.is_object()) return bad();
   if (const Json* subgroups = json_member(json, "subgroups")) {

@@ -66,13 +66,11 @@ std::string_view codec_prefix(Codec codec);
 //   Q4_1         quants as Q4_0; scales f16 d, f16 m a unit
 //   Q5_0         as Q4_0; high 1 word a unit: bit 8 j + k is bit 4 of element 4 k + j
 //   Q5_1         quants and high as Q5_0; scales as Q4_1
-//   Q2_K         quants 2 words a unit: bits 8 j + 2 k (2 bits) of word h are element 16 h + 4 k +
-//   j;
-//                scales 2 bytes a unit (scale low, min high, one a half); deltas f16 d, f16 dmin a
-//                256
-//   Q3_K         quants as Q2_K (the lower bits); high as Q5_0 (bit 2); supers 4 words a 256: f16
-//   d,
-//                two bytes of nothing, 12 bytes as in the file
+//   Q2_K         quants 2 words a unit: bits 8 j + 2 k (2 bits) of word h are element
+//                16 h + 4 k + j; scales 2 bytes a unit (scale low, min high, one a half);
+//                deltas f16 d, f16 dmin a 256
+//   Q3_K         quants as Q2_K (the lower bits); high as Q5_0 (bit 2); supers 4 words a 256:
+//                f16 d, two bytes of nothing, 12 bytes as in the file
 //   Q4_K         quants as Q4_0; supers 4 words a 256: f16 d, f16 dmin, 12 bytes as in the file
 //   Q5_K         quants and high as Q5_0; supers as Q4_K
 //   Q6_K         quants as Q4_0; high 2 words a unit: as Q2_K's quants, of bits 4-5; scales 2 i8 a

@@ -255,7 +255,7 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   composer.flag("KEEPS_VALUES", spec.quantizes || fused.handed_rank > 0);
   if (fused.rank() > 0) {
     const uint32_t gathering = gatherers(fused.rank(), tiling);
-    // Attention seldom has more pieces than that.
+    // Attention seldom has more pieces than that; gate/up has 384 by cuts that tuning takes.
     const uint32_t turns =
         spec.prologue == Prologue::kMerge ? 1 : div_ceil(fused.pieces, gathering);
     const bool gathers = !variant.light && !has_norm(spec) && fused.rank() <= tiling.threads;

@@ -71,6 +71,7 @@ Task<Status> Decoder::compile_and_bind(std::function<void(uint32_t, uint32_t)> p
 }
 
 void Decoder::record() {
+  tuner_.forget();
   for (Program* program :
        {&decode_inputs_, &decode_head_, &argmax_, &sample_, &adjust_, &batch_inputs_}) {
     program->clear();
@@ -82,10 +83,10 @@ void Decoder::record() {
   record_decode();
   record_entry();
   record_sampling();
-  record_batch_inputs(batch_inputs_);
+  record_batch_inputs(batch_inputs_, false);
   uint32_t current = 0;
   for (size_t l = 0; l < batch_layers_; ++l) {
-    record_batch_layer(l, batch_layers_programs_[l], current);
+    record_batch_layer(l, batch_layers_programs_[l], current, false);
     batch_exit_[l] = current;
   }
 }

@@ -164,7 +164,7 @@ class Decoder {
   // The most rows of a step.
   uint32_t step_rows() const { return std::min(options_.sequences, options_.max_batch); }
   // Bytes that a step reads back of each row: what Choose::kSampleTopk does, at the start.
-  uint32_t step_stride() const { return round_step(candidate_bytes()); }
+  uint32_t step_stride() const;
   // After prepare_steps: submits 1..step_rows() tokens of different sequences through every layer
   // and the head. Each row's next token is drawn. fed: the rows are those of the step before, with
   // their adjustments; each runs the token that was drawn for it (0 for kNoToken), not StepRow's.
@@ -244,20 +244,23 @@ class Decoder {
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
   void record_head(Program& program, const gpu::Range& h, const gpu::Buffer& logits,
-                   const gpu::Buffer& step, uint32_t stride);
+                   const gpu::Buffer& step, uint32_t stride, bool few);
   void record_all_head(uint32_t rows);
   void record_decode();
   void record_entry();
   void record_decode_layer(size_t layer, uint32_t& current);
   void record_sampling();
-  void record_batch_inputs(Program& program);
+  // few: by the form of products for few tokens, and each token of a sequence of its own.
+  void record_batch_inputs(Program& program, bool few);
   uint32_t max_adjustments() const { return std::min(config_.vocab, options_.context + 4096); }
-  static uint32_t round_step(uint32_t bytes) { return (bytes + 255) / 256 * 256; }
+  // Bytes from row to row of a step.
+  uint64_t step_logits_stride() const;
+  uint64_t step_entries_stride() const;
   Status allocate_steps();
   void record_steps();
   void record_step_attention(size_t layer, Program& program);
   void record_step_row(uint32_t row);
-  void record_batch_layer(size_t layer, Program& program, uint32_t& current);
+  void record_batch_layer(size_t layer, Program& program, uint32_t& current, bool few);
   void record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
                      const gpu::Buffer& out, float scale, const gpu::Buffer& step);
   void append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position);
@@ -317,7 +320,6 @@ class Decoder {
     bool ready = false;
   };
   Steps steps_;
-  bool few_ = false;  // whether products that are recorded are of few tokens
   gpu::CommandList list_;
 };
 

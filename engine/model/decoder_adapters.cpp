@@ -76,7 +76,6 @@ void Decoder::record_entry() {
 Task<Status> Decoder::record_anew() {
   CO_TRY_VOID(allocate_for_adapters());
   CO_TRY_VOID(co_await device_.sync());
-  tuner_.forget();
   record();
   // Timing attention would write over what the cache holds; the rest is a load's to tune.
   tuner_.forget_plain();
@@ -86,7 +85,6 @@ Task<Status> Decoder::record_anew() {
     cache_.forget_added();
     record();
   }
-  tuner_.forget();
   // Prepared again when they are asked for.
   hidden_ = nullptr;
   logits_rows_ = 0;

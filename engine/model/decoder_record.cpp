@@ -281,16 +281,15 @@ void Decoder::record_sampling() {
 // products of a layer have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges,
                             const Change* change, bool adds) {
-  spec.few = few_;
   spec.light = options_.variant.light;
   // The form for few tokens has its cut from the shape.
-  if (!few_) tuner_.use(spec, ranges, batch_.quantized);
+  if (!spec.few) tuner_.use(spec, ranges, batch_.quantized);
   LowRankAddSpec add;
   std::vector<gpu::Range> add_ranges{ranges[1]};
   if (change != nullptr) {
     const MatmulSpec low{.segments = {{kernels::Codec::kF32, change->shape.rank(), 0}},
                          .cols = spec.cols,
-                         .few = few_,
+                         .few = spec.few,
                          .light = options_.variant.light};
     program.add(cache_, kernels::matmul_source(low),
                 {change->a(), batch_low_, ranges[2], ranges.back()},
@@ -344,8 +343,9 @@ const gpu::Buffer& Decoder::record_residual_norm(Program& program, const Site& s
 
 namespace {
 
-MatmulSpec batch_spec(const MatrixGroup& group) {
+MatmulSpec batch_spec(const MatrixGroup& group, bool few) {
   MatmulSpec spec;
+  spec.few = few;
   spec.segments = group.segments;
   spec.cols = group.cols;
   return spec;
@@ -353,14 +353,14 @@ MatmulSpec batch_spec(const MatrixGroup& group) {
 
 }  // namespace
 
-void Decoder::record_batch_inputs(Program& program) {
+void Decoder::record_batch_inputs(Program& program, bool few) {
   const auto hidden = static_cast<float>(config_.hidden);
   record_gather(program, weights_.token_embd, batch_.tokens, batch_.x[0], std::sqrt(hidden),
                 batch_.step);
   if (config_.per_layer_dim == 0) return;
   record_gather(program, weights_.per_layer_token_embd, batch_.tokens, batch_.ple_tok,
                 std::sqrt(static_cast<float>(config_.per_layer_dim)), batch_.step);
-  record_matmul(program, batch_spec(weights_.per_layer_model_proj),
+  record_matmul(program, batch_spec(weights_.per_layer_model_proj, few),
                 {weights_.per_layer_model_proj.buffer, batch_.ple_ctx, batch_.x[0], batch_.step});
   const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
                                         config_.per_layer_dim, config_.hidden, config_.rms_eps};
@@ -371,16 +371,16 @@ void Decoder::record_batch_inputs(Program& program) {
       [layers = combine.layers](uint32_t tokens) { return Groups{layers, tokens, 1}; });
 }
 
-void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) {
+void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current, bool few) {
   const LayerWeights& w = weights_.layers[l];
   const kernels::AttentionSpec attention = attention_spec(l);
   const kernels::Variant& variant = options_.variant;
   const auto change = [&](Product product) { return stack_.find(l, product); };
 
   const gpu::Buffer& h = record_residual_norm(program, w.before_attention, l > 0, current);
-  record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step},
+  record_matmul(program, batch_spec(w.qkv, few), {w.qkv.buffer, batch_.qkv, h, batch_.step},
                 change(Product::kQkv));
-  if (few_) {
+  if (few) {
     record_step_attention(l, program);
   } else {
     std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l])};
@@ -396,36 +396,36 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
                   return kernels::attention_prefill_groups(attention, tokens, spans_);
                 });
   }
-  record_matmul(program, batch_spec(w.output),
+  record_matmul(program, batch_spec(w.output, few),
                 {w.output.buffer, batch_.delta, batch_.attention, batch_.step},
                 change(Product::kOutput));
 
   const gpu::Buffer& n = record_residual_norm(program, w.before_ffn, true, current);
-  MatmulSpec gate_up = batch_spec(w.gate_up);
+  MatmulSpec gate_up = batch_spec(w.gate_up, few);
   gate_up.epilogue = Epilogue::kGeglu;
   record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step},
                 change(Product::kGateUp));
-  record_matmul(program, batch_spec(w.down), {w.down.buffer, batch_.delta, batch_.ffn, batch_.step},
-                change(Product::kDown));
+  record_matmul(program, batch_spec(w.down, few),
+                {w.down.buffer, batch_.delta, batch_.ffn, batch_.step}, change(Product::kDown));
 
   if (config_.per_layer_dim == 0) return;
   const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);
   const gpu::AlignedRange ple = gpu::align({batch_.ple, 0, batch_.ple.size()},
                                            uint64_t{l} * config_.per_layer_dim * sizeof(float));
-  MatmulSpec gate = batch_spec(w.ple_gate);
+  MatmulSpec gate = batch_spec(w.ple_gate, few);
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_stride = static_cast<uint32_t>(config_.layers.size()) * config_.per_layer_dim;
   gate.mul_offset = ple.rest;
   record_matmul(program, gate, {w.ple_gate.buffer, batch_.ple_gate, x, ple.range, batch_.step},
                 change(Product::kPleGate));
-  record_matmul(program, batch_spec(w.ple_proj),
+  record_matmul(program, batch_spec(w.ple_proj, few),
                 {w.ple_proj.buffer, batch_.delta, batch_.ple_gate, batch_.step},
                 change(Product::kPleProj));
 }
 
 // The head for the tokens of `step`: Y's rows have `stride` floats.
 void Decoder::record_head(Program& program, const gpu::Range& h, const gpu::Buffer& logits,
-                          const gpu::Buffer& step, uint32_t stride) {
+                          const gpu::Buffer& step, uint32_t stride, bool few) {
   const Change* change = stack_.find(0, Product::kHead);
   const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
   for (const Table::Part& part : weights_.head().parts) {
@@ -436,6 +436,7 @@ void Decoder::record_head(Program& program, const gpu::Range& h, const gpu::Buff
     spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
     spec.cap = config_.softcap;
     spec.y_stride = stride;
+    spec.few = few;
     spec.row_offset = part.row_begin;
     record_matmul(program, spec, {part.buffer, logits, h, step}, first ? change : nullptr, false);
   }
@@ -451,7 +452,7 @@ void Decoder::record_all_head(uint32_t rows) {
   const uint64_t block_bytes = uint64_t{rows} * config_.hidden * sizeof(float);
   for (uint64_t at = 0; at < h.size(); at += block_bytes)
     record_head(all_head_.emplace_back(), {h, at, h.size() - at}, all_logits_, all_step_,
-                config_.vocab);
+                config_.vocab, false);
 }
 
 }  // namespace lapidary::model

@@ -29,19 +29,29 @@ gpu::Range block(const gpu::Buffer& buffer, uint64_t index, uint64_t bytes = kBl
 
 }  // namespace
 
+uint32_t Decoder::step_stride() const {
+  return static_cast<uint32_t>(round_up(candidate_bytes(), kBlock));
+}
+
+uint64_t Decoder::step_logits_stride() const {
+  return round_up(uint64_t{config_.vocab} * sizeof(float), kBlock);
+}
+
+uint64_t Decoder::step_entries_stride() const {
+  return round_up(uint64_t{max_adjustments()} * sizeof(kernels::AdjustEntry), kBlock);
+}
+
 Status Decoder::allocate_steps() {
   const uint64_t rows = step_rows();
   const uint64_t before = scratch_bytes_;
   Steps made;
   const auto allocate = [&]() -> Status {
-    TRY(made.logits, buffer(rows * round_up(uint64_t{config_.vocab} * sizeof(float), kBlock),
-                            gpu::kStorageUsage, "logits of a step"));
+    TRY(made.logits, buffer(rows * step_logits_stride(), gpu::kStorageUsage, "logits of a step"));
     TRY(made.partial, buffer(kernels::topk_partial_bytes({config_.vocab, topk_}),
                              gpu::kStorageUsage, "top-k partial of a step"));
     TRY(made.candidates, buffer(rows * step_stride(), gpu::kStorageUsage, "candidates of a step"));
     TRY(made.adjust_entries,
-        buffer(rows * round_up(uint64_t{max_adjustments()} * sizeof(kernels::AdjustEntry), kBlock),
-               gpu::kStorageUsage, "penalised tokens of a step"));
+        buffer(rows * step_entries_stride(), gpu::kStorageUsage, "penalised tokens of a step"));
     uint64_t sums = 0;
     uint64_t splits = 0;
     for (size_t l = 0; l < config_.layers.size(); ++l) {
@@ -74,16 +84,13 @@ void Decoder::record_steps() {
   steps_.layers.resize(config_.layers.size());
   steps_.adjust.resize(step_rows());
   steps_.sample.resize(step_rows());
-  few_ = true;
-  record_batch_inputs(steps_.inputs);
+  record_batch_inputs(steps_.inputs, true);
   uint32_t current = 0;
   for (size_t l = 0; l < config_.layers.size(); ++l)
-    record_batch_layer(l, steps_.layers[l], current);
+    record_batch_layer(l, steps_.layers[l], current, true);
   const gpu::Buffer& h = record_residual_norm(steps_.norm, weights_.before_head, true, current);
-  const auto stride = static_cast<uint32_t>(
-      round_up(uint64_t{config_.vocab} * sizeof(float), kBlock) / sizeof(float));
-  record_head(steps_.head, h, steps_.logits, batch_.step, stride);
-  few_ = false;
+  const auto stride = static_cast<uint32_t>(step_logits_stride() / sizeof(float));
+  record_head(steps_.head, h, steps_.logits, batch_.step, stride, true);
   for (uint32_t row = 0; row < step_rows(); ++row) record_step_row(row);
 }
 
@@ -105,19 +112,18 @@ void Decoder::record_step_attention(size_t l, Program& program) {
 void Decoder::record_step_row(uint32_t row) {
   const kernels::Variant& variant = options_.variant;
   const uint64_t vocab_bytes = uint64_t{config_.vocab} * sizeof(float);
-  const gpu::Range logits(steps_.logits, row * round_up(vocab_bytes, kBlock), vocab_bytes);
+  const gpu::Range logits(steps_.logits, row * step_logits_stride(), vocab_bytes);
   const uint64_t entry_bytes = uint64_t{max_adjustments()} * sizeof(kernels::AdjustEntry);
   const uint64_t params = row * kParamBlocks;
   const uint64_t choices = row * kChoiceBlocks;
   const gpu::Range sampling =
       block(steps_.params, params + kSampling, sizeof(kernels::SampleParams));
-  steps_.adjust[row].add(
-      cache_, kernels::adjust_source(config_.vocab, variant),
-      std::vector<gpu::Range>{
-          logits,
-          {steps_.adjust_entries, row * round_up(entry_bytes, kBlock), entry_bytes},
-          block(steps_.params, params + kAdjust, sizeof(kernels::AdjustParams))},
-      [](uint32_t entries) { return kernels::adjust_groups(entries); });
+  steps_.adjust[row].add(cache_, kernels::adjust_source(config_.vocab, variant),
+                         std::vector<gpu::Range>{
+                             logits,
+                             {steps_.adjust_entries, row * step_entries_stride(), entry_bytes},
+                             block(steps_.params, params + kAdjust, sizeof(kernels::AdjustParams))},
+                         [](uint32_t entries) { return kernels::adjust_groups(entries); });
   const kernels::TopkSpec topk{config_.vocab, topk_};
   Program& sample = steps_.sample[row];
   sample.add(cache_, kernels::topk_source(topk, variant), {logits, steps_.partial, sampling},
@@ -167,8 +173,6 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
   const auto put = [&](uint64_t index, const auto& value) {
     std::memcpy(params.data() + index * kBlock, &value, sizeof(value));
   };
-  const uint64_t entry_stride =
-      round_up(uint64_t{max_adjustments()} * sizeof(kernels::AdjustEntry), kBlock);
   for (uint32_t r = 0; r < count; ++r) {
     const StepRow& row = rows[r];
     spans.push_back({.first = r, .position = row.position, .sequence = row.sequence});
@@ -177,7 +181,8 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
     put(r * kParamBlocks + kAdjust, row.adjust);
     put(r * kParamBlocks + kDraw, row.draw);
     if (!fed && !row.adjustments.empty())
-      device_.write(steps_.adjust_entries, r * entry_stride, std::as_bytes(row.adjustments));
+      device_.write(steps_.adjust_entries, r * step_entries_stride(),
+                    std::as_bytes(row.adjustments));
   }
   device_.write(steps_.params, 0, params);
   write_spans(spans);
@@ -208,8 +213,8 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
 }
 
 Task<Status> Decoder::read_step_logits(uint32_t row, std::span<float> out) const {
-  const uint64_t stride = round_up(uint64_t{config_.vocab} * sizeof(float), kBlock);
-  co_return co_await device_.read(steps_.logits, row * stride, std::as_writable_bytes(out));
+  co_return co_await device_.read(steps_.logits, row * step_logits_stride(),
+                                  std::as_writable_bytes(out));
 }
 
 }  // namespace lapidary::model

@@ -58,7 +58,8 @@ class Tuner {
   void use(kernels::AttentionSpec& spec, const std::vector<gpu::Range>& ranges,
            const kernels::MatvecSpec& merge, const std::vector<gpu::Range>& merged);
 
-  // Forgets the products noted; forget_plain() those without a low-rank change (fused_change.h).
+  // Forgets the products noted (before they are recorded anew); forget_plain() those without a
+  // low-rank change (fused_change.h).
   void forget() { products_.clear(); }
   void forget_plain();
 

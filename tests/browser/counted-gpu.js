@@ -1,6 +1,12 @@
 // A GPU whose devices are one beneath, which compiles each kernel once (a software GPU takes a minute for those of a
 // model), and whose buffers are counted. For pages and for Node.
 
+/** `gpu` with one adapter, whose devices `open` makes from the descriptors that they are asked for with. */
+export const gpuOf = (gpu, { info, limits, features }, open) => ({
+  wgslLanguageFeatures: gpu.wgslLanguageFeatures,
+  requestAdapter: () => Promise.resolve({ info, limits, features, requestDevice: open }),
+});
+
 /**
  * `buffers` counts those that are alive, and how many there have been. Destroying one of the devices destroys its
  * buffers, as ever.
@@ -55,15 +61,5 @@ export async function countedGpu(gpu) {
       },
     });
   };
-  const counted = {
-    wgslLanguageFeatures: gpu.wgslLanguageFeatures,
-    requestAdapter: () =>
-      Promise.resolve({
-        info: adapter.info,
-        limits: adapter.limits,
-        features: adapter.features,
-        requestDevice: open,
-      }),
-  };
-  return { gpu: counted, buffers, close: () => real?.destroy() };
+  return { gpu: gpuOf(gpu, adapter, open), buffers, close: () => real?.destroy() };
 }

@@ -3,7 +3,8 @@
 
 import { Model } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connected, startApp, type AppServer } from '../support/app-server.ts';
+import { startApp, type AppServer } from '../support/app-server.ts';
+import { connected } from '../support/http.ts';
 import { models } from '../support/fixtures.ts';
 
 let model: Model;

@@ -83,6 +83,17 @@ export function start(program: string, args: string[], env: Record<string, strin
   };
 }
 
+/** `serve` on a free port of loopback, once it listens; `node`: flags of Node itself. */
+export async function startServer(
+  flags: string[],
+  { env = {}, node = [] }: { env?: Record<string, string>; node?: string[] } = {},
+): Promise<{ server: Running; port: number }> {
+  const all = [...node, main, 'serve', '--port', '0', '--models', `${root}models`, ...flags];
+  const server = start(process.execPath, all, env);
+  await server.until(/http:\/\/localhost:\d+\//);
+  return { server, port: Number(/localhost:(\d+)/.exec(server.printed())?.[1]) };
+}
+
 /** Runs to the end, with `input` on standard input. */
 export function lapidary(
   args: string[],

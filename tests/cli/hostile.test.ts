@@ -4,8 +4,8 @@
 import { Agent, request } from 'node:http';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { post, raw, send } from '../support/app-server.ts';
-import { main, root, start, type Running } from './harness.ts';
+import { post, raw, send } from '../support/http.ts';
+import { root, startServer, type Running } from './harness.ts';
 
 const FRIEND = 'https://friend.example';
 
@@ -14,10 +14,7 @@ let port = 0;
 beforeAll(async () => {
   const probe = fileURLToPath(new URL('heap-probe.mjs', import.meta.url));
   const node = ['--expose-gc', '--import', probe];
-  const flags = ['--port', '0', '--models', `${root}models`, '--origin', FRIEND];
-  server = start(process.execPath, [...node, main, 'serve', ...flags]);
-  await server.until(/http:\/\/localhost:\d+\//);
-  port = Number(/localhost:(\d+)/.exec(server.printed())?.[1]);
+  ({ server, port } = await startServer(['--origin', FRIEND], { node }));
 });
 afterAll(async () => {
   server.kill('SIGTERM');

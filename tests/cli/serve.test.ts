@@ -1,55 +1,25 @@
 // `serve`: what a browser on this machine gets, and what nobody gets.
 
-import { request, type IncomingHttpHeaders } from 'node:http';
-import { connect } from 'node:net';
+import { request } from 'node:http';
 import { OllamaStore } from 'lapidary/node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { lapidary, main, root, start, type Running } from './harness.ts';
+import { raw as rawTo, send } from '../support/http.ts';
+import { lapidary, root, startServer, type Running } from './harness.ts';
 
 let server: Running;
 let port = 0;
 
 beforeAll(async () => {
-  server = start(process.execPath, [main, 'serve', '--port', '0', '--models', `${root}models`]);
-  await server.until(/http:\/\/localhost:\d+\//);
-  port = Number(/localhost:(\d+)/.exec(server.printed())?.[1]);
+  ({ server, port } = await startServer([]));
 });
 afterAll(() => server.kill('SIGKILL'));
 
-interface Answer {
-  status: number;
-  headers: IncomingHttpHeaders;
-  body: Buffer;
-}
-
-function get(path: string, headers: Record<string, string> = {}, method = 'GET'): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const sent = request({ host: '127.0.0.1', port, path, method, headers }, (response) => {
-      const parts: Buffer[] = [];
-      response.on('data', (part: Buffer) => parts.push(part));
-      response.on('end', () =>
-        resolve({
-          status: response.statusCode ?? 0,
-          headers: response.headers,
-          body: Buffer.concat(parts),
-        }),
-      );
-    });
-    sent.on('error', reject).end();
-  });
-}
+const get = (path: string, headers: Record<string, string> = {}, method = 'GET') =>
+  send(port, path, { headers, method });
 
 /** A request as raw bytes: clients tidy paths up. */
-function raw(line: string, host = `localhost:${port}`): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(port, '127.0.0.1', () =>
-      socket.write(`${line} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`),
-    );
-    let text = '';
-    socket.setEncoding('latin1').on('data', (part: string) => (text += part));
-    socket.on('end', () => resolve(text)).on('error', reject);
-  });
-}
+const raw = (line: string, host = `localhost:${port}`) =>
+  rawTo(port, `${line} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
 
 test('serves the page', async () => {
   const { status, body, headers } = await get('/');

@@ -42,35 +42,37 @@ KERNEL_TEST(matmul_odd_shapes) {
   co_return co_await expect_product(device, {.segments = {{Codec::kBF16, 64}}, .cols = 36}, {65});
 }
 
+// Products that every form is tested on: segments, and what comes after a product.
+MatmulSpec wider_y() {
+  return {.segments = {{Codec::kQ4_K, 70}, {Codec::kQ6_K, 3}, {Codec::kQ4_K, 64}},
+          .cols = 256,
+          .y_stride = 150,
+          .row_offset = 6};
+}
+MatmulSpec geglu(Codec gate, Codec up) {
+  return {.segments = {{gate, 45}, {up, 45}}, .cols = 256, .epilogue = Epilogue::kGeglu};
+}
+MatmulSpec gelu_mul(Codec codec) {
+  return {.segments = {{codec, 20}},
+          .cols = 64,
+          .epilogue = Epilogue::kGeluMul,
+          .y_stride = 23,
+          .row_offset = 2,
+          .mul_stride = 50,
+          .mul_offset = 25};
+}
+MatmulSpec softcapped(Codec codec) {
+  return {.segments = {{codec, 20}}, .cols = 64, .epilogue = Epilogue::kSoftcap, .cap = 3.0f};
+}
+
 KERNEL_TEST(matmul_segments_into_a_wider_y) {
-  co_return co_await expect_product(
-      device,
-      {.segments = {{Codec::kQ4_K, 70}, {Codec::kQ6_K, 3}, {Codec::kQ4_K, 64}},
-       .cols = 256,
-       .y_stride = 150,
-       .row_offset = 6},
-      {5, 40});
+  co_return co_await expect_product(device, wider_y(), {5, 40});
 }
 
 KERNEL_TEST(matmul_epilogues) {
-  CO_TRY_VOID(co_await expect_product(device,
-                                      {.segments = {{Codec::kQ4_K, 45}, {Codec::kQ6_K, 45}},
-                                       .cols = 256,
-                                       .epilogue = Epilogue::kGeglu},
-                                      {1, 35}, 15.0f));
-  CO_TRY_VOID(co_await expect_product(device,
-                                      {.segments = {{Codec::kQ8_0, 20}},
-                                       .cols = 64,
-                                       .epilogue = Epilogue::kGeluMul,
-                                       .y_stride = 23,
-                                       .row_offset = 2,
-                                       .mul_stride = 50,
-                                       .mul_offset = 25},
-                                      {3}, 15.0f));
-  co_return co_await expect_product(
-      device,
-      {.segments = {{Codec::kQ8_0, 20}}, .cols = 64, .epilogue = Epilogue::kSoftcap, .cap = 3.0f},
-      {3}, 15.0f);
+  CO_TRY_VOID(co_await expect_product(device, geglu(Codec::kQ4_K, Codec::kQ6_K), {1, 35}, 15.0f));
+  CO_TRY_VOID(co_await expect_product(device, gelu_mul(Codec::kQ8_0), {3}, 15.0f));
+  co_return co_await expect_product(device, softcapped(Codec::kQ8_0), {3}, 15.0f);
 }
 
 KERNEL_TEST(matmul_every_tiling) {
@@ -103,33 +105,12 @@ KERNEL_TEST(matmul_few_tokens) {
       co_await expect_few(device, {.segments = {{Codec::kQ4_0, 67}}, .cols = 512}, {1, 4, 5, 17}));
   CO_TRY_VOID(
       co_await expect_few(device, {.segments = {{Codec::kF32, 65}}, .cols = 35}, {1, 8, 9}));
-  co_return co_await expect_few(
-      device,
-      {.segments = {{Codec::kQ4_K, 70}, {Codec::kQ6_K, 3}, {Codec::kQ4_K, 64}},
-       .cols = 256,
-       .y_stride = 150,
-       .row_offset = 6},
-      {3, 8});
+  co_return co_await expect_few(device, wider_y(), {3, 8});
 }
 KERNEL_TEST(matmul_few_tokens_epilogues) {
-  CO_TRY_VOID(co_await expect_few(device,
-                                  {.segments = {{Codec::kQ8_0, 45}, {Codec::kF16, 45}},
-                                   .cols = 256,
-                                   .epilogue = Epilogue::kGeglu},
-                                  {2, 7}, 15.0f));
-  CO_TRY_VOID(co_await expect_few(device,
-                                  {.segments = {{Codec::kF32, 20}},
-                                   .cols = 64,
-                                   .epilogue = Epilogue::kGeluMul,
-                                   .y_stride = 23,
-                                   .row_offset = 2,
-                                   .mul_stride = 50,
-                                   .mul_offset = 25},
-                                  {3}, 15.0f));
-  co_return co_await expect_few(
-      device,
-      {.segments = {{Codec::kF32, 20}}, .cols = 64, .epilogue = Epilogue::kSoftcap, .cap = 3.0f},
-      {3}, 15.0f);
+  CO_TRY_VOID(co_await expect_few(device, geglu(Codec::kQ8_0, Codec::kF16), {2, 7}, 15.0f));
+  CO_TRY_VOID(co_await expect_few(device, gelu_mul(Codec::kF32), {3}, 15.0f));
+  co_return co_await expect_few(device, softcapped(Codec::kF32), {3}, 15.0f);
 }
 // As real GPUs have it, with several rows a thread: those of gate and of up.
 KERNEL_TEST(matmul_few_tokens_unrolled) {

@@ -1,6 +1,7 @@
 // The machine's GPU with a device that a test opens in its own way.
 
 import { findGpu } from 'lapidary/node';
+import { gpuOf } from '../browser/counted-gpu.js';
 
 /** `open` makes the device from the real adapter; everything else is the adapter's. */
 export async function wrappedGpu(
@@ -9,14 +10,5 @@ export async function wrappedGpu(
   const gpu = await findGpu();
   const adapter = await gpu?.requestAdapter();
   if (!gpu || !adapter) throw new Error('no GPU');
-  return {
-    wgslLanguageFeatures: gpu.wgslLanguageFeatures,
-    requestAdapter: () =>
-      Promise.resolve({
-        info: adapter.info,
-        limits: adapter.limits,
-        features: adapter.features,
-        requestDevice: (descriptor: GPUDeviceDescriptor) => open(adapter, descriptor),
-      }),
-  } as unknown as GPU;
+  return gpuOf(gpu, adapter, (descriptor) => open(adapter, descriptor));
 }

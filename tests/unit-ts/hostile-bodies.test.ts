@@ -4,7 +4,8 @@
 import { createFakeModel } from 'lapidary/testing';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { excessOf } from '../../apps/cli/src/server/json.ts';
-import { post, send, startApp, type AppServer } from '../support/app-server.ts';
+import { startApp, type AppServer } from '../support/app-server.ts';
+import { post, send } from '../support/http.ts';
 
 let app: AppServer;
 beforeAll(async () => {

@@ -5,7 +5,8 @@ import { readdir, readlink } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { createFakeModel } from 'lapidary/testing';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { connected, post, send, startApp, type AppServer } from '../support/app-server.ts';
+import { startApp, type AppServer } from '../support/app-server.ts';
+import { connected, post, send } from '../support/http.ts';
 
 const SHORT = { headers: 2500, request: 3000, stall: 1000, check: 50 };
 /** 12 MiB in 192 words: more than the sockets' buffers hold. */

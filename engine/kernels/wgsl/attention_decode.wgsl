@@ -1,8 +1,8 @@
-// One token's attention over the cache, one workgroup a (head, split): x, y. Of several (ROWS) each is
-// a span and has a z. Keys come in tiles of
-// one a thread: LANES neighbouring threads share the dot product of a key, so that a row is read in
-// whole lines; then the threads turn to the V rows, UNITS of them side by side on one row, and keep
-// their sums in registers until the end. Softmax is streamed: maximum `top`, sum `mass`.
+// One token's attention over the cache, one workgroup a (head, split): x, y. Of several tokens (ROWS)
+// each is a span and has a z. Keys come in tiles of one a thread: LANES neighbouring threads share the
+// dot product of a key, so that a row is read in whole lines; then the threads turn to the V rows,
+// UNITS of them side by side on one row, and keep their sums in registers until the end. Softmax is
+// streamed: maximum `top`, sum `mass`.
 const TILE: u32 = THREADS;
 const KEYS_AT_ONCE: u32 = THREADS / LANES;
 const PART_STRIDE: u32 = TILE + 4u;  // keeps LANES apart in the banks of workgroup memory

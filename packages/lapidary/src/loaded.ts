@@ -87,7 +87,10 @@ export async function loadOn(
       source,
       info,
       device: opened.info,
-      keepCuts: () => keep(loaded.callSyncJson<ModelInfo>('lap_model_info', model).cuts),
+      async keepCuts() {
+        info.cuts = loaded.callSyncJson<ModelInfo>('lap_model_info', model).cuts;
+        await keep(info.cuts);
+      },
     };
   } catch (error) {
     engine?.destroy();

@@ -327,12 +327,11 @@ export class Model {
     where: AdapterLocation,
     { scale, signal }: { scale?: number; signal?: AbortSignal } = {},
   ): Promise<AdapterInfo> {
-    return this.request(async () => {
+    return this.changeAdapters(async () => {
       throwIfAborted(signal);
       const ending = this.endingWith(signal);
       const info = await loadAdapter(this.engine, this.handle, where, { scale }, ending);
       this.recovery.keepAdapter(info.id, where);
-      await this.recovery.loaded.keepCuts();
       return info;
     });
   }
@@ -349,18 +348,25 @@ export class Model {
    * replies under the very adapters and scales that it was made with.
    */
   setAdapters(active: { id: number; scale?: number }[]): Promise<void> {
-    return this.request(async () => {
+    return this.changeAdapters(async () => {
       await this.engine.call('lap_adapters_set', [this.handle, JSON.stringify(active)]).done;
-      await this.recovery.loaded.keepCuts();
     });
   }
 
   /** Switches an adapter off and frees its memory. */
   removeAdapter(id: number): Promise<void> {
-    return this.request(async () => {
+    return this.changeAdapters(async () => {
       await this.engine.call('lap_adapter_remove', [this.handle, id]).done;
       this.recovery.forgetAdapter(id);
+    });
+  }
+
+  /** A request after which other adapters may be on, for which cuts of kernels were found. */
+  private changeAdapters<T>(work: () => Promise<T>): Promise<T> {
+    return this.request(async () => {
+      const result = await work();
       await this.recovery.loaded.keepCuts();
+      return result;
     });
   }
 
