@@ -54,7 +54,8 @@ Composer head_composer(const AttentionSpec& spec, const Variant& variant) {
 Composer pair_composer(const AttentionSpec& spec, const Variant& variant) {
   Composer composer;
   add_shape(composer, spec, variant);
-  composer.constant("COLUMNS_EACH", div_ceil(spec.head_dim, 16u))
+  composer.flag("EVERY_KEY", 0)
+      .constant("COLUMNS_EACH", div_ceil(spec.head_dim, 16u))
       .bind('r', "q", "array<f32>")
       .bind('r', "k", "array<f32>")
       .bind('r', "v", "array<f32>")

@@ -41,6 +41,7 @@ KernelSource residual_norm_back_source(const ResidualNormSpec& spec, const Varia
 KernelSource gate_source(const GateSpec& spec) {
   Composer composer;
   add_gate(composer, spec);
+  composer.flag("QUICK", spec.quick);
   composer.bind('w', "y", "array<f32>").bind('u', "step", "Step").include("gate.wgsl");
   return std::move(composer).finish(cat("gate ", spec.width));
 }

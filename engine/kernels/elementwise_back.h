@@ -25,6 +25,7 @@ struct GateSpec {
   uint32_t z_stride = 0;
   uint32_t mul_stride = 0;
   uint32_t mul_offset = 0;
+  bool quick = false;  // x / (1 + exp(-1.702 x)) in gelu's place; there is no way back through it
 };
 //   r z   r mul (mul_stride not 0)   w y [T][width]   u step
 KernelSource gate_source(const GateSpec& spec);

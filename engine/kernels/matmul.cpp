@@ -129,6 +129,7 @@ void add_store(Composer& composer, const MatmulSpec& spec) {
   const uint32_t mul_stride = spec.mul_stride == 0 ? rows : spec.mul_stride;
   std::string value = "value";
   if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(value)";
+  if (spec.clip) value = "clamp(value, clip[2], clip[3])";
   if (spec.epilogue == Epilogue::kGeluMul) {
     value = cat("gelu_tanh(value) * mul[token * ", mul_stride, "u + ", spec.mul_offset,
                 "u + y_base - ", spec.row_offset, "u + row]");
@@ -143,7 +144,7 @@ bool any_codec(const MatmulSpec& spec, auto&& is) {
 }
 
 std::string label_of(const MatmulSpec& spec) {
-  return cat(spec.few ? "few " : "", "matmul ",
+  return cat(spec.few ? "few " : "", spec.clip ? "clipped " : "", "matmul ",
              spec.dot == Dot::kF32 ? "" : cat(dot_name(spec.dot), " "),
              shape_label(spec.segments, spec.cols));
 }
@@ -204,7 +205,9 @@ KernelSource matmul_source(const MatmulSpec& spec) {
             : aligned ? "array<vec4<f32>>"
                       : "array<f32>");
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", "array<f32>");
+  if (spec.clip) composer.bind('r', "clip", "array<f32>");
   composer.bind('u', "step", "Step")
+      .flag("CLIP", spec.clip)
       .constant("COLS", spec.cols)
       .constant("CAP", spec.cap)
       .flag("TWO", 2)

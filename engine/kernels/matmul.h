@@ -43,6 +43,8 @@ struct MatmulSpec {
   uint32_t mul_offset = 0;
   // Not 0: only so many rows of the one segment, from step.position on, at the start of Y's row.
   uint32_t window = 0;
+  // X is clamped to [clip[0], clip[1]] and Y to [clip[2], clip[3]]; kStore, in the float form only.
+  bool clip = false;
   // The form for few tokens: a matvec of kFewColumns vectors, without tiles (tiling, window) or
   // dot.
   bool few = false;
@@ -58,7 +60,8 @@ std::vector<Dot> matmul_forms(std::span<const Segment> segments, const Variant& 
 
 // X: [T, cols] f32, or what quantize.h makes of it for spec.dot. Y: [T, y_stride] f32.
 // T = step.tokens.
-// Bindings: 0 r weights, 1 w Y, 2 r X, 3 r mul (kGeluMul only), last u step.
+// Bindings: 0 r weights, 1 w Y, 2 r X, 3 r mul (kGeluMul only) or r clip f32 [4] (clip), last u
+// step.
 KernelSource matmul_source(const MatmulSpec& spec);
 // As matvec's, with the forms there are.
 std::string tuning_key(const MatmulSpec& spec, const Variant& variant);

@@ -17,6 +17,9 @@ constexpr char kAdamw[] = {
 constexpr char kAdapter[] = {
 #embed "wgsl/adapter.wgsl"
 };
+constexpr char kAddPositions[] = {
+#embed "wgsl/add_positions.wgsl"
+};
 constexpr char kAdjust[] = {
 #embed "wgsl/adjust.wgsl"
 };
@@ -143,6 +146,9 @@ constexpr char kGather[] = {
 constexpr char kGemm[] = {
 #embed "wgsl/gemm.wgsl"
 };
+constexpr char kGrid[] = {
+#embed "wgsl/grid.wgsl"
+};
 constexpr char kHandLow[] = {
 #embed "wgsl/hand_low.wgsl"
 };
@@ -151,6 +157,9 @@ constexpr char kHandOver[] = {
 };
 constexpr char kHeadRow[] = {
 #embed "wgsl/head_row.wgsl"
+};
+constexpr char kImagePatches[] = {
+#embed "wgsl/image_patches.wgsl"
 };
 constexpr char kIq4Table[] = {
 #embed "wgsl/iq4_table.wgsl"
@@ -251,6 +260,12 @@ constexpr char kTopk[] = {
 constexpr char kTopkSelect[] = {
 #embed "wgsl/topk_select.wgsl"
 };
+constexpr char kVisionHeads[] = {
+#embed "wgsl/vision_heads.wgsl"
+};
+constexpr char kVisionPool[] = {
+#embed "wgsl/vision_pool.wgsl"
+};
 constexpr char kWorkgroupReduce[] = {
 #embed "wgsl/workgroup_reduce.wgsl"
 };
@@ -267,6 +282,7 @@ constexpr Module kModules[] = {
     {"activation_bytes.wgsl", kActivationBytes},
     {"adamw.wgsl", kAdamw},
     {"adapter.wgsl", kAdapter},
+    {"add_positions.wgsl", kAddPositions},
     {"adjust.wgsl", kAdjust},
     {"argmax_final.wgsl", kArgmaxFinal},
     {"argmax_partial.wgsl", kArgmaxPartial},
@@ -309,9 +325,11 @@ constexpr Module kModules[] = {
     {"gate_back.wgsl", kGateBack},
     {"gather.wgsl", kGather},
     {"gemm.wgsl", kGemm},
+    {"grid.wgsl", kGrid},
     {"hand_low.wgsl", kHandLow},
     {"hand_over.wgsl", kHandOver},
     {"head_row.wgsl", kHeadRow},
+    {"image_patches.wgsl", kImagePatches},
     {"iq4_table.wgsl", kIq4Table},
     {"k_scales.wgsl", kKScales},
     {"kv_cache.wgsl", kKvCache},
@@ -345,6 +363,8 @@ constexpr Module kModules[] = {
     {"token_spans.wgsl", kTokenSpans},
     {"topk.wgsl", kTopk},
     {"topk_select.wgsl", kTopkSelect},
+    {"vision_heads.wgsl", kVisionHeads},
+    {"vision_pool.wgsl", kVisionPool},
     {"workgroup_reduce.wgsl", kWorkgroupReduce},
     {"x_vector.wgsl", kXVector},
 };

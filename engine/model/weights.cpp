@@ -8,27 +8,13 @@
 #include "engine/gguf/codec.h"
 #include "engine/kernels/repack.h"
 #include "engine/kernels/rope.h"
+#include "engine/model/tensor_loader.h"
 #include "engine/model/tensor_table.h"
 
 namespace lapidary::model {
 namespace {
 
 using kernels::Codec;
-
-// Bytes of a tensor that one piece brings to the GPU, and pieces that are on their way at once:
-// while one is repacked the next ones are read.
-constexpr uint64_t kPieceBytes = 16 << 20;
-constexpr size_t kPiecesAtOnce = 4;
-
-// Rows [row_begin, row_begin + rows) of a tensor, for bytes [offset, ...) of a buffer.
-struct MatrixJob {
-  const gguf::TensorInfo* tensor;
-  Codec codec;
-  uint32_t row_begin;
-  uint32_t rows;
-  const gpu::Buffer* target;
-  uint64_t offset;
-};
 
 class Loader {
  public:
@@ -39,16 +25,13 @@ class Loader {
   Status plan(TablePlace per_layer);
   Task<Status> load_vectors();
   Task<Status> load_rope(uint32_t context);
-  Task<Status> load_matrices(const LoadProgress& progress, const std::function<bool()>& cancelled);
+  Task<Status> load_matrices(const LoadProgress& progress, const std::function<bool()>& cancelled) {
+    return upload_matrices(device_, cache_, source_, std::move(matrices_), progress, cancelled);
+  }
 
   Weights weights;
 
  private:
-  struct VectorJob {
-    const gguf::TensorInfo* tensor;
-    size_t at;  // float index in vectors_
-  };
-
   Result<const gguf::TensorInfo*> tensor(TensorRole role, int layer = 0) const;
   Status plan_group(MatrixGroup& group, std::initializer_list<TensorRole> roles, int layer,
                     std::string_view label);
@@ -84,27 +67,17 @@ Result<gpu::Buffer> Loader::buffer(uint64_t bytes, uint32_t usage, std::string_v
   return made;
 }
 
-Result<Codec> codec_of(const gguf::TensorInfo& info) {
-  if (const auto codec = kernels::codec_for(info.type)) {
-    TRY_VOID(kernels::check_matrix(*codec, info.rows(), info.dims[0]));
-    return *codec;
-  }
-  return fail(ErrorCode::kUnsupported, cat("tensor '", info.name, "' has type ",
-                                           gguf::tensor_type_name(static_cast<uint32_t>(info.type)),
-                                           ", which has no GPU kernels yet"));
-}
-
 Status Loader::plan_group(MatrixGroup& group, std::initializer_list<TensorRole> roles, int layer,
                           std::string_view label) {
   uint64_t bytes = 0;
   std::vector<MatrixJob> jobs;
   for (const TensorRole role : roles) {
     TRY(const gguf::TensorInfo* info, tensor(role, layer));
-    TRY(const Codec codec, codec_of(*info));
+    TRY(const Codec codec, matrix_codec(*info, info->rows(), info->dims[0]));
     const auto rows = static_cast<uint32_t>(info->rows());
     group.cols = static_cast<uint32_t>(info->dims[0]);
     group.segments.push_back({codec, rows, static_cast<uint32_t>(bytes)});
-    jobs.push_back({info, codec, 0, rows, nullptr, bytes});
+    jobs.push_back({info, codec, group.cols, 0, rows, nullptr, bytes});
     bytes += kernels::packed_bytes(codec, rows, group.cols);
   }
   if (static_cast<double>(bytes) > device_.info().max_binding_size) {
@@ -122,7 +95,7 @@ Status Loader::plan_group(MatrixGroup& group, std::initializer_list<TensorRole> 
 
 Status Loader::plan_table(Table& table, TensorRole role, std::string_view label) {
   TRY(const gguf::TensorInfo* info, tensor(role));
-  TRY(table.codec, codec_of(*info));
+  TRY(table.codec, matrix_codec(*info, info->rows(), info->dims[0]));
   table.rows = static_cast<uint32_t>(info->rows());
   table.cols = static_cast<uint32_t>(info->dims[0]);
   const double limit = std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
@@ -138,7 +111,8 @@ Status Loader::plan_table(Table& table, TensorRole role, std::string_view label)
     TRY(gpu::Buffer made,
         buffer(kernels::packed_bytes(table.codec, rows, table.cols), gpu::kStorageUsage, label));
     table.parts.push_back({std::move(made), begin, rows});
-    matrices_.push_back({info, table.codec, begin, rows, &table.parts.back().buffer, 0});
+    matrices_.push_back(
+        {info, table.codec, table.cols, begin, rows, &table.parts.back().buffer, 0});
   }
   return {};
 }
@@ -171,7 +145,7 @@ size_t Loader::reserve_floats(Site& site, size_t count) {
 
 Status Loader::add_vector(TensorRole role, int layer, size_t at) {
   TRY(const gguf::TensorInfo* info, tensor(role, layer));
-  vector_jobs_.push_back({info, at});
+  vector_jobs_.push_back({.tensor = info, .at = at});
   return {};
 }
 
@@ -257,36 +231,8 @@ Status Loader::plan(TablePlace per_layer) {
   return {};
 }
 
-// All small reads are asked for at once: a remote source answers them side by side.
 Task<Status> Loader::load_vectors() {
-  struct Read {
-    gpu::HostFuture future;
-    std::vector<std::byte> bytes;
-  };
-  std::vector<std::unique_ptr<Read>> reads;
-  for (const VectorJob& job : vector_jobs_) {
-    auto read = std::make_unique<Read>();
-    read->bytes.resize(static_cast<size_t>(job.tensor->bytes));
-    gpu::host_source_read(source_, static_cast<double>(job.tensor->offset), read->bytes.data(),
-                          static_cast<uint32_t>(read->bytes.size()), read->future.start());
-    reads.push_back(std::move(read));
-  }
-  // Every read is awaited, also after a failure: the host still writes to its bytes.
-  Status status;
-  for (size_t i = 0; i < reads.size(); ++i) {
-    const VectorJob& job = vector_jobs_[i];
-    Status read = co_await reads[i]->future;
-    if (read) {
-      const auto count = static_cast<size_t>(job.tensor->elements());
-      read = gguf::decode_block_row(job.tensor->type, reads[i]->bytes,
-                                    std::span(vectors_).subspan(job.at, count));
-    }
-    if (!read && status) {
-      status =
-          fail(read.error().code, cat("tensor '", job.tensor->name, "': ", read.error().message));
-    }
-  }
-  CO_TRY_VOID(std::move(status));
+  CO_TRY_VOID(co_await read_vectors(source_, vector_jobs_, vectors_));
   CO_TRY(weights.vectors,
          buffer(vectors_.size() * sizeof(float), gpu::kStorageUsage, "norms and scales"));
   device_.write(weights.vectors, 0, std::as_bytes(std::span(vectors_)));
@@ -326,108 +272,6 @@ Task<Status> Loader::load_rope(uint32_t context) {
     device_.write(target, 0, std::as_bytes(std::span(table)));
   }
   co_return Status{};
-}
-
-Task<Status> Loader::load_matrices(const LoadProgress& progress,
-                                   const std::function<bool()>& cancelled) {
-  // In the file's order, so that a disk or a server is read from front to back.
-  std::ranges::sort(matrices_, {}, [](const MatrixJob& job) {
-    return job.tensor->offset +
-           job.row_begin *
-               kernels::file_row_bytes(job.codec, static_cast<uint32_t>(job.tensor->dims[0]));
-  });
-  uint64_t total = 0;
-  uint64_t staging_bytes = kPieceBytes;
-  std::vector<uint32_t> slots;
-  for (const MatrixJob& job : matrices_) {
-    const auto cols = static_cast<uint32_t>(job.tensor->dims[0]);
-    const uint64_t row_bytes = kernels::file_row_bytes(job.codec, cols);
-    total += row_bytes * job.rows;
-    staging_bytes = std::max(staging_bytes, row_bytes);
-    slots.push_back(cache_.add(kernels::repack_source({job.codec, cols})));
-  }
-  CO_TRY_VOID(co_await cache_.compile());
-
-  // A piece uses the staging buffer of the one kPiecesAtOnce before it: the queue keeps their
-  // order, so it is enough that that one's repack was submitted before this one's copies are.
-  struct Staging {
-    gpu::Buffer buffer;
-    gpu::HostFuture upload;
-  };
-  std::vector<Staging> stagings(kPiecesAtOnce);
-  for (Staging& staging : stagings) {
-    CO_TRY(staging.buffer,
-           device_.create_buffer(staging_bytes + 16, gpu::kStorageUsage, "upload staging"));
-  }
-  CO_TRY(gpu::Buffer params, device_.create_buffer(sizeof(kernels::RepackParams), gpu::kParamsUsage,
-                                                   "repack parameters"));
-  struct Piece {
-    size_t job;
-    uint32_t row, rows;
-    uint64_t bytes;
-  };
-  std::vector<Piece> pieces;
-  for (size_t i = 0; i < matrices_.size(); ++i) {
-    const MatrixJob& job = matrices_[i];
-    const uint64_t row_bytes =
-        kernels::file_row_bytes(job.codec, static_cast<uint32_t>(job.tensor->dims[0]));
-    const auto most =
-        static_cast<uint32_t>(std::min<uint64_t>(staging_bytes / row_bytes, job.rows));
-    for (uint32_t row = 0; row < job.rows; row += most) {
-      const uint32_t rows = std::min(most, job.rows - row);
-      pieces.push_back({i, row, rows, rows * row_bytes});
-    }
-  }
-  const auto start = [&](size_t p) {
-    const Piece& piece = pieces[p];
-    const MatrixJob& job = matrices_[piece.job];
-    const uint64_t row_bytes = piece.bytes / piece.rows;
-    const uint64_t offset = job.tensor->offset + (job.row_begin + piece.row) * row_bytes;
-    Staging& staging = stagings[p % kPiecesAtOnce];
-    gpu::host_source_upload(source_, static_cast<double>(offset), static_cast<double>(piece.bytes),
-                            staging.buffer.id(), 0, staging.upload.start());
-  };
-
-  uint64_t loaded = 0;
-  gpu::CommandList list;
-  gpu::Bindings bindings;
-  Status status;
-  size_t started = 0;
-  // After a failure what is under way is awaited all the same: the host still writes to its
-  // buffers.
-  for (size_t p = 0; p < pieces.size() && (status || p < started); ++p) {
-    while (status && started < std::min(pieces.size(), p + kPiecesAtOnce)) start(started++);
-    Staging& staging = stagings[p % kPiecesAtOnce];
-    Status arrived = co_await staging.upload;
-    if (status && !arrived) status = std::move(arrived);
-    if (status && cancelled()) status = fail(ErrorCode::kCancelled, "loading was cancelled");
-    if (!status) continue;
-    const Piece& piece = pieces[p];
-    const MatrixJob& job = matrices_[piece.job];
-    const auto cols = static_cast<uint32_t>(job.tensor->dims[0]);
-    const gpu::Kernel& kernel = cache_[slots[piece.job]];
-    auto bound = device_.create_bindings(
-        kernel, {staging.buffer,
-                 {*job.target, job.offset, kernels::packed_bytes(job.codec, job.rows, cols)},
-                 params});
-    if (!bound) {
-      status = std::unexpected(bound.error());
-      continue;
-    }
-    bindings = std::move(*bound);
-    const kernels::RepackParams repack{piece.row, piece.rows, job.rows, 0};
-    device_.write(params, 0, std::as_bytes(std::span(&repack, 1)));
-    const kernels::Groups groups = kernels::repack_groups({job.codec, cols}, piece.rows);
-    list.reset();
-    list.begin_pass();
-    list.dispatch(kernel, bindings, groups.x, groups.y, groups.z);
-    list.end_pass();
-    device_.submit(list);
-    loaded += piece.bytes;
-    if (progress) progress(loaded, total);
-  }
-  CO_TRY_VOID(std::move(status));
-  co_return co_await device_.sync();
 }
 
 }  // namespace

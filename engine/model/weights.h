@@ -13,6 +13,7 @@
 #include "engine/kernels/cache.h"
 #include "engine/kernels/layout.h"
 #include "engine/model/config.h"
+#include "engine/model/tensor_loader.h"
 
 namespace lapidary::model {
 
@@ -94,9 +95,6 @@ struct Weights {
 
 // What a layer's attention is; how its cache lies (slots, sequences, kv_f32) is left to the caller.
 kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t layer);
-
-// progress(loaded, total): bytes of the file.
-using LoadProgress = std::function<void(uint64_t, uint64_t)>;
 
 // Streams the tensors of `header` from byte source `source`. The tensors have passed check_tensors.
 // per_layer: where the per-layer embedding goes; in its source it is read as long as the model

@@ -12,10 +12,10 @@ constexpr int kBits = 22;  // of the weights' fractions
 constexpr uint32_t kChannels = 3;
 
 double bicubic(double x) {
-  constexpr double a = -0.5;
+  constexpr double kA = -0.5;
   x = std::abs(x);
-  if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
-  if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
+  if (x < 1) return ((kA + 2) * x - (kA + 3)) * x * x + 1;
+  if (x < 2) return (((x - 5) * x + 8) * x - 4) * kA;
   return 0;
 }
 
@@ -33,7 +33,7 @@ ResizeAxis::ResizeAxis(uint32_t from, uint32_t to) : from_(from), to_(to) {
   for (uint32_t i = 0; i < to; ++i) {
     const double center = (i + 0.5) * scale;
     const auto first = static_cast<uint32_t>(std::max(center - support + 0.5, 0.0));
-    const auto end = std::min(static_cast<uint32_t>(center + support + 0.5), from);
+    const auto end = std::min(static_cast<uint32_t>(std::floor(center + support + 0.5)), from);
     values.clear();
     double total = 0;
     for (uint32_t x = first; x < end; ++x)

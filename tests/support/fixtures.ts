@@ -17,7 +17,8 @@ export const readJson = <T>(path: string): T =>
   JSON.parse(new TextDecoder().decode(readFixture(path))) as T;
 
 export function readFloats(path: string): Float32Array {
-  return new Float32Array(readFixture(path).slice().buffer);
+  // A copy: small files lie in a buffer that they share with others.
+  return new Float32Array(Uint8Array.from(readFixture(path)).buffer);
 }
 
 export interface Prompt {

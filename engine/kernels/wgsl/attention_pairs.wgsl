@@ -9,6 +9,14 @@ const STRIDE: u32 = CHUNK + 1u;
 var<workgroup> q_tile: array<f32, 16u * STRIDE>;
 var<workgroup> k_tile: array<f32, 16u * STRIDE>;
 
+//#if EVERY_KEY
+fn visible(query: u32, key: u32) -> bool {
+  return query < step.tokens && key < step.tokens;
+}
+fn first_key(query: u32) -> u32 {
+  return 0u;
+}
+//#else
 // Which keys a query of a packed batch sees. spans[t] is where the example of token t begins and
 // ends: (first token, one past the last).
 fn visible(query: u32, key: u32) -> bool {
@@ -31,3 +39,4 @@ fn end_query(key: u32) -> u32 {
   }
   return min(spans[key].y, key + WINDOW);
 }
+//#endif

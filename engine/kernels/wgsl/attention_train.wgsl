@@ -1,5 +1,6 @@
 // Causal attention over a packed batch, for training: K and V in f32, and the logarithm of every
-// query's sum of exponentials is kept for the way back. A workgroup has 16 queries of one head and
+// query's sum of exponentials is kept for the way back. With EVERY_KEY, for the vision tower: a query
+// sees all keys, and nothing is kept. A workgroup has 16 queries of one head and
 // walks over their keys 16 at a time with a running maximum; thread (i, j) has the score of query i
 // and key j, then the output columns j + 16 c of query i.
 //#include attention_pairs.wgsl
@@ -23,7 +24,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let query = first + i;
   var top = -3.0e38;
   var total = 0.0;
-  for (var key0 = first_key(first); key0 <= min(first + 15u, last); key0 += 16u) {
+//#if EVERY_KEY
+  let last_key = last;
+//#else
+  let last_key = min(first + 15u, last);
+//#endif
+  for (var key0 = first_key(first); key0 <= last_key; key0 += 16u) {
     var score = 0.0;
     for (var d0 = 0u; d0 < HEAD_DIM; d0 += CHUNK) {
       for (var e = tid; e < bound(16u * CHUNK); e += THREADS) {
@@ -76,8 +82,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         out[at * HEAD_DIM + j + 16u * c] = acc[c] / total;
       }
     }
+//#if !EVERY_KEY
     if (j == 0u) {
       stats[2u * at] = top + log(total);
     }
+//#endif
   }
 }

@@ -1,0 +1,63 @@
+// Runs the vision tower of a file on a picture and hands out its soft tokens
+// (tests/model/vision.test.ts knows what they should be).
+#include <memory>
+#include <vector>
+
+#include "engine/base/text.h"
+#include "engine/generate/text_model.h"
+#include "engine/model/vision_tower.h"
+
+namespace lapidary::model {
+namespace {
+
+struct Picture {
+  std::vector<uint8_t> rgb;
+  vision::ImageSize size;
+};
+
+Task<Result<std::vector<float>>> encode(uint32_t source, uint32_t hidden, Picture picture,
+                                        bool times) {
+  gpu::Device device;
+  CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
+  CO_TRY(const std::optional<VisionConfig> config, VisionConfig::from_gguf(header, hidden));
+  if (!config) co_return fail(ErrorCode::kNotFound, "the file has no vision tower");
+  const kernels::Variant variant{.subgroups = device.has(gpu::kFeatureSubgroups),
+                                 .light = device.info().is_software != 0};
+  CO_TRY(const std::unique_ptr<VisionTower> tower,
+         co_await VisionTower::load(device, *config, VisionTensors(header), source, variant,
+                                    [] { return false; }));
+  // Twice: what one picture leaves behind must not show in the next.
+  if (times) {
+    const std::vector<uint8_t> white(size_t{3} * 2 * picture.size.pixels(), 255);
+    const vision::ImageSize taller{.width = picture.size.width, .height = 2 * picture.size.height};
+    CO_TRY(const gpu::Buffer before, co_await tower->encode(white, taller));
+  }
+  CO_TRY(const gpu::Buffer rows, co_await tower->encode(picture.rgb, picture.size));
+  std::vector<float> out(size_t{vision::soft_tokens(picture.size)} * hidden);
+  CO_TRY_VOID(co_await device.read(rows, 0, std::as_writable_bytes(std::span(out))));
+  co_return out;
+}
+
+Task<void> answer(uint32_t call, uint32_t source, uint32_t hidden, Picture picture, bool times) {
+  const Result<std::vector<float>> rows =
+      co_await encode(source, hidden, std::move(picture), times);
+  if (rows) {
+    gpu::host_complete(call, 0, reinterpret_cast<const char*>(rows->data()),
+                       static_cast<uint32_t>(rows->size() * sizeof(float)));
+  } else {
+    const std::string& message = rows.error().message;
+    gpu::host_complete(call, static_cast<uint32_t>(rows.error().code), message.data(),
+                       static_cast<uint32_t>(message.size()));
+  }
+}
+
+}  // namespace
+}  // namespace lapidary::model
+
+// Completes with f32 [soft tokens, hidden] of an RGB picture. again: after another, taller one.
+extern "C" __attribute__((export_name("vision_probe"))) void vision_probe(
+    uint32_t call, uint32_t source, uint32_t hidden, const uint8_t* rgb, uint32_t bytes,
+    uint32_t width, uint32_t height, uint32_t again) {
+  lapidary::spawn(lapidary::model::answer(
+      call, source, hidden, {{rgb, rgb + bytes}, {.width = width, .height = height}}, again != 0));
+}
