@@ -42,10 +42,18 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "stop";
 }
 
-Status Session::check_prompt(const std::vector<uint32_t>& prompt) const {
+Status Session::check_prompt(const std::vector<uint32_t>& prompt, const SoftSpans& soft) const {
   if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
-  for (const uint32_t id : prompt) {
-    if (id >= vocab_) {
+  const auto is_soft = [&](size_t at) {
+    return prompt[at] >= model::kSoftToken && std::ranges::any_of(soft, [&](const auto& span) {
+             return at >= span.position && at - span.position < span.rows;
+           });
+  };
+  if (is_soft(prompt.size() - 1))
+    return fail(ErrorCode::kInvalidArgument, "a prompt ends in a token, not in a picture");
+  for (size_t at = 0; at < prompt.size(); ++at) {
+    const uint32_t id = prompt[at];
+    if (id >= vocab_ && !is_soft(at)) {
       return fail(ErrorCode::kInvalidArgument,
                   cat("token id ", id, " is outside the vocabulary of ", vocab_));
     }
@@ -152,7 +160,8 @@ Task<Status> Session::run_prompt(Run& run, const std::function<Readback()>& read
     if (run.ended) co_return Status{};
     const uint32_t count = std::min(decoder_->max_batch(), total - at);
     const bool last = at + count == total;
-    decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{});
+    decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{},
+                      run.soft);
     at += count;
     current().note_written(at);
     current().cached.assign(run.given.begin(), run.given.begin() + at);
@@ -298,12 +307,12 @@ Task<Status> Session::decode(Run& run) {
 Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                                      uint64_t seed, Listener& listener,
                                      std::function<bool()> cancelled, Constraint* constraint,
-                                     std::vector<uint32_t> written) {
+                                     std::vector<uint32_t> written, SoftSpans soft) {
   if (busy_) co_return fail(ErrorCode::kBusy, "this session is answering another request");
-  CO_TRY_VOID(check_prompt(prompt));
+  CO_TRY_VOID(check_prompt(prompt, soft));
   std::vector<uint32_t> given = prompt;
   given.insert(given.end(), written.begin(), written.end());
-  CO_TRY_VOID(check_prompt(given));
+  CO_TRY_VOID(check_prompt(given, soft));
   CO_TRY_VOID(check_room(prompt));
   Run run{.prompt = std::move(prompt),
           .given = std::move(given),
@@ -311,7 +320,8 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
           .seed = seed,
           .listener = listener,
           .constraint = constraint,
-          .cancelled = std::move(cancelled)};
+          .cancelled = std::move(cancelled),
+          .soft = std::move(soft)};
   run.start = gpu::host_now();
   run.result.prompt_tokens = static_cast<uint32_t>(run.prompt.size());
   // What was written may have ended the reply already, at its last token.
@@ -351,6 +361,7 @@ Task<Result<RunResult>> Session::run(std::vector<uint32_t> prompt, const Generat
 }
 
 Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prompts,
+                                  const std::vector<SoftSpans>& soft,
                                   std::vector<Prefilled>& results,
                                   const std::function<bool()>& cancelled) {
   std::vector<uint32_t> taken;
@@ -369,7 +380,7 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
       const auto at = static_cast<uint32_t>(sequences_[taken[p]].cached.size());
       const std::span tokens =
           std::span(prompt).subspan(at, std::min<size_t>(room, prompt.size() - at));
-      batch.push_back({.sequence = taken[p], .position = at, .tokens = tokens});
+      batch.push_back({.sequence = taken[p], .position = at, .tokens = tokens, .soft = soft[p]});
       all.insert(all.end(), tokens.begin(), tokens.end());
       room -= static_cast<uint32_t>(tokens.size());
       if (at + tokens.size() < prompt.size()) break;  // the rest is the next batch's
@@ -378,7 +389,7 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
     if (!provided && cancelled()) break;  // a read that was given up
     CO_TRY_VOID(std::move(provided));
     decoder_->prefill(batch);
-    for (const auto& [sequence, position, tokens] : batch) {
+    for (const auto& [sequence, position, tokens, rows] : batch) {
       Sequence& written = sequences_[sequence];
       written.cached.insert(written.cached.end(), tokens.begin(), tokens.end());
       written.note_written(static_cast<uint32_t>(written.cached.size()));
@@ -389,20 +400,22 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
 }
 
 Task<Result<std::vector<Prefilled>>> Session::prefill(std::vector<std::vector<uint32_t>> prompts,
-                                                      std::function<bool()> cancelled) {
+                                                      std::function<bool()> cancelled,
+                                                      std::vector<SoftSpans> soft) {
   CO_TRY_VOID(check_idle());
+  soft.resize(prompts.size());
   if (prompts.size() > sequences_.size()) {
     co_return fail(ErrorCode::kInvalidArgument,
                    cat(prompts.size(), " prompts; the model was loaded for ", sequences_.size(),
                        " at once. Load it with more sessions"));
   }
-  for (const std::vector<uint32_t>& prompt : prompts) {
-    CO_TRY_VOID(check_prompt(prompt));
-    CO_TRY_VOID(check_room(prompt));
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    CO_TRY_VOID(check_prompt(prompts[p], soft[p]));
+    CO_TRY_VOID(check_room(prompts[p]));
   }
   busy_ = true;
   std::vector<Prefilled> results;
-  Status status = co_await prefill_all(prompts, results, cancelled);
+  Status status = co_await prefill_all(prompts, soft, results, cancelled);
   busy_ = false;
   if (!status) {
     forget_all();
@@ -411,9 +424,10 @@ Task<Result<std::vector<Prefilled>>> Session::prefill(std::vector<std::vector<ui
   co_return results;
 }
 
-Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, bool all) {
+Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, bool all,
+                                                 SoftSpans soft) {
   CO_TRY_VOID(check_idle());
-  CO_TRY_VOID(check_prompt(tokens));
+  CO_TRY_VOID(check_prompt(tokens, soft));
   if (tokens.size() > decoder_->context()) {
     co_return fail(ErrorCode::kContextOverflow,
                    cat(tokens.size(), " tokens do not fit the context of ", decoder_->context()));
@@ -432,7 +446,8 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
       const auto batch = std::span(tokens).subspan(at, count);
       status = co_await decoder_->provide(batch, false);
       if (!status) break;
-      const model::Prompt prompt{.sequence = current_, .position = at, .tokens = batch};
+      const model::Prompt prompt{
+          .sequence = current_, .position = at, .tokens = batch, .soft = soft};
       decoder_->run_all_layers({&prompt, 1});
       for (uint32_t row = 0; status && row < count; row += rows) {
         const uint32_t block = std::min(rows, count - row);
@@ -451,10 +466,11 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
       if (last) {
         status = co_await gpu::HostCall([&](uint32_t ticket) {
           decoder_->prefill(batch, at, true,
-                            {.choose = Choose::kLogits, .address = out.data(), .ticket = ticket});
+                            {.choose = Choose::kLogits, .address = out.data(), .ticket = ticket},
+                            soft);
         });
       } else {
-        decoder_->prefill(batch, at, false, {});
+        decoder_->prefill(batch, at, false, {}, soft);
       }
       at += count;
     }

@@ -29,6 +29,10 @@ struct ChosenToken {
   std::vector<Candidate> top;
 };
 
+// The soft tokens of a prompt (model::SoftRows), in order: each id from model::kSoftToken on has
+// its row in one of them.
+using SoftSpans = std::vector<model::SoftRows>;
+
 // What happens during a run. Called between submissions.
 class Listener {
  public:
@@ -92,17 +96,20 @@ class Session {
   // run goes on or waits.
   Task<Result<RunResult>> run(std::vector<uint32_t> prompt, const GenerateOptions& options,
                               uint64_t seed, Listener& listener, std::function<bool()> cancelled,
-                              Constraint* constraint = nullptr, std::vector<uint32_t> written = {});
+                              Constraint* constraint = nullptr, std::vector<uint32_t> written = {},
+                              SoftSpans soft = {});
 
   // Runs prompts into the cache, in batches that hold tokens of several, each into a sequence of
   // its own. cancelled() is polled between submissions; what was run until then stays.
   // kInvalidArgument: more prompts than sequences, and as run().
   Task<Result<std::vector<Prefilled>>> prefill(std::vector<std::vector<uint32_t>> prompts,
-                                               std::function<bool()> cancelled);
+                                               std::function<bool()> cancelled,
+                                               std::vector<SoftSpans> soft = {});
 
   // Logits after each token (all), or after the last: f32 [rows, vocab], in one piece. For all, the
   // cache is run anew from position 0 in batches through every layer.
-  Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all);
+  Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all,
+                                          SoftSpans soft = {});
 
   // Embeddings of texts, f32 [dimensions] each, in batches that hold tokens of several. Their K and
   // V take the place of what some sequences hold, of half of them at most where none is empty (but
@@ -147,7 +154,7 @@ class Session {
   };
   // kBusy while a run goes on or waits, or something else does.
   Status check_idle() const;
-  Status check_prompt(const std::vector<uint32_t>& prompt) const;
+  Status check_prompt(const std::vector<uint32_t>& prompt, const SoftSpans& soft = {}) const;
   Status check_room(const std::vector<uint32_t>& prompt) const;
   // Leading tokens of `prompt`, less than all, whose K and V `sequence` holds.
   uint32_t common_prefix(const Sequence& sequence, const std::vector<uint32_t>& prompt) const;
@@ -160,7 +167,8 @@ class Session {
   // What the cache holds is no longer known.
   void forget_all() { sequences_.assign(sequences_.size(), {}); }
   Task<Status> prefill_all(const std::vector<std::vector<uint32_t>>& prompts,
-                           std::vector<Prefilled>& results, const std::function<bool()>& cancelled);
+                           const std::vector<SoftSpans>& soft, std::vector<Prefilled>& results,
+                           const std::function<bool()>& cancelled);
   struct Saving {
     uint32_t sequence = 0;
     uint64_t used = 0;

@@ -30,6 +30,7 @@ struct Session::Run {
   Listener& listener;
   Constraint* constraint = nullptr;  // what the reply must be; null: free
   std::function<bool()> cancelled;
+  SoftSpans soft;
   RunResult result;
   double start = 0;
   double first_token = 0;

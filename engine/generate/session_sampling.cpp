@@ -41,8 +41,9 @@ Session::Adjustments Session::adjustments(const Run& run) const {
     const size_t total = run.prompt.size() + run.result.tokens.size();
     const size_t window = std::min<size_t>(sampling.repeat_last_n, total);
     for (size_t i = total - window; i < total; ++i) {
-      entry(i < run.prompt.size() ? run.prompt[i] : run.result.tokens[i - run.prompt.size()])
-          .count += 1;
+      const size_t size = run.prompt.size();
+      const uint32_t id = i < size ? run.prompt[i] : run.result.tokens[i - size];
+      if (id < model::kSoftToken) entry(id).count += 1;
     }
   }
   Adjustments out;

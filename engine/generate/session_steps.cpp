@@ -201,12 +201,15 @@ Task<Status> Session::step_prompts(const std::vector<Run*>& reading, uint32_t ro
     if (shares[i] == 0) continue;
     const auto at = static_cast<uint32_t>(sequences_[reading[i]->sequence].cached.size());
     const auto tokens = std::span<const uint32_t>(reading[i]->given).subspan(at, shares[i]);
-    batch.push_back({.sequence = reading[i]->sequence, .position = at, .tokens = tokens});
+    batch.push_back({.sequence = reading[i]->sequence,
+                     .position = at,
+                     .tokens = tokens,
+                     .soft = reading[i]->soft});
     all.insert(all.end(), tokens.begin(), tokens.end());
   }
   CO_TRY_VOID(co_await decoder_->provide(all, false));
   decoder_->prefill(batch);
-  for (const auto& [index, position, tokens] : batch) {
+  for (const auto& [index, position, tokens, rows] : batch) {
     Sequence& sequence = sequences_[index];
     sequence.cached.insert(sequence.cached.end(), tokens.begin(), tokens.end());
     sequence.note_written(static_cast<uint32_t>(sequence.cached.size()));

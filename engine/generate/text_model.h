@@ -76,8 +76,9 @@ class TextModel {
   // request: {prompts: [as for chat or generate, without options]}, one for a session at most. Runs
   // them into the KV cache; the result is [{promptTokens, cachedTokens}].
   Task<Result<Json>> prefill(Json request, Cancelled cancelled);
-  Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all) {
-    return session_->logits(std::move(tokens), all);
+  Task<Result<std::vector<float>>> logits(std::vector<uint32_t> tokens, bool all,
+                                          SoftSpans soft = {}) {
+    return session_->logits(std::move(tokens), all, std::move(soft));
   }
   // request: {inputs: [{prompt or tokens, special}], and EmbeddingOptions}. Emits {promptTokens:
   // [of each]}; the result is f32 [inputs, dimensions].

@@ -15,6 +15,9 @@ namespace {
 constexpr uint32_t kRingSlack = 512;
 constexpr uint32_t kTopk = kernels::kMaxTopK;
 
+// Which row of the embeddings a token has (gemma4.md §4.2).
+constexpr uint32_t table_row(uint32_t id) { return id < kSoftToken ? id : 0; }
+
 }  // namespace
 
 Decoder::Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config,
@@ -239,7 +242,7 @@ uint32_t Decoder::write_batch(std::span<const Prompt> prompts) {
                      .tokens = static_cast<uint32_t>(prompt.tokens.size()),
                      .position = prompt.position,
                      .sequence = prompt.sequence});
-    tokens.insert(tokens.end(), prompt.tokens.begin(), prompt.tokens.end());
+    for (const uint32_t id : prompt.tokens) tokens.push_back(table_row(id));
   }
   device_.write(batch_.tokens, 0, std::as_bytes(std::span(tokens)));
   write_spans(spans);
@@ -303,11 +306,41 @@ void Decoder::append_tail(gpu::CommandList& list, const Readback& readback, uint
 
 Task<Status> Decoder::provide(std::span<const uint32_t> tokens, bool last) {
   if (!rows_) co_return Status{};
+  std::vector<uint32_t> rows;
+  for (const uint32_t id : tokens) rows.push_back(table_row(id));
   // The last token of a prompt goes through the layers of decoding, too (prefill).
-  if (tokens.size() > 1 || !last)
-    CO_TRY_VOID(co_await rows_->gather(device_, tokens, batch_.ple_tok));
-  if (last) CO_TRY_VOID(co_await rows_->gather(device_, tokens.last(1), one_.ple_tok));
+  if (rows.size() > 1 || !last) CO_TRY_VOID(co_await rows_->gather(device_, rows, batch_.ple_tok));
+  if (last) CO_TRY_VOID(co_await rows_->gather(device_, std::span(rows).last(1), one_.ple_tok));
   co_return Status{};
+}
+
+// What a batch's layers start from. The rows of soft tokens take their places once the embedding
+// has been gathered, before anything reads it; copies lie between passes.
+void Decoder::submit_inputs(std::span<const Prompt> prompts, uint32_t count) {
+  const uint64_t row = uint64_t{config_.hidden} * sizeof(float);
+  bool between = false;
+  const auto place = [&] {
+    uint32_t first = 0;
+    for (const Prompt& prompt : prompts) {
+      const auto size = static_cast<uint32_t>(prompt.tokens.size());
+      for (const SoftRows& soft : prompt.soft) {
+        const uint32_t begin = std::max(soft.position, prompt.position);
+        const uint32_t end = std::min(soft.position + soft.rows, prompt.position + size);
+        if (begin >= end) continue;
+        if (!between) list_.end_pass();
+        between = true;
+        list_.copy(*soft.values, (begin - soft.position) * row, batch_.x[0],
+                   (first + begin - prompt.position) * row, (end - begin) * row);
+      }
+      first += size;
+    }
+    if (between) list_.begin_pass();
+  };
+  const size_t gathers = weights_.token_embd.parts.size();
+  for (size_t i = 0; i < gathers; ++i) batch_inputs_.record_step(i, list_, cache_, count);
+  place();
+  for (size_t i = gathers; i < batch_inputs_.size(); ++i)
+    batch_inputs_.record_step(i, list_, cache_, count);
 }
 
 // Begins a pass with the layers that compute K and V.
@@ -315,7 +348,7 @@ void Decoder::record_batch(std::span<const Prompt> prompts) {
   const uint32_t count = write_batch(prompts);
   list_.reset();
   list_.begin_pass();
-  batch_inputs_.record(list_, cache_, count);
+  submit_inputs(prompts, count);
   for (size_t l = 0; l < batch_layers_; ++l) batch_layers_programs_[l].record(list_, cache_, count);
 }
 
@@ -330,7 +363,7 @@ void Decoder::decode(uint32_t position, const Readback& readback) {
 }
 
 void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
-                      const Readback& readback) {
+                      const Readback& readback, std::span<const SoftRows> soft) {
   const auto count = static_cast<uint32_t>(tokens.size());
   const uint32_t end = position + count - 1;
   if (last) set_token(tokens.back(), end);
@@ -338,7 +371,7 @@ void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool 
     decode(end, readback);
     return;
   }
-  const Prompt prompt{.sequence = sequence_, .position = position, .tokens = tokens};
+  const Prompt prompt{.sequence = sequence_, .position = position, .tokens = tokens, .soft = soft};
   if (!last) {
     prefill({&prompt, 1});
     return;

@@ -48,11 +48,24 @@ enum class Choose : uint8_t {
   kLogits,      // all logits are read back: 4 * vocab bytes
 };
 
+// Ids from here on stand for soft tokens: positions whose rows of the residual stream come from
+// elsewhere (a picture), not from the token embedding. Ids say which row it is, so that equal ones
+// may share K and V; as tokens they count as padding (id 0).
+inline constexpr uint32_t kSoftToken = 1u << 31;
+
+// Rows of soft tokens: those of positions [position, position + rows) of a sequence.
+struct SoftRows {
+  uint32_t position = 0;
+  uint32_t rows = 0;
+  std::shared_ptr<const gpu::Buffer> values;  // f32 [rows][hidden], not scaled
+};
+
 // Tokens of one sequence, from `position` on, for a batch that may hold those of several.
 struct Prompt {
   uint32_t sequence = 0;
   uint32_t position = 0;
   std::span<const uint32_t> tokens;
+  std::span<const SoftRows> soft;  // for every soft token among them
 };
 
 // Where the answer of a submission goes. `address` must stay valid until `ticket` is resumed.
@@ -129,8 +142,9 @@ class Decoder {
   // Submits 1..max_batch tokens at `position`; readback applies to the last of them. `last`: no
   // more of the prompt follows. Without it the batch stops where K and V end, and readback must be
   // kNothing.
+  // The last token of all is no soft one.
   void prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
-               const Readback& readback);
+               const Readback& readback, std::span<const SoftRows> soft = {});
   // Submits the K and V of prompts of different sequences, 1..max_batch tokens in all.
   void prefill(std::span<const Prompt> prompts);
   // Submits the token in the token buffer at the position in the step buffer, which the host knows
@@ -268,6 +282,7 @@ class Decoder {
   void write_spans(std::span<const kernels::TokenSpan> spans);
   uint32_t write_batch(std::span<const Prompt> prompts);
   void record_batch(std::span<const Prompt> prompts);
+  void submit_inputs(std::span<const Prompt> prompts, uint32_t count);
 
   gpu::Device& device_;
   kernels::KernelCache& cache_;

@@ -52,7 +52,7 @@ void Decoder::run_all_layers(std::span<const Prompt> prompts) {
   const uint32_t count = write_batch(prompts);
   list_.reset();
   list_.begin_pass();
-  batch_inputs_.record(list_, cache_, count);
+  submit_inputs(prompts, count);
   for (const Program& layer : batch_layers_programs_) layer.record(list_, cache_, count);
   all_norm_.record(list_, cache_, count);
   list_.end_pass();
