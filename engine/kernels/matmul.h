@@ -25,9 +25,6 @@ inline constexpr MatmulTiling kMatmulTilings[] = {{128, 4}, {128, 8}, {256, 8}};
 // Whether it is one of these, and its tiles fit the workgroup memory of a device, in bytes.
 bool fits(const MatmulTiling& tiling, Dot dot, uint32_t workgroup_storage);
 
-// Tokens for which the form for few of them reads a weight once: a multiple of 4.
-inline constexpr uint32_t kFewColumns = 8;
-
 struct MatmulSpec {
   std::vector<Segment> segments;
   uint32_t cols = 0;
@@ -43,9 +40,6 @@ struct MatmulSpec {
   uint32_t mul_offset = 0;
   // Not 0: only so many rows of the one segment, from step.position on, at the start of Y's row.
   uint32_t window = 0;
-  // The form for few tokens: a matvec of kFewColumns vectors, without tiles (tiling, window) or
-  // dot.
-  bool few = false;
   MatmulTiling tiling;
   Dot dot = Dot::kF32;  // not kF32: all segments have integer quants; kMatrix: kFeatureMatrix, too
   bool light = false;   // as Variant's

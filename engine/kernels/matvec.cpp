@@ -6,6 +6,7 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/kernels/step.h"
 
 namespace lapidary::kernels {
 namespace {
@@ -208,7 +209,8 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
 void add_epilogue(Composer& composer, const MatvecSpec& spec) {
   std::string value = "total";
   if (spec.epilogue == Epilogue::kGeluMul)
-    value = cat("gelu_tanh(total) * mul[", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
+    value =
+        cat("gelu_tanh(total) * mul[mul_row + ", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
   if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
   composer.text(cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
 }
@@ -300,6 +302,49 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   composer.constant("LOW_U", kLowU);
 }
 
+// Where the token's rows of the bindings begin, in elements of each: NAME_row.
+void add_rows(Composer& composer, const MatvecSpec& spec, bool aligned, bool head_vectors) {
+  const TokenStrides strides = spec.tokens.value_or(TokenStrides{});
+  struct Row {
+    std::string_view name;
+    uint32_t stride;
+  };
+  const Row rows[] = {
+      {"y", strides.y},
+      {"x", aligned ? strides.input / 4 : strides.input},
+      {"x_old", strides.input / 4},
+      {"partial", head_vectors ? strides.input / 4 : strides.input},
+      {"delta", strides.delta / 4},
+      {"x_new", strides.stream / 4},
+      {"residual", strides.stream / 4},
+      {"stats", strides.stats / 2},
+      {"mul", strides.mul},
+  };
+  std::string text;
+  std::string find = "fn find_rows(token: u32) {\n";
+  for (const auto& [name, stride] : rows) {
+    if (spec.tokens) {
+      text += cat("var<private> ", name, "_row: u32;\n");
+      find += cat("  ", name, "_row = token * ", stride, "u;\n");
+    } else {
+      text += cat("const ", name, "_row = 0u;\n");
+    }
+  }
+  const bool merge = spec.prologue == Prologue::kMerge;
+  if (spec.tokens) {
+    if (merge) {
+      text += "var<private> step_row: u32;\n";
+      find += "  step_row = token;\n";
+    }
+    text += find + "}\n";
+  }
+  if (merge) {
+    text += cat("fn token_position() -> u32 { return ",
+                spec.tokens ? "steps[step_row].position" : "step.position", "; }\n");
+  }
+  composer.text(text);
+}
+
 // As it bears on the time that a cut takes.
 std::string change_label(const FusedChange& fused) {
   if (!fused.any()) return "";
@@ -360,7 +405,13 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
   if (spec.fused.any()) composer.bind('r', "adapter", spec.fused.buffer_type());
   if (spec.fused.next_rank > 0) composer.bind('r', "residual", kVectors);
-  if (merge) composer.bind('u', "step", "Step");
+  if (merge) {
+    if (spec.tokens) {
+      composer.bind('u', "steps", cat("array<Step, ", kMaxStepRows, ">"));
+    } else {
+      composer.bind('u', "step", "Step");
+    }
+  }
 
   composer.constant("COLS", spec.cols)
       .constant("THREADS", tiling.threads)
@@ -379,6 +430,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .constant("CAP", spec.cap)
       .flag("SUBGROUPS", variant.subgroups)
       .flag("LIGHT", variant.light)
+      .flag("TOKENS", spec.tokens ? 1 : 0)
       .flag("LOG_SHUFFLES", std::min(log_threads, 7u))
       .flag("LOG_LANES", std::min(static_cast<uint32_t>(std::countr_zero(tiling.lanes)), 7u))
       .flag("PLAIN", spec.prologue == Prologue::kPlain)
@@ -408,6 +460,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   }
   set_fused(composer, spec, tiling, variant);
   add_segments(composer, spec.segments, spec.cols, dot);
+  add_rows(composer, spec, aligned, head_vectors);
   composer.include("epilogue.wgsl").include("matvec.wgsl");
   add_locate(composer, spec, tiling);
   add_products(composer, spec, tiling, ahead);
@@ -439,9 +492,10 @@ bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Vari
          first.segments[0].rows % 32 == 0 && rows_per_group(tiling) % kBlock == 0;
 }
 
-Groups matvec_groups(const MatvecSpec& spec) {
+Groups matvec_groups(const MatvecSpec& spec, uint32_t tokens) {
   const MatvecTiling tiling = tiling_of(spec);
-  return fold_groups(group_count(spec, tiling) + next_groups(spec));
+  const Groups groups = fold_groups(group_count(spec, tiling) + next_groups(spec));
+  return spec.tokens ? Groups{tokens, groups.x, groups.y} : groups;
 }
 
 }  // namespace lapidary::kernels

@@ -41,9 +41,6 @@ constexpr char kAttentionDecode[] = {
 constexpr char kAttentionDelta[] = {
 #embed "wgsl/attention_delta.wgsl"
 };
-constexpr char kAttentionMerge[] = {
-#embed "wgsl/attention_merge.wgsl"
-};
 constexpr char kAttentionPairs[] = {
 #embed "wgsl/attention_pairs.wgsl"
 };
@@ -173,9 +170,6 @@ constexpr char kMatmul[] = {
 constexpr char kMatmulBack[] = {
 #embed "wgsl/matmul_back.wgsl"
 };
-constexpr char kMatmulFew[] = {
-#embed "wgsl/matmul_few.wgsl"
-};
 constexpr char kMatmulFloat[] = {
 #embed "wgsl/matmul_float.wgsl"
 };
@@ -254,9 +248,6 @@ constexpr char kTopkSelect[] = {
 constexpr char kWorkgroupReduce[] = {
 #embed "wgsl/workgroup_reduce.wgsl"
 };
-constexpr char kXVector[] = {
-#embed "wgsl/x_vector.wgsl"
-};
 // clang-format on
 
 struct Module {
@@ -275,7 +266,6 @@ constexpr Module kModules[] = {
     {"attention_back.wgsl", kAttentionBack},
     {"attention_decode.wgsl", kAttentionDecode},
     {"attention_delta.wgsl", kAttentionDelta},
-    {"attention_merge.wgsl", kAttentionMerge},
     {"attention_pairs.wgsl", kAttentionPairs},
     {"attention_prefill.wgsl", kAttentionPrefill},
     {"attention_train.wgsl", kAttentionTrain},
@@ -319,7 +309,6 @@ constexpr Module kModules[] = {
     {"low_rank_add.wgsl", kLowRankAdd},
     {"matmul.wgsl", kMatmul},
     {"matmul_back.wgsl", kMatmulBack},
-    {"matmul_few.wgsl", kMatmulFew},
     {"matmul_float.wgsl", kMatmulFloat},
     {"matmul_integer.wgsl", kMatmulInteger},
     {"matmul_matrix.wgsl", kMatmulMatrix},
@@ -346,7 +335,6 @@ constexpr Module kModules[] = {
     {"topk.wgsl", kTopk},
     {"topk_select.wgsl", kTopkSelect},
     {"workgroup_reduce.wgsl", kWorkgroupReduce},
-    {"x_vector.wgsl", kXVector},
 };
 
 }  // namespace

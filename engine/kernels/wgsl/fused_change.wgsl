@@ -52,7 +52,7 @@ fn input_dot(row: u32, tid: u32) -> f32 {
 // Eight values j of row `row` of U.
 fn residual_part(row: u32, j: u32) -> f32 {
   let e = eight_values(adapter_eight(NEXT_U + row * NEXT_EIGHTS + j));
-  return dot(e[0u], residual[2u * j]) + dot(e[1u], residual[2u * j + 1u]);
+  return dot(e[0u], residual[residual_row + 2u * j]) + dot(e[1u], residual[residual_row + 2u * j + 1u]);
 }
 // A thread's share of the row.
 fn residual_dot(row: u32, tid: u32) -> f32 {
@@ -105,7 +105,7 @@ fn mixed_in(own: f32, row: u32, tid: u32) -> f32 {
 //#if NORM
 var<private> own_v: f32;
 var<private> own_u: f32;
-fn low_input(i: u32) -> f32 { return delta[(COLS + i) >> 2u][i & 3u]; }
+fn low_input(i: u32) -> f32 { return delta[delta_row + ((COLS + i) >> 2u)][i & 3u]; }
 //#else
 //#repeat g GATHERED
 var<private> piece_${g}: f32;
@@ -114,18 +114,18 @@ var<private> piece_${g}: f32;
 fn low_piece(p: u32, r: u32) -> f32 {
   let i = p * FUSED_RANK + r;
 //#if MERGE
-  return partial[PARTIAL_LOW + (i >> 2u)][i & 3u];
+  return partial[partial_row + PARTIAL_LOW + (i >> 2u)][i & 3u];
 //#else
 //#if QUANTIZED
-  return bitcast<f32>(x[(COLS + i) >> 2u][i & 3u]);
+  return bitcast<f32>(x[x_row + ((COLS + i) >> 2u)][i & 3u]);
 //#else
-  return x[(COLS + i) >> 2u][i & 3u];
+  return x[x_row + ((COLS + i) >> 2u)][i & 3u];
 //#endif
 //#endif
 }
 fn low_pieces() -> u32 {
 //#if MERGE
-  return HEADS * attention_splits(step.position);
+  return HEADS * attention_splits(token_position());
 //#else
   return PIECES;
 //#endif
@@ -248,7 +248,7 @@ fn next_main(group: u32, tid: u32, merge: u32) {
     let row = group - NEXT_RANK;
     let total = workgroup_sum(vec4<f32>(residual_dot(row, tid)), tid, merge);
     if (tid == 0u) {
-      y[NEXT_BEHIND + LOW_U + row] = total.x;
+      y[y_row + NEXT_BEHIND + LOW_U + row] = total.x;
     }
     return;
   }
@@ -269,7 +269,7 @@ fn next_main(group: u32, tid: u32, merge: u32) {
 //#endif
   let total = workgroup_sum(vec4<f32>(sum), tid, merge);
   if (tid == 0u) {
-    y[NEXT_BEHIND + group] = total.x;
+    y[y_row + NEXT_BEHIND + group] = total.x;
   }
 }
 //#endif
@@ -287,9 +287,9 @@ var<private> handing_group: u32;
 // Behind the output.
 fn store_handed(r: u32, sum: f32) {
 //#if QUANTIZES
-  y[HANDED_BEHIND + handing_group * HANDED_RANK + r] = bitcast<u32>(sum);
+  y[y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r] = bitcast<u32>(sum);
 //#else
-  y[HANDED_BEHIND + handing_group * HANDED_RANK + r] = sum;
+  y[y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r] = sum;
 //#endif
 }
 //#include hand_low.wgsl
