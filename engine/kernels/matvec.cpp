@@ -42,19 +42,32 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
 // A row of the next product's V or U has a workgroup.
 uint32_t next_groups(const MatvecSpec& spec) { return 2 * spec.fused.next_rank; }
 
-// Threads that sum up pieces for each rank.
-uint32_t gatherers(uint32_t rank, const MatvecTiling& tiling) {
-  return std::clamp(tiling.threads / rank, 1u, 16u);
+// Threads that sum up pieces, for each quad of the ranks. Attention's are few, and its splits need
+// workgroup memory too.
+uint32_t gatherers(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  const uint32_t threads = spec.prologue == Prologue::kMerge ? tiling.threads / 2 : tiling.threads;
+  return std::max(threads * 4 / spec.fused.rank(), 1u);
 }
-// Floats of workgroup memory for their sums.
-uint32_t low_stage(const MatvecSpec& spec, const MatvecTiling& tiling) {
+// Groups that their sums are summed in first; as many as there are: no need to.
+uint32_t gather_groups(uint32_t gathering) {
+  return gathering <= 8 ? gathering : div_ceil(gathering, 8);
+}
+bool gathers(const MatvecSpec& spec) { return spec.fused.rank() > 0 && !has_norm(spec); }
+// Bytes of workgroup memory for A h, and for what sums it up.
+uint32_t low_bytes(const MatvecSpec& spec, const MatvecTiling& tiling) {
   const uint32_t rank = spec.fused.rank();
-  uint32_t floats = 0;
-  if (rank > 0 && !has_norm(spec)) floats = rank * gatherers(rank, tiling);
-  if (const uint32_t handed = spec.fused.handed_rank; handed > 0) {
-    floats = std::max(floats, handed * handers(handed, tiling.threads, rows_per_group(tiling)));
+  uint32_t floats = rank;
+  if (gathers(spec)) {
+    const uint32_t gathering = gatherers(spec, tiling);
+    const uint32_t groups = gather_groups(gathering);
+    floats += rank * (groups < gathering ? gathering + groups : groups);
   }
-  return floats;
+  return floats * 4;
+}
+// Floats for sums of what it hands over.
+uint32_t low_stage(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  const uint32_t handed = spec.fused.handed_rank;
+  return handed > 0 ? handed * handers(handed, tiling.threads, rows_per_group(tiling)) : 0;
 }
 
 }  // namespace
@@ -115,7 +128,7 @@ uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
   // Of what is handed over, the sums of groups: of up to 16, and no more than there are threads.
   const uint32_t handed = spec.fused.handed_rank > 0 ? tiling.threads : 0;
-  return used + (spec.fused.rank() + low_stage(spec, tiling) + handed) * 4;
+  return used + low_bytes(spec, tiling) + (low_stage(spec, tiling) + handed) * 4;
 }
 uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   if (spec.prologue == Prologue::kQuantized) return div_ceil(spec.cols, 32);  // there is no tile
@@ -241,6 +254,26 @@ void add_change_places(Composer& composer, const FusedChange& fused) {
   composer.text(cat(at, "}\n", first, "}\n", count, "}\n"));
 }
 
+// How A h is put together from pieces.
+void set_gathering(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
+                   const Variant& variant) {
+  const uint32_t gathering = gatherers(spec, tiling);
+  const uint32_t groups = gather_groups(gathering);
+  // Of gate/up's pieces so many for each thread without a loop, and one that not all threads have.
+  constexpr uint32_t kMost = 16;
+  const uint32_t whole = spec.fused.pieces / gathering;
+  const bool merge = spec.prologue == Prologue::kMerge;
+  const bool unrolls = !variant.light && whole <= kMost;
+  composer.constant("GATHERERS", gathering)
+      .constant("GATHER_GROUPS", groups)
+      .flag("GATHERS_TWICE", groups < gathering)
+      .constant("GATHERED", variant.light ? 0
+                            : merge       ? 1
+                                          : std::min(whole, kMost))
+      .flag("GATHERS_LAST", unrolls && spec.fused.pieces % gathering != 0)
+      .flag("GATHERS_MORE", !unrolls);
+}
+
 // What fused_change.wgsl asks for.
 void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
                const Variant& variant) {
@@ -254,19 +287,13 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   }
   composer.flag("KEEPS_VALUES", spec.quantizes || fused.handed_rank > 0);
   if (fused.rank() > 0) {
-    const uint32_t gathering = gatherers(fused.rank(), tiling);
-    // Attention seldom has more pieces than that; gate/up has 384 by cuts that tuning takes.
-    const uint32_t turns =
-        spec.prologue == Prologue::kMerge ? 1 : div_ceil(fused.pieces, gathering);
-    const bool gathers = !variant.light && !has_norm(spec) && fused.rank() <= tiling.threads;
     composer.constant("FUSED_RANK", fused.rank())
-        .constant("GATHERERS", gathering)
-        .flag("GATHERED", gathers ? std::min(turns, 24u) : 0)
         .flag("CHANGE_AHEAD", changes_ahead(spec, tiling, variant))
         .constant("CHANGES_AHEAD", changes_ahead(spec, tiling, variant))
         .flag("STREAMS", streams(spec))
         .constant("PIECES", fused.pieces)
         .constant("PARTIAL_LOW", spec.attention.splits * spec.cols / 4);
+    if (gathers(spec)) set_gathering(composer, spec, tiling, variant);
   } else {
     composer.flag("FUSED_RANK", 0);
   }

@@ -72,16 +72,14 @@ fn residual_dot(row: u32, tid: u32) -> f32 {
 //#endif
 
 //#if FUSED_RANK
+const QUADS: u32 = FUSED_RANK / 4u;
 // A h.
-var<workgroup> low: array<f32, FUSED_RANK>;
+var<workgroup> low: array<vec4<f32>, QUADS>;
 
-fn low_vector(i: u32) -> vec4<f32> {
-  return vec4<f32>(low[4u * i], low[4u * i + 1u], low[4u * i + 2u], low[4u * i + 3u]);
-}
 // Ranks 8 i to 8 i + 7 of a row of B.
 fn change_part(e: Eight, i: u32) -> f32 {
   let b = eight_values(e);
-  return dot(b[0u], low_vector(2u * i)) + dot(b[1u], low_vector(2u * i + 1u));
+  return dot(b[0u], low[2u * i]) + dot(b[1u], low[2u * i + 1u]);
 }
 
 //#if NEXT_RANK
@@ -92,44 +90,51 @@ fn mixed_value(row: u32, r: u32) -> f32 {
 fn mixed_in(own: f32, row: u32, tid: u32) -> f32 {
   var sum = 0.0;
   if (tid < FUSED_RANK) {
-    sum = own * low[tid];
+    sum = own * low[tid >> 2u][tid & 3u];
   }
   for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
-    sum += mixed_value(row, r) * low[r];
+    sum += mixed_value(row, r) * low[r >> 2u][r & 3u];
   }
   return sum;
 }
 //#endif
 
-// Rank `tid`, or the piece of it that a thread begins with.
 //#if NORM
-var<private> own_v: f32;
-var<private> own_u: f32;
-fn low_input(i: u32) -> f32 { return delta[(COLS + i) >> 2u][i & 3u]; }
+// Ranks 4 tid to 4 tid + 3.
+var<private> own_v: vec4<f32>;
+var<private> own_u: vec4<f32>;
 //#else
-//#repeat g GATHERED
-var<private> piece_${g}: f32;
-//#end
-// Pieces of A h: of attention's workgroups, or of gate/up's.
-fn low_piece(p: u32, r: u32) -> f32 {
-  let i = p * FUSED_RANK + r;
+// Where A h comes in pieces a thread has one quad of their ranks, and of the pieces every
+// GATHERERS-th; those threads' sums are summed in groups of up to eight, and then those.
+//#if GATHERS_TWICE
+var<workgroup> gather_stage: array<vec4<f32>, QUADS * GATHERERS>;
+//#endif
+var<workgroup> gather_sums: array<vec4<f32>, QUADS * GATHER_GROUPS>;
+
+// Ranks 4 q to 4 q + 3 of a piece: of one of attention's workgroups, or of gate/up's.
+fn low_piece(p: u32, q: u32) -> vec4<f32> {
+  let i = p * QUADS + q;
 //#if MERGE
-  return partial[PARTIAL_LOW + (i >> 2u)][i & 3u];
+  return partial[PARTIAL_LOW + i];
 //#else
 //#if QUANTIZED
-  return bitcast<f32>(x[(COLS + i) >> 2u][i & 3u]);
+  return bitcast<vec4<f32>>(x[COLS / 4u + i]);
 //#else
-  return x[(COLS + i) >> 2u][i & 3u];
+  return x[COLS / 4u + i];
 //#endif
 //#endif
 }
-fn low_pieces() -> u32 {
+// The first of a thread's pieces.
+fn first_piece(tid: u32) -> u32 { return min(tid / QUADS, GATHERERS - 1u); }
+
 //#if MERGE
-  return HEADS * attention_splits(step.position);
+// They are weighed once their splits' weights are known.
+//#repeat g GATHERED
+var<private> piece_${g}: vec4<f32>;
+//#end
 //#else
-  return PIECES;
+var<private> gathered: vec4<f32>;
 //#endif
-}
 //#endif
 
 //#repeat k CHANGE_AHEAD
@@ -140,12 +145,39 @@ var<private> change_${p}_${k}: Eight;
 
 fn fetch_low(tid: u32) {
 //#if NORM
-  own_v = low_input(min(tid, FUSED_RANK - 1u));
-  own_u = low_input(LOW_U + min(tid, FUSED_RANK - 1u));
+  let q = min(tid, QUADS - 1u);
+  own_v = delta[COLS / 4u + q];
+  own_u = delta[(COLS + LOW_U) / 4u + q];
+//#else
+  let q = tid % QUADS;
+  let begin = first_piece(tid);
+//#if MERGE
+  let last = HEADS * attention_splits(step.position) - 1u;
+//#repeat g GATHERED
+  piece_${g} = low_piece(min(begin + ${g}u * GATHERERS, last), q);
+//#end
 //#else
 //#repeat g GATHERED
-  piece_${g} = low_piece(min(tid / FUSED_RANK + ${g}u * GATHERERS, low_pieces() - 1u), tid % FUSED_RANK);
+  let piece_${g} = low_piece(begin + ${g}u * GATHERERS, q);
 //#end
+  let then = begin + GATHERED * GATHERERS;
+//#if GATHERS_LAST
+  let last_piece = low_piece(min(then, PIECES - 1u), q);
+//#endif
+  var sum = vec4<f32>();
+//#repeat g GATHERED
+  sum += piece_${g};
+//#end
+//#if GATHERS_LAST
+  sum += select(vec4<f32>(), last_piece, then < PIECES);
+//#endif
+//#if GATHERS_MORE
+  for (var p = then; p < PIECES; p += GATHERERS) {
+    sum += low_piece(p, q);
+  }
+//#endif
+  gathered = sum;
+//#endif
 //#endif
 }
 
@@ -168,48 +200,52 @@ fn fetch_change(tid: u32) {
 //#if NORM
 // After prepare(), which leaves the site's two numbers.
 fn finish_low(tid: u32) {
-  if (tid < FUSED_RANK) {
+  if (tid < QUADS) {
     low[tid] = site_gain * (own_u + site_post * own_v);
   }
-  for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
-    low[r] = site_gain * (low_input(LOW_U + r) + site_post * low_input(r));
-  }
 }
 //#else
-// A thread's share of the pieces that were handed over.
+// In uniform control flow.
 fn gather_low(tid: u32) {
-  let pieces = low_pieces();
-  for (var i = tid; i < FUSED_RANK * GATHERERS; i += THREADS) {
-    let r = i % FUSED_RANK;
-    var p = i / FUSED_RANK;
-    var sum = 0.0;
+//#if MERGE
+  let q = tid % QUADS;
+  let pieces = HEADS * attention_splits(step.position);
+  var p = first_piece(tid);
+  var gathered = vec4<f32>();
 //#repeat g GATHERED
-    if (i == tid && p < pieces) {
-//#if MERGE
-      sum += split_weights[p] * piece_${g};
-//#else
-      sum += piece_${g};
-//#endif
-      p += GATHERERS;
-    }
+  if (p < pieces) {
+    gathered += split_weights[p] * piece_${g};
+  }
+  p += GATHERERS;
 //#end
-    for (; p < pieces; p += GATHERERS) {
-//#if MERGE
-      sum += split_weights[p] * low_piece(p, r);
-//#else
-      sum += low_piece(p, r);
+  for (; p < pieces; p += GATHERERS) {
+    gathered += split_weights[p] * low_piece(p, q);
+  }
 //#endif
+  if (tid < QUADS * GATHERERS) {
+//#if GATHERS_TWICE
+    gather_stage[tid] = gathered;
+  }
+  workgroupBarrier();
+  if (tid < QUADS * GATHER_GROUPS) {
+    var sum = vec4<f32>();
+    for (var i = tid; i < QUADS * GATHERERS; i += QUADS * GATHER_GROUPS) {
+      sum += gather_stage[i];
     }
-    low_stage[i] = sum;
+    gather_sums[tid] = sum;
+//#else
+    gather_sums[tid] = gathered;
+//#endif
   }
 }
+// After a barrier.
 fn finish_low(tid: u32) {
-  for (var r = tid; r < FUSED_RANK; r += THREADS) {
-    var sum = 0.0;
-    for (var g = 0u; g < bound(GATHERERS); g++) {
-      sum += low_stage[g * FUSED_RANK + r];
+  if (tid < QUADS) {
+    var sum = vec4<f32>();
+    for (var g = 0u; g < bound(GATHER_GROUPS); g++) {
+      sum += gather_sums[g * QUADS + tid];
     }
-    low[r] = sum;
+    low[tid] = sum;
   }
 }
 //#endif

@@ -346,8 +346,11 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   fetch(min(lane, UNITS - 1u));
 //#endif
 //#if FUSED_RANK
-  fetch_low(tid);
   fetch_change(tid);
+//#if QUANTIZED
+  var now = activations(min(lane, UNITS - 1u));
+//#endif
+  fetch_low(tid);
 //#endif
 //#if HANDED_RANK
   fetch_handed(tid, first_row, min(HANDED_ROWS, segment_rows - first_row));
@@ -367,14 +370,18 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if NORM
   finish_low(tid);
 //#else
-//#if !QUANTIZED
   gather_low(tid);
+//#if QUANTIZED
+  workgroupBarrier();
+  finish_low(tid);
 //#endif
 //#endif
 //#endif
 //#if QUANTIZED
   // The next turn's are on their way while one is multiplied, as the weights are.
+//#if !FUSED_RANK
   var now = activations(min(lane, UNITS - 1u));
+//#endif
   for (var u = lane; u < UNITS; u += LANES) {
     let following = min(u + LANES, UNITS - 1u);
     let next = activations(following);
@@ -454,13 +461,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   }
 //#endif
 
-//#if QUANTIZED
-//#if FUSED_RANK
-  gather_low(tid);
-  workgroupBarrier();
-  finish_low(tid);
-//#endif
-//#endif
   // The lanes of a row: by shuffles as far as they reach, the rest through workgroup memory.
 //#if SUBGROUPS
 //#repeat i LOG_LANES
