@@ -1,8 +1,8 @@
 // The low-rank change that a matvec makes by itself (fused_change.h). What is needed of its buffer
-// is asked for before the product begins: fetch_low() and fetch_change(), then, where A h comes in
-// pieces, gather_low() and a barrier; then finish_low() and a barrier, then fused_change(). matvec.cpp adds
-// change_at(part, row): where B's row lies in `adapter`, change_first(part): the first of its ranks,
-// and change_eights(part): how many, all in eights.
+// is asked for before the product begins, by fetch_low() and fetch_change(); then A h is left in
+// workgroup memory, by finish_low() or, where it comes in pieces, by gather_low(); and after a barrier
+// add_change(), which matvec.cpp writes, adds what the change gives to the lanes' sums: those of a row
+// share its ranks, so that nothing is left to do once the product is summed.
 //#include adapter.wgsl
 //#if NEXT_RANK
 //#if QUANTIZED
@@ -73,39 +73,33 @@ fn residual_dot(row: u32, tid: u32) -> f32 {
 
 //#if FUSED_RANK
 const QUADS: u32 = FUSED_RANK / 4u;
-// A h.
-var<workgroup> low: array<vec4<f32>, QUADS>;
-
-// Ranks 8 i to 8 i + 7 of a row of B.
-fn change_part(e: Eight, i: u32) -> f32 {
-  let b = eight_values(e);
-  return dot(b[0u], low[2u * i]) + dot(b[1u], low[2u * i + 1u]);
-}
-
 //#if NEXT_RANK
 fn mixed_value(row: u32, r: u32) -> f32 {
   return adapter_value(8u * NEXT_MIXED + row * FUSED_RANK + r);
 }
-// What the product's own change adds to row `row` of V: a thread's share. own: its first value.
+// What the product's own change adds to row `row` of V: a thread's share, after gather_low() and a
+// barrier. own: its first value.
 fn mixed_in(own: f32, row: u32, tid: u32) -> f32 {
   var sum = 0.0;
-  if (tid < FUSED_RANK) {
-    sum = own * low[tid >> 2u][tid & 3u];
+  if (tid < FUSED_RANK * GATHER_GROUPS) {
+    sum = own * gather_sums[tid >> 2u][tid & 3u];
   }
-  for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
-    sum += mixed_value(row, r) * low[r >> 2u][r & 3u];
+  for (var i = tid + THREADS; i < FUSED_RANK * GATHER_GROUPS; i += THREADS) {
+    sum += mixed_value(row, i % FUSED_RANK) * gather_sums[i >> 2u][i & 3u];
   }
   return sum;
 }
 //#endif
 
 //#if NORM
+// A h.
+var<workgroup> low: array<vec4<f32>, QUADS>;
 // Ranks 4 tid to 4 tid + 3.
 var<private> own_v: vec4<f32>;
 var<private> own_u: vec4<f32>;
 //#else
 // Where A h comes in pieces a thread has one quad of their ranks, and of the pieces every
-// GATHERERS-th; those threads' sums are summed in groups of up to eight, and then those.
+// GATHERERS-th; those threads' sums are summed in groups of up to eight, and the groups' by whoever reads them.
 //#if GATHERS_TWICE
 var<workgroup> gather_stage: array<vec4<f32>, QUADS * GATHERERS>;
 //#endif
@@ -136,12 +130,6 @@ var<private> piece_${g}: vec4<f32>;
 var<private> gathered: vec4<f32>;
 //#endif
 //#endif
-
-//#repeat k CHANGE_AHEAD
-//#repeat p STREAMS
-var<private> change_${p}_${k}: Eight;
-//#end
-//#end
 
 fn fetch_low(tid: u32) {
 //#if NORM
@@ -178,22 +166,6 @@ fn fetch_low(tid: u32) {
 //#endif
   gathered = sum;
 //#endif
-//#endif
-}
-
-fn fetch_change(tid: u32) {
-//#if CHANGE_AHEAD
-  // Threads that finish no row read what the last one does: no memory is read for them, and a branch
-  // around this would hold up all.
-  let row = min(first_row + min(tid, ROWS * SLOTS - 1u), segment_rows - 1u);
-//#repeat k CHANGE_AHEAD
-//#if GEGLU
-  change_0_${k} = adapter_eight(change_at(0u, row) + ${k}u);
-  change_1_${k} = adapter_eight(change_at(1u, row) + ${k}u);
-//#else
-  change_0_${k} = adapter_eight(change_at(segment, row) + ${k}u);
-//#endif
-//#end
 //#endif
 }
 
@@ -238,38 +210,21 @@ fn gather_low(tid: u32) {
 //#endif
   }
 }
-// After a barrier.
-fn finish_low(tid: u32) {
-  if (tid < QUADS) {
-    var sum = vec4<f32>();
-    for (var g = 0u; g < bound(GATHER_GROUPS); g++) {
-      sum += gather_sums[g * QUADS + tid];
-    }
-    low[tid] = sum;
-  }
-}
 //#endif
 
-// What the change adds to the row of `part` that the thread finishes.
-fn fused_change(part: u32, row: u32) -> f32 {
-  var sum = 0.0;
-  let first = change_first(part);
-//#repeat k CHANGE_AHEAD
-//#if GEGLU
-  if (part == 1u) {
-    sum += change_part(change_1_${k}, first + ${k}u);
-  } else {
-    sum += change_part(change_0_${k}, first + ${k}u);
-  }
+// Of pair j (adapter.wgsl) of A h, share `share` of LOW_SHARES.
+fn low_pair(j: u32, share: u32) -> vec2<f32> {
+  let q = 2u * (j >> 2u);
+  let k = j & 3u;
+//#if NORM
+  return vec2<f32>(low[q][k], low[q + 1u][k]);
 //#else
-  sum += change_part(change_0_${k}, first + ${k}u);
-//#endif
-//#end
-  let at = change_at(part, row);
-  for (var i = CHANGES_AHEAD; i < change_eights(part); i++) {
-    sum += change_part(adapter_eight(at + i), first + i);
+  var sum = vec2<f32>();
+  for (var g = share; g < bound(GATHER_GROUPS); g += LOW_SHARES) {
+    sum += vec2<f32>(gather_sums[g * QUADS + q][k], gather_sums[g * QUADS + q + 1u][k]);
   }
   return sum;
+//#endif
 }
 //#endif
 
@@ -290,7 +245,7 @@ fn next_main(group: u32, tid: u32, merge: u32) {
   }
 //#if FUSED_RANK
   fetch_low(tid);
-  let own = mixed_value(group, min(tid, FUSED_RANK - 1u));
+  let own = mixed_value(group, tid % FUSED_RANK);
 //#endif
 //#if MERGE
   weigh_splits(tid);
@@ -298,8 +253,6 @@ fn next_main(group: u32, tid: u32, merge: u32) {
   var sum = input_dot(group, tid);
 //#if FUSED_RANK
   gather_low(tid);
-  workgroupBarrier();
-  finish_low(tid);
   workgroupBarrier();
   sum += mixed_in(own, group, tid);
 //#endif

@@ -11,7 +11,7 @@
 // and no barrier before its first product. Layout: matvec.h.
 //
 // With a low-rank change (FUSED, fused_change.wgsl) the first workgroups compute V and U of the next
-// product, a row each; the change of the product's own rows is added as they are finished.
+// product, a row each; the change of the product's own rows is added to the lanes' sums.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
@@ -346,7 +346,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   fetch(min(lane, UNITS - 1u));
 //#endif
 //#if FUSED_RANK
-  fetch_change(tid);
+//#if CHANGE_AHEAD
+  fetch_change(lane);
+//#endif
 //#if QUANTIZED
   var now = activations(min(lane, UNITS - 1u));
 //#endif
@@ -373,7 +375,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   gather_low(tid);
 //#if QUANTIZED
   workgroupBarrier();
-  finish_low(tid);
+  add_change(lane);
 //#endif
 //#endif
 //#endif
@@ -444,11 +446,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#endif
     workgroupBarrier();
 //#if FUSED_RANK
-//#if !NORM
     if (first == 0u) {
-      finish_low(tid);
+      add_change(lane);
     }
-//#endif
 //#endif
     for (var u = lane; u < count; u += LANES) {
 //#if AHEAD
@@ -489,10 +489,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       for (var i = 0u; i < bound(LANES); i += merge) {
         up += parts[(ROWS * SLOTS + n) * PART_STRIDE + i];
       }
-//#if FUSED_RANK
-      total += fused_change(0u, row);
-      up += fused_change(1u, row);
-//#endif
       let value = gelu_tanh(total) * up;
 //#if KEEPS_VALUES
       // Only this thread reads the row's parts.
@@ -502,9 +498,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       y[y_base + row] = value;
 //#endif
 //#else
-//#if FUSED_RANK
-      total += fused_change(segment, row);
-//#endif
       y[y_base + row] = finished(total, row);
 //#endif
     }
