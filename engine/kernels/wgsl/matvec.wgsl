@@ -11,7 +11,7 @@
 // and no barrier before its first product. Layout: matvec.h.
 //
 // With a low-rank change (FUSED, fused_change.wgsl) the first workgroups compute V and U of the next
-// product, a row each; the change of the product's own rows is added to the lanes' sums.
+// product, four rows each; the change of the product's own rows is added to the lanes' sums.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
@@ -327,7 +327,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   hidden_zero = group_id.z;
 //#endif
 //#if NEXT_RANK
-  if (group < 2u * NEXT_RANK) {
+  if (group < NEXT_RANK / 2u) {
 //#if SUBGROUPS
     next_main(group, tid, find_merge_step(tid, invocation, size));
 //#else
