@@ -14,7 +14,7 @@
 // same weights; NAME_row is where its row of binding NAME begins.
 //
 // With a low-rank change (FUSED, fused_change.wgsl) the first workgroups compute V and U of the next
-// product, a row each; the change of the product's own rows is added as they are finished.
+// product, four rows each; the change of the product's own rows is added to the lanes' sums.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
@@ -342,7 +342,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   find_rows(group_id.x);
 //#endif
 //#if NEXT_RANK
-  if (group < 2u * NEXT_RANK) {
+  if (group < NEXT_RANK / 2u) {
 //#if SUBGROUPS
     next_main(group, tid, find_merge_step(tid, invocation, size));
 //#else
@@ -361,8 +361,13 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   fetch(min(lane, UNITS - 1u));
 //#endif
 //#if FUSED_RANK
+//#if CHANGE_AHEAD
+  fetch_change(lane);
+//#endif
+//#if QUANTIZED
+  var now = activations(min(lane, UNITS - 1u));
+//#endif
   fetch_low(tid);
-  fetch_change(tid);
 //#endif
 //#if HANDED_RANK
   fetch_handed(tid, first_row, min(HANDED_ROWS, segment_rows - first_row));
@@ -382,14 +387,18 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if NORM
   finish_low(tid);
 //#else
-//#if !QUANTIZED
   gather_low(tid);
+//#if QUANTIZED
+  workgroupBarrier();
+  add_change(lane);
 //#endif
 //#endif
 //#endif
 //#if QUANTIZED
   // The next turn's are on their way while one is multiplied, as the weights are.
+//#if !FUSED_RANK
   var now = activations(min(lane, UNITS - 1u));
+//#endif
   for (var u = lane; u < UNITS; u += LANES) {
     let following = min(u + LANES, UNITS - 1u);
     let next = activations(following);
@@ -452,11 +461,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#endif
     workgroupBarrier();
 //#if FUSED_RANK
-//#if !NORM
     if (first == 0u) {
-      finish_low(tid);
+      add_change(lane);
     }
-//#endif
 //#endif
     for (var u = lane; u < count; u += LANES) {
 //#if AHEAD
@@ -469,13 +476,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   }
 //#endif
 
-//#if QUANTIZED
-//#if FUSED_RANK
-  gather_low(tid);
-  workgroupBarrier();
-  finish_low(tid);
-//#endif
-//#endif
   // The lanes of a row: by shuffles as far as they reach, the rest through workgroup memory.
 //#if SUBGROUPS
 //#repeat i LOG_LANES
@@ -504,10 +504,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       for (var i = 0u; i < bound(LANES); i += merge) {
         up += parts[(ROWS * SLOTS + n) * PART_STRIDE + i];
       }
-//#if FUSED_RANK
-      total += fused_change(0u, row);
-      up += fused_change(1u, row);
-//#endif
       let value = gelu_tanh(total) * up;
 //#if KEEPS_VALUES
       // Only this thread reads the row's parts.
@@ -517,9 +513,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       y[y_row + y_base + row] = value;
 //#endif
 //#else
-//#if FUSED_RANK
-      total += fused_change(segment, row);
-//#endif
       y[y_row + y_base + row] = finished(total, row);
 //#endif
     }
