@@ -1,6 +1,6 @@
-// One embedding and one table row a module, both sorted by name. Embedded is the text without comments and
-// indentation, which the build writes (cmake/strip_wgsl.cmake).
-// A compiler cache does not see what #embed reads (ccache:disable).
+// One embedding and one table row a module, both sorted by name. Embedded is the text without
+// comments and indentation, which the build writes (cmake/strip_wgsl.cmake). A compiler cache does
+// not see what #embed reads (ccache:disable).
 #include "engine/kernels/wgsl.h"
 
 #include <span>
