@@ -41,10 +41,7 @@ var<workgroup> scale_tile: array<vec2<f32>, 2u * TILE_STRIDE>;
 const PART_STRIDE: u32 = LANES + 1u;
 var<workgroup> parts: array<f32, OUTPUTS * SLOTS * PART_STRIDE>;
 
-var<private> segment: u32;
-var<private> segment_rows: u32;
-var<private> first_row: u32;  // of this workgroup, in its segment
-var<private> y_base: u32;     // y index of the segment's row 0
+//#include matmul_place.wgsl
 //#repeat r ROWS
 var<private> row_${r}: u32;
 //#end
