@@ -29,6 +29,7 @@ async function clangTidy() {
   if (!existsSync(`${root}/build/native/compile_commands.json`)) {
     await must('cmake', ['--preset', 'native']);
   }
+  await must('ninja', ['-C', 'build/native', 'wgsl']); // which a file embeds
   const database = JSON.parse(readFileSync(`${root}/build/native/compile_commands.json`, 'utf8'));
   const files = database
     .map((entry) => entry.file)

@@ -273,7 +273,7 @@ Task<Status> Session::step_rows(const std::vector<Run*>& writing) {
     rows.push_back(*row);
   }
   if (rows.empty()) co_return Status{};
-  CO_TRY_VOID(co_await decoder_->provide(tokens, false));
+  CO_TRY_VOID(co_await decoder_->provide_step(tokens));
   const uint32_t stride = decoder_->step_stride();
   std::vector<std::byte> out(rows.size() * stride);
   CO_TRY_VOID(co_await gpu::HostCall(

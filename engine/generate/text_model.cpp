@@ -79,7 +79,7 @@ constexpr double kMaxTuning = 600'000;
 constexpr uint32_t kMaxProcessors = 1024;
 // So many replies at once are written in steps: on an H100 fewer are slower so than by turns. On
 // software GPUs two are not.
-constexpr uint32_t kStepsFrom = 7;
+constexpr uint32_t kStepsFrom = 2;
 // Of cuts from a cache.
 constexpr size_t kMaxCuts = 1024;
 constexpr size_t kMaxCutKey = 256;

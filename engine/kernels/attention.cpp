@@ -5,6 +5,7 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/kernels/step.h"
 
 namespace lapidary::kernels {
 namespace {
@@ -12,7 +13,6 @@ namespace {
 constexpr uint32_t kPrefillThreads = 256;
 constexpr uint32_t kPrefillKeys = 64;  // of a tile; KEYS in attention_prefill.wgsl
 constexpr uint32_t kPostThreads = 64;
-constexpr uint32_t kMergeThreads = 128;
 constexpr uint32_t kMaxSplits = 64;
 // Weights of splits that the merge keeps in workgroup memory.
 constexpr uint32_t kMaxMerged = 2048;
@@ -153,11 +153,13 @@ void add_splits(Composer& composer, const AttentionSpec& spec) {
 }
 
 KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
-                           const FusedChange& fused, bool rows) {
+                           const FusedChange& fused, uint32_t tokens_stride) {
+  const bool rows = tokens_stride > 0;
   Composer composer;
   add_shape(composer, spec, variant, spec.tiling.threads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
-      .flag("ROWS", rows)
+      .flag("TOKENS", rows ? 1 : 0)
+      .constant("PARTIAL_STRIDE", tokens_stride)
       .bind('r', "qkv", "array<f32>")
       .bind('r', "qk_norms", "array<f32>")
       .bind('r', "rope", "array<vec2<f32>>");
@@ -179,9 +181,11 @@ KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
   } else {
     composer.flag("HANDED_RANK", 0);
   }
-  if (rows) composer.bind('r', "spans", "array<TokenSpan>");
-  composer.bind('u', "step", "Step");
-  if (rows) composer.include("token_spans.wgsl");
+  if (rows) {
+    composer.bind('u', "steps", cat("array<Step, ", kMaxStepRows, ">"));
+  } else {
+    composer.bind('u', "step", "Step");
+  }
   add_splits(composer, spec);
   composer.include("workgroup_reduce.wgsl")
       .include("kv_cache.wgsl")
@@ -194,37 +198,16 @@ KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
 
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
                                      const FusedChange& fused) {
-  return decode_source(spec, variant, fused, false);
+  return decode_source(spec, variant, fused, 0);
 }
 
-KernelSource attention_rows_source(const AttentionSpec& spec, const Variant& variant) {
-  return decode_source(spec, variant, {}, true);
+KernelSource attention_rows_source(const AttentionSpec& spec, const Variant& variant,
+                                   const FusedChange& fused, uint32_t partial_stride) {
+  return decode_source(spec, variant, fused, partial_stride);
 }
 
 Groups attention_rows_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t position) {
   return {spec.heads, attention_splits(position, spec.window, spec.tiling), tokens};
-}
-
-KernelSource attention_merge_source(const AttentionSpec& spec) {
-  Composer composer;
-  composer.constant("THREADS", kMergeThreads)
-      .constant("HEADS", spec.heads)
-      .constant("HEAD_DIM", spec.head_dim)
-      .constant("WINDOW", spec.window)
-      .bind('r', "partial", "array<f32>")
-      .bind('r', "stats", "array<vec2<f32>>")
-      .bind('w', "out", "array<f32>")
-      .bind('r', "spans", "array<TokenSpan>")
-      .bind('u', "step", "Step")
-      .include("step.wgsl")
-      .include("token_spans.wgsl");
-  add_splits(composer, spec);
-  composer.include("attention_merge.wgsl");
-  return std::move(composer).finish(label("attention merge", spec));
-}
-
-Groups attention_merge_groups(const AttentionSpec& spec, uint32_t tokens) {
-  return {spec.heads, tokens, 1};
 }
 
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position) {

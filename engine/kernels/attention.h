@@ -98,18 +98,13 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
                                      const FusedChange& fused = {});
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position);
 
-// Decode of one token each of T = step.tokens sequences: span t is token t. qkv f32
-// [T][qkv_rows()], partial f32 [T][tiling.splits][heads][head_dim] and stats with such rows;
-// bindings as decode's, but
-//   7 r spans  TokenSpan [T]   8 u step  (its position is 0)
-// Dispatch: attention_rows_groups(spec, T, the largest position).
-KernelSource attention_rows_source(const AttentionSpec& spec, const Variant& variant);
+// Decode of one token each of T sequences. qkv f32 [T][qkv_rows()], partial f32 [T][partial_stride]
+// (at least what decode's has, pieces included) and stats f32 [T][tiling.splits][heads][2];
+// bindings as decode's, but the last is u steps, array<Step, kMaxStepRows>. Dispatch:
+// attention_rows_groups(spec, T, the largest position).
+KernelSource attention_rows_source(const AttentionSpec& spec, const Variant& variant,
+                                   const FusedChange& fused, uint32_t partial_stride);
 Groups attention_rows_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t position);
-// Then their outputs:
-//   0 r partial   1 r stats   2 w out f32 [T][heads * head_dim]   3 r spans   4 u step
-// Dispatch: attention_merge_groups(spec, T).
-KernelSource attention_merge_source(const AttentionSpec& spec);
-Groups attention_merge_groups(const AttentionSpec& spec, uint32_t tokens);
 
 // Prefill, first half: T = step.tokens tokens in place, of the sequences that the spans say. q
 // becomes normed and roped q; K and V of the tokens go to their slots; k and v in qkv stay as they

@@ -11,29 +11,12 @@
 namespace lapidary::kernels {
 namespace {
 
-bool geglu(const MatmulSpec& spec) { return spec.epilogue == Epilogue::kGeglu; }
-
-// How the form for few tokens is cut: as a matvec of the shape, whose threads are as many as have
-// room for the sums of four tokens.
-MatvecTiling few_tiling(const MatmulSpec& spec) {
-  const MatvecSpec one{.segments = spec.segments, .cols = spec.cols, .epilogue = spec.epilogue};
-  MatvecTiling tiling = spec.light ? light_tiling(one) : tiling_of(one);
-  tiling.threads = std::min(tiling.threads, 128u);
-  return tiling;
-}
-// Rows of W that a thread of it works on.
-uint32_t few_outputs(const MatmulSpec& spec) {
-  return few_tiling(spec).rows * (geglu(spec) ? 2 : 1);
-}
-
-uint32_t tile_rows(const MatmulSpec& spec) {
-  if (!spec.few) return 16 * spec.tiling.rows;
-  const MatvecTiling tiling = few_tiling(spec);
-  return tiling.threads / tiling.lanes * few_outputs(spec);
-}
+uint32_t tile_rows(const MatmulSpec& spec) { return 16 * spec.tiling.rows; }
 uint32_t tile_tokens(const MatmulTiling& tiling, Dot dot) {
   return tiling.threads / (dot == Dot::kMatrix ? 2 : 4);
 }
+
+bool geglu(const MatmulSpec& spec) { return spec.epilogue == Epilogue::kGeglu; }
 
 // Output rows of a workgroup: half of the tile is `up` with GeGLU.
 uint32_t rows_per_group(const MatmulSpec& spec) {
@@ -116,7 +99,7 @@ void add_codecs(Composer& composer, const MatmulSpec& spec) {
 
 // up_a(b): the sum of `up` beside gate's sum a, for the thread's token b.
 void add_up(Composer& composer, const MatmulSpec& spec) {
-  if (!geglu(spec) || spec.dot == Dot::kMatrix || spec.few) return;
+  if (!geglu(spec) || spec.dot == Dot::kMatrix) return;
   for (uint32_t a = 0; a < spec.tiling.rows / 2; ++a) {
     composer.text(
         cat("fn up_", a, "(b: u32) -> f32 { return sums_", a + spec.tiling.rows / 2, "[b]; }\n"));
@@ -144,7 +127,7 @@ bool any_codec(const MatmulSpec& spec, auto&& is) {
 }
 
 std::string label_of(const MatmulSpec& spec) {
-  return cat(spec.few ? "few " : "", spec.clip ? "clipped " : "", "matmul ",
+  return cat(spec.clip ? "clipped " : "", "matmul ",
              spec.dot == Dot::kF32 ? "" : cat(dot_name(spec.dot), " "),
              shape_label(spec.segments, spec.cols));
 }
@@ -210,26 +193,16 @@ KernelSource matmul_source(const MatmulSpec& spec) {
       .flag("CLIP", spec.clip)
       .constant("COLS", spec.cols)
       .constant("CAP", spec.cap)
+      .constant("THREADS", spec.tiling.threads)
+      .constant("ROWS_EACH", spec.tiling.rows)
+      .flag("HALF_ROWS", spec.tiling.rows / 2)
+      .flag("DECODES", 2 * tile_rows(spec) / spec.tiling.threads)
       .flag("TWO", 2)
       .flag("FOUR", 4)
       .flag("ALIGNED", aligned)
       .flag("LIGHT", spec.light)
       .flag("GEGLU", geglu(spec))
       .flag("SOFTCAP", spec.epilogue == Epilogue::kSoftcap);
-  if (spec.few) {
-    const MatvecTiling tiling = few_tiling(spec);
-    composer.constant("THREADS", tiling.threads)
-        .constant("LANES", tiling.lanes)
-        .constant("ROWS", tiling.rows)
-        .constant("COLUMNS", kFewColumns)
-        .constant("OUTPUTS", few_outputs(spec))
-        .flag("QUADS", kFewColumns / 4);
-  } else {
-    composer.constant("THREADS", spec.tiling.threads)
-        .constant("ROWS_EACH", spec.tiling.rows)
-        .flag("HALF_ROWS", spec.tiling.rows / 2)
-        .flag("DECODES", 2 * tile_rows(spec) / spec.tiling.threads);
-  }
   if (matrix) {
     composer.enable("chromium_experimental_subgroup_matrix")
         .enable("f16")
@@ -246,10 +219,7 @@ KernelSource matmul_source(const MatmulSpec& spec) {
               any_codec(spec, [](Codec c) { return has_half_scales(c) && has_offsets(c); }));
   }
   add_segments(composer, spec.segments, spec.cols, spec.dot);
-  composer.include("epilogue.wgsl")
-      .include(spec.few ? "matmul_few.wgsl"
-               : matrix ? "matmul_matrix.wgsl"
-                        : "matmul.wgsl");
+  composer.include("epilogue.wgsl").include(matrix ? "matmul_matrix.wgsl" : "matmul.wgsl");
   add_locate(composer, spec);
   add_codecs(composer, spec);
   add_up(composer, spec);
@@ -261,7 +231,7 @@ Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens) {
   uint32_t groups = div_ceil(spec.window, rows_per_group(spec));
   for (size_t i = 0; spec.window == 0 && i < located_segments(spec); ++i)
     groups += div_ceil(spec.segments[i].rows, rows_per_group(spec));
-  return {groups, div_ceil(tokens, spec.few ? kFewColumns : tile_tokens(spec.tiling, spec.dot)), 1};
+  return {groups, div_ceil(tokens, tile_tokens(spec.tiling, spec.dot)), 1};
 }
 
 }  // namespace lapidary::kernels

@@ -25,9 +25,6 @@ inline constexpr MatmulTiling kMatmulTilings[] = {{128, 4}, {128, 8}, {256, 8}};
 // Whether it is one of these, and its tiles fit the workgroup memory of a device, in bytes.
 bool fits(const MatmulTiling& tiling, Dot dot, uint32_t workgroup_storage);
 
-// Tokens for which the form for few of them reads a weight once: a multiple of 4.
-inline constexpr uint32_t kFewColumns = 8;
-
 struct MatmulSpec {
   std::vector<Segment> segments;
   uint32_t cols = 0;
@@ -45,9 +42,6 @@ struct MatmulSpec {
   uint32_t window = 0;
   // X is clamped to [clip[0], clip[1]] and Y to [clip[2], clip[3]]; kStore, in the float form only.
   bool clip = false;
-  // The form for few tokens: a matvec of kFewColumns vectors, without tiles (tiling, window) or
-  // dot.
-  bool few = false;
   MatmulTiling tiling;
   Dot dot = Dot::kF32;  // not kF32: all segments have integer quants; kMatrix: kFeatureMatrix, too
   bool light = false;   // as Variant's

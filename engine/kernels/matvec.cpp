@@ -6,6 +6,7 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/kernels/step.h"
 
 namespace lapidary::kernels {
 namespace {
@@ -39,22 +40,35 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
   return groups;
 }
 
-// A row of the next product's V or U has a workgroup.
-uint32_t next_groups(const MatvecSpec& spec) { return 2 * spec.fused.next_rank; }
+// Four rows of the next product's V or U have a workgroup.
+uint32_t next_groups(const MatvecSpec& spec) { return spec.fused.next_rank / 2; }
 
-// Threads that sum up pieces for each rank.
-uint32_t gatherers(uint32_t rank, const MatvecTiling& tiling) {
-  return std::clamp(tiling.threads / rank, 1u, 16u);
+// Threads that sum up pieces, for each quad of the ranks. Attention's are few, and its splits need
+// workgroup memory too.
+uint32_t gatherers(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  const uint32_t threads = spec.prologue == Prologue::kMerge ? tiling.threads / 2 : tiling.threads;
+  return std::max(threads * 4 / spec.fused.rank(), 1u);
 }
-// Floats of workgroup memory for their sums.
-uint32_t low_stage(const MatvecSpec& spec, const MatvecTiling& tiling) {
+// Groups that their sums are summed in first; as many as there are: no need to.
+uint32_t gather_groups(uint32_t gathering) {
+  return gathering <= 8 ? gathering : div_ceil(gathering, 8);
+}
+bool gathers(const MatvecSpec& spec) { return spec.fused.rank() > 0 && !has_norm(spec); }
+// Bytes of workgroup memory for A h, and for what sums it up.
+uint32_t low_bytes(const MatvecSpec& spec, const MatvecTiling& tiling) {
   const uint32_t rank = spec.fused.rank();
-  uint32_t floats = 0;
-  if (rank > 0 && !has_norm(spec)) floats = rank * gatherers(rank, tiling);
-  if (const uint32_t handed = spec.fused.handed_rank; handed > 0) {
-    floats = std::max(floats, handed * handers(handed, tiling.threads, rows_per_group(tiling)));
+  uint32_t floats = rank;
+  if (gathers(spec)) {
+    const uint32_t gathering = gatherers(spec, tiling);
+    const uint32_t groups = gather_groups(gathering);
+    floats += rank * (groups < gathering ? gathering + groups : groups);
   }
-  return floats;
+  return floats * 4;
+}
+// Pairs for sums of what it hands over.
+uint32_t low_stage(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  const uint32_t handed = spec.fused.handed_rank;
+  return handed > 0 ? handed / 2 * handers(handed, tiling.threads, rows_per_group(tiling)) : 0;
 }
 
 }  // namespace
@@ -113,9 +127,8 @@ uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   uint32_t used = 512 + outputs(spec, tiling) * slots * (tiling.lanes + 1) * 4;
   if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.attention.splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
-  // Of what is handed over, the sums of groups: of up to 16, and no more than there are threads.
-  const uint32_t handed = spec.fused.handed_rank > 0 ? tiling.threads : 0;
-  return used + (spec.fused.rank() + low_stage(spec, tiling) + handed) * 4;
+  // Of what is handed over there may be the sums of groups, too: of half the threads.
+  return used + low_bytes(spec, tiling) + low_stage(spec, tiling) * 12;
 }
 uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   if (spec.prologue == Prologue::kQuantized) return div_ceil(spec.cols, 32);  // there is no tile
@@ -208,37 +221,112 @@ void add_products(Composer& composer, const MatvecSpec& spec, const MatvecTiling
 void add_epilogue(Composer& composer, const MatvecSpec& spec) {
   std::string value = "total";
   if (spec.epilogue == Epilogue::kGeluMul)
-    value = cat("gelu_tanh(total) * mul[", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
+    value =
+        cat("gelu_tanh(total) * mul[mul_row + ", spec.mul_offset, "u + y_base - ROW_OFFSET + row]");
   if (spec.epilogue == Epilogue::kSoftcap) value = "softcap(total)";
   composer.text(cat("fn finished(total: f32, row: u32) -> f32 {\n  return ", value, ";\n}\n"));
 }
 
-// Eights of a row of B that are fetched ahead: where all parts have them, and a thread finishes one
-// row at most. Of two streams in f32 one each, which brings the rest near: the registers for all of
-// them would slow gate/up by a third.
-uint32_t changes_ahead(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& variant) {
-  if (variant.light || rows_per_group(tiling) > tiling.threads) return 0;
-  uint32_t eights = streams(spec) == 2 && !spec.fused.bf16 ? 1 : 2;
-  for (const auto& part : spec.fused.parts) eights = std::min(eights, part.rank / 8);
-  return eights;
+// Pairs of ranks (adapter.wgsl) of the part that has most.
+uint32_t most_pairs(const FusedChange& fused) {
+  uint32_t rank = 0;
+  for (const LowRankPart& part : fused.parts) rank = std::max(rank, part.rank);
+  return rank / 2;
+}
+// Lanes that share a pair of A h, where that is sums of groups.
+uint32_t low_shares(const MatvecSpec& spec, const MatvecTiling& tiling) {
+  if (!gathers(spec)) return 1;
+  return std::clamp(tiling.lanes / most_pairs(spec.fused), 1u,
+                    gather_groups(gatherers(spec, tiling)));
 }
 
-// change_at, change_first, change_eights: by the part, where B's rows and their ranks are.
+// change_at, change_first, change_pairs: by the part, where B's rows and A h's ranks begin and how
+// many there are, in pairs.
 void add_change_places(Composer& composer, const FusedChange& fused) {
   std::string at = "fn change_at(part: u32, row: u32) -> u32 {\n";
   std::string first = "fn change_first(part: u32) -> u32 {\n";
-  std::string count = "fn change_eights(part: u32) -> u32 {\n";
+  std::string count = "fn change_pairs(part: u32) -> u32 {\n";
   uint32_t before = 0;
   for (size_t i = 0; i < fused.parts.size(); ++i) {
-    const uint32_t eights = fused.parts[i].rank / 8;
+    const uint32_t pairs = fused.parts[i].rank / 2;
     const std::string when =
         i + 1 < fused.parts.size() ? cat("  if (part == ", i, "u) { return ") : "  { return ";
-    at += cat(when, fused.b_offset(i) / 8, "u + row * ", eights, "u; }\n");
+    at += cat(when, fused.b_offset(i) / 2, "u + row * ", pairs, "u; }\n");
     first += cat(when, before, "u; }\n");
-    count += cat(when, eights, "u; }\n");
-    before += eights;
+    count += cat(when, pairs, "u; }\n");
+    before += pairs;
   }
   composer.text(cat(at, "}\n", first, "}\n", count, "}\n"));
+}
+
+// fetch_change(lane) reads the pairs of B that a lane multiplies first, add_change(lane) multiplies
+// all of the lane's: of each row every LANES-th, or with shares of A h each of them by several
+// lanes.
+void add_changes(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
+                 bool ahead) {
+  const uint32_t shares = low_shares(spec, tiling);
+  const uint32_t items = most_pairs(spec.fused) * shares;
+  std::string fetch = "fn fetch_change(lane: u32) {\n";
+  std::string add = "fn add_change(lane: u32) {\n";
+  std::string ahead_values;
+  for (uint32_t s = 0; s < streams(spec); ++s) {
+    const std::string part = streams(spec) == 2 ? cat(s, "u") : "segment";
+    const auto each = [&](const auto& statement) {
+      std::string text;
+      for (uint32_t r = 0; r < tiling.rows; ++r) text += statement(s * tiling.rows + r, r);
+      return text;
+    };
+    const auto pair_at = [&](uint32_t row) {
+      return cat("adapter_pair(change_at(", part, ", row_", row, ") + j)");
+    };
+    const auto low = cat("      let a = low_pair(change_first(", part, ") + j, i / pairs);\n");
+    fetch += cat("  {\n    let j = lane % max(change_pairs(", part, "), 1u);\n",
+                 each([&](uint32_t i, uint32_t row) {
+                   return cat("    change_", i, " = ", pair_at(row), ";\n");
+                 }),
+                 "  }\n");
+    add += cat("  {\n    let pairs = change_pairs(", part, ");\n    var i = lane;\n");
+    if (ahead) {
+      add += cat("    if (i < pairs * LOW_SHARES) {\n      let j = i % pairs;\n", low,
+                 each([](uint32_t i, uint32_t) {
+                   return cat("      sum_", i, " += dot(pair_values(change_", i, "), a);\n");
+                 }),
+                 "    }\n    i += LANES;\n");
+      ahead_values +=
+          each([](uint32_t i, uint32_t) { return cat("var<private> change_", i, ": Pair;\n"); });
+    }
+    if (!ahead || items > tiling.lanes) {
+      add += cat("    for (; i < pairs * LOW_SHARES; i += LANES) {\n      let j = i % pairs;\n",
+                 low, each([&](uint32_t i, uint32_t row) {
+                   return cat("      sum_", i, " += dot(pair_values(", pair_at(row), "), a);\n");
+                 }),
+                 "    }\n");
+    }
+    add += "  }\n";
+  }
+  composer.constant("LOW_SHARES", shares);
+  if (ahead) composer.text(cat(ahead_values, fetch, "}\n"));
+  composer.text(cat(add, "}\n"));
+}
+
+// How A h is put together from pieces.
+void set_gathering(Composer& composer, const MatvecSpec& spec, const MatvecTiling& tiling,
+                   const Variant& variant) {
+  const uint32_t gathering = gatherers(spec, tiling);
+  const uint32_t groups = gather_groups(gathering);
+  // Of gate/up's pieces so many for each thread without a loop, and one that not all threads have.
+  constexpr uint32_t kMost = 16;
+  const uint32_t whole = spec.fused.pieces / gathering;
+  const bool merge = spec.prologue == Prologue::kMerge;
+  const bool unrolls = !variant.light && whole <= kMost;
+  composer.constant("GATHERERS", gathering)
+      .constant("GATHER_GROUPS", groups)
+      .flag("GATHERS_TWICE", groups < gathering)
+      .constant("GATHERED", variant.light ? 0
+                            : merge       ? 1
+                                          : std::min(whole, kMost))
+      .flag("GATHERS_LAST", unrolls && spec.fused.pieces % gathering != 0)
+      .flag("GATHERS_MORE", !unrolls);
 }
 
 // What fused_change.wgsl asks for.
@@ -247,26 +335,13 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   const FusedChange& fused = spec.fused;
   const auto eights = [](uint64_t values) { return static_cast<uint32_t>(values / 8); };
   composer.flag("FUSED", fused.any()).flag("ADAPTER_BF16", fused.bf16);
-  if (const uint32_t stage = low_stage(spec, tiling); stage > 0) {
-    composer.constant("LOW_STAGE", stage);
-  } else {
-    composer.flag("LOW_STAGE", 0);
-  }
   composer.flag("KEEPS_VALUES", spec.quantizes || fused.handed_rank > 0);
   if (fused.rank() > 0) {
-    const uint32_t gathering = gatherers(fused.rank(), tiling);
-    // Attention seldom has more pieces than that; gate/up has 384 by cuts that tuning takes.
-    const uint32_t turns =
-        spec.prologue == Prologue::kMerge ? 1 : div_ceil(fused.pieces, gathering);
-    const bool gathers = !variant.light && !has_norm(spec) && fused.rank() <= tiling.threads;
     composer.constant("FUSED_RANK", fused.rank())
-        .constant("GATHERERS", gathering)
-        .flag("GATHERED", gathers ? std::min(turns, 24u) : 0)
-        .flag("CHANGE_AHEAD", changes_ahead(spec, tiling, variant))
-        .constant("CHANGES_AHEAD", changes_ahead(spec, tiling, variant))
-        .flag("STREAMS", streams(spec))
+        .flag("CHANGE_AHEAD", !variant.light)
         .constant("PIECES", fused.pieces)
         .constant("PARTIAL_LOW", spec.attention.splits * spec.cols / 4);
+    if (gathers(spec)) set_gathering(composer, spec, tiling, variant);
   } else {
     composer.flag("FUSED_RANK", 0);
   }
@@ -284,20 +359,64 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   }
   if (fused.handed_rank > 0) {
     const uint32_t handing = handers(fused.handed_rank, tiling.threads, rows_per_group(tiling));
-    const uint32_t groups = handed_groups(fused.handed_rank, tiling.threads, handing);
-    const uint32_t turns = div_ceil(rows_per_group(tiling), handing);
+    const uint32_t groups = handed_groups(handing);
     composer.constant("HANDED_RANK", fused.handed_rank)
         .constant("HANDED_ROWS", rows_per_group(tiling))
-        .constant("HANDED", eights(fused.handed_offset()))
+        .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 2))
+        .constant("LOW_STAGE", low_stage(spec, tiling))
         .constant("HANDED_BEHIND", output_rows(spec.segments, spec.epilogue))
         .constant("HANDERS", handing)
         .constant("HANDED_GROUPS", groups)
         .flag("HANDED_TWICE", groups > 1)
-        .constant("HANDED_AHEAD", variant.light ? 0 : std::min(turns, 8u));
+        .constant("HANDED_AHEAD",
+                  variant.light ? 0 : handed_ahead(fused, handing, rows_per_group(tiling)));
   } else {
     composer.flag("HANDED_RANK", 0);
   }
   composer.constant("LOW_U", kLowU);
+}
+
+// Where the token's rows of the bindings begin, in elements of each: NAME_row.
+void add_rows(Composer& composer, const MatvecSpec& spec, bool aligned, bool head_vectors) {
+  const TokenStrides strides = spec.tokens.value_or(TokenStrides{});
+  struct Row {
+    std::string_view name;
+    uint32_t stride;
+  };
+  const Row rows[] = {
+      {"y", strides.y},
+      {"x", aligned ? strides.input / 4 : strides.input},
+      {"x_old", strides.input / 4},
+      {"partial", head_vectors ? strides.input / 4 : strides.input},
+      {"delta", strides.delta / 4},
+      {"x_new", strides.stream / 4},
+      {"residual", strides.stream / 4},
+      {"stats", strides.stats / 2},
+      {"mul", strides.mul},
+  };
+  std::string text;
+  std::string find = "fn find_rows(token: u32) {\n";
+  for (const auto& [name, stride] : rows) {
+    if (spec.tokens) {
+      text += cat("var<private> ", name, "_row: u32;\n");
+      find += cat("  ", name, "_row = token * ", stride, "u;\n");
+    } else {
+      text += cat("const ", name, "_row = 0u;\n");
+    }
+  }
+  const bool merge = spec.prologue == Prologue::kMerge;
+  if (spec.tokens) {
+    if (merge) {
+      text += "var<private> step_row: u32;\n";
+      find += "  step_row = token;\n";
+    }
+    text += find + "}\n";
+  }
+  if (merge) {
+    text += cat("fn token_position() -> u32 { return ",
+                spec.tokens ? "steps[step_row].position" : "step.position", "; }\n");
+  }
+  composer.text(text);
 }
 
 // As it bears on the time that a cut takes.
@@ -360,7 +479,13 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
   if (spec.fused.any()) composer.bind('r', "adapter", spec.fused.buffer_type());
   if (spec.fused.next_rank > 0) composer.bind('r', "residual", kVectors);
-  if (merge) composer.bind('u', "step", "Step");
+  if (merge) {
+    if (spec.tokens) {
+      composer.bind('u', "steps", cat("array<Step, ", kMaxStepRows, ">"));
+    } else {
+      composer.bind('u', "step", "Step");
+    }
+  }
 
   composer.constant("COLS", spec.cols)
       .constant("THREADS", tiling.threads)
@@ -379,6 +504,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .constant("CAP", spec.cap)
       .flag("SUBGROUPS", variant.subgroups)
       .flag("LIGHT", variant.light)
+      .flag("TOKENS", spec.tokens ? 1 : 0)
       .flag("LOG_SHUFFLES", std::min(log_threads, 7u))
       .flag("LOG_LANES", std::min(static_cast<uint32_t>(std::countr_zero(tiling.lanes)), 7u))
       .flag("PLAIN", spec.prologue == Prologue::kPlain)
@@ -408,11 +534,15 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   }
   set_fused(composer, spec, tiling, variant);
   add_segments(composer, spec.segments, spec.cols, dot);
+  add_rows(composer, spec, aligned, head_vectors);
   composer.include("epilogue.wgsl").include("matvec.wgsl");
   add_locate(composer, spec, tiling);
   add_products(composer, spec, tiling, ahead);
   add_epilogue(composer, spec);
-  if (spec.fused.rank() > 0) add_change_places(composer, spec.fused);
+  if (spec.fused.rank() > 0) {
+    add_change_places(composer, spec.fused);
+    add_changes(composer, spec, tiling, !variant.light);
+  }
   return std::move(composer).finish(label_of(spec));
 }
 
@@ -420,6 +550,7 @@ bool fits(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& var
   const Dot dot = dot_of(spec, variant);
   const uint32_t units = std::max(32u, tiling.lanes) + 1;
   if (spec.quantizes && rows_per_group(tiling) % kBlock != 0) return false;
+  if (spec.fused.handed_rank > 2 * tiling.threads) return false;  // each pair of ranks has a thread
   return is_valid(tiling) && used_bytes(spec, tiling, dot) + units * unit_bytes(dot) <= kLimit;
 }
 
@@ -439,9 +570,10 @@ bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Vari
          first.segments[0].rows % 32 == 0 && rows_per_group(tiling) % kBlock == 0;
 }
 
-Groups matvec_groups(const MatvecSpec& spec) {
+Groups matvec_groups(const MatvecSpec& spec, uint32_t tokens) {
   const MatvecTiling tiling = tiling_of(spec);
-  return fold_groups(group_count(spec, tiling) + next_groups(spec));
+  const Groups groups = fold_groups(group_count(spec, tiling) + next_groups(spec));
+  return spec.tokens ? Groups{tokens, groups.x, groups.y} : groups;
 }
 
 }  // namespace lapidary::kernels

@@ -1,5 +1,6 @@
-// y = W x for one token, W a group of quantised matrices; what comes before (norms, the merge of
-// attention splits) and after (GeGLU, softcap) is fused into the same dispatch.
+// y = W x for one token, or for one of each of several sequences in a dispatch, W a group of
+// quantised matrices; what comes before (norms, the merge of attention splits) and after (GeGLU,
+// softcap) is fused into the same dispatch.
 #pragma once
 
 #include <bit>
@@ -59,6 +60,18 @@ bool fits(const struct MatvecSpec& spec, const MatvecTiling& tiling, const Varia
 // A cut whose kernel is short, for software GPUs (Variant::light).
 MatvecTiling light_tiling(const struct MatvecSpec& spec);
 
+// Where the tokens of a dispatch have their rows of what is bound: so many floats from one token's
+// to the next's, multiples of 4 where a binding is of vectors. What is not named here (weights,
+// sites, adapters) is theirs together.
+struct TokenStrides {
+  uint32_t y = 0;
+  uint32_t input = 0;  // x, x_old or partial
+  uint32_t delta = 0;
+  uint32_t stream = 0;  // x_new, residual
+  uint32_t stats = 0;
+  uint32_t mul = 0;
+};
+
 struct MatvecSpec {
   std::vector<Segment> segments;
   uint32_t cols = 0;
@@ -87,13 +100,18 @@ struct MatvecSpec {
   FusedChange fused;
   // Chosen from the shape when absent.
   std::optional<MatvecTiling> tiling;
+  // For several tokens, each of which is computed as it is alone, bit for bit. Workgroups of the
+  // same rows of W run side by side, so that a weight comes from memory once. With kMerge the last
+  // binding is u steps, array<Step, kMaxStepRows>, instead of u step.
+  std::optional<TokenStrides> tokens;
 };
 
 // Bindings: 0 r weights, 1 w y, then the prologue's and the epilogue's in the order listed above,
 // with a fused change r adapter, and for `next` r the residual stream f32 [hidden]; last u step
 // where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
-Groups matvec_groups(const MatvecSpec& spec);
+// tokens: 1, or with spec.tokens those there are, at most 65,535.
+Groups matvec_groups(const MatvecSpec& spec, uint32_t tokens = 1);
 // With a handed change: the pieces of the next product's A h, one a workgroup.
 uint32_t handed_pieces(const MatvecSpec& spec);
 // Whether `first` can quantise its output for `second`, both as the variant would run them: y's

@@ -17,6 +17,10 @@ struct alignas(16) Step {
 };
 static_assert(sizeof(Step) == 16);
 
+// Tokens of a dispatch that runs one token of each of several sequences: their steps lie side by
+// side in a uniform, array<Step, kMaxStepRows>.
+inline constexpr uint32_t kMaxStepRows = 64;
+
 // Tokens [first, first + tokens) of a batch are those of one sequence, from `position` on; the twin
 // of WGSL's `struct TokenSpan` (token_spans.wgsl). The spans of a batch cover it in order.
 struct alignas(16) TokenSpan {

@@ -155,6 +155,28 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
   return trial_prefill(device, layer, kernels, qkv, {{.tokens = tokens, .position = position}});
 }
 
+std::vector<float> merged_splits(const AttentionSpec& spec, std::span<const float> partial,
+                                 std::span<const float> stats, uint32_t position) {
+  const uint32_t splits = attention_decode_groups(spec, position).y;
+  const uint32_t n = spec.head_dim;
+  std::vector<float> out(size_t{spec.heads} * n);
+  for (uint32_t h = 0; h < spec.heads; ++h) {
+    double top = -1e30;
+    for (uint32_t s = 0; s < splits; ++s)
+      top = std::max(top, double{stats[2 * (size_t{s} * spec.heads + h)]});
+    double sum = 0;
+    std::vector<double> row(n);
+    for (uint32_t s = 0; s < splits; ++s) {
+      const size_t at = size_t{s} * spec.heads + h;
+      const double weight = std::exp(stats[2 * at] - top);
+      sum += weight * stats[2 * at + 1];
+      for (uint32_t d = 0; d < n; ++d) row[d] += weight * partial[at * n + d];
+    }
+    for (uint32_t d = 0; d < n; ++d) out[size_t{h} * n + d] = static_cast<float>(row[d] / sum);
+  }
+  return out;
+}
+
 Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,
                                               const gpu::Kernel& kernel, std::span<const float> qkv,
                                               uint32_t position, uint32_t sequence,
@@ -178,22 +200,7 @@ Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLa
          co_await trial_read<float>(device, layer.partial, size_t{splits} * spec.heads * n));
   CO_TRY(const std::vector<float> stats,
          co_await trial_read<float>(device, layer.stats, size_t{splits} * spec.heads * 2));
-  std::vector<float> out(size_t{spec.heads} * n);
-  for (uint32_t h = 0; h < spec.heads; ++h) {
-    double top = -1e30;
-    for (uint32_t s = 0; s < splits; ++s)
-      top = std::max(top, double{stats[2 * (size_t{s} * spec.heads + h)]});
-    double sum = 0;
-    std::vector<double> row(n);
-    for (uint32_t s = 0; s < splits; ++s) {
-      const size_t at = size_t{s} * spec.heads + h;
-      const double weight = std::exp(stats[2 * at] - top);
-      sum += weight * stats[2 * at + 1];
-      for (uint32_t d = 0; d < n; ++d) row[d] += weight * partial[at * n + d];
-    }
-    for (uint32_t d = 0; d < n; ++d) out[size_t{h} * n + d] = static_cast<float>(row[d] / sum);
-  }
-  co_return out;
+  co_return merged_splits(spec, partial, stats, position);
 }
 
 double largest_difference(std::span<const float> got, std::span<const double> wanted) {

@@ -62,6 +62,9 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
                                                const TrialKernels& kernels,
                                                std::span<const float> qkv, uint32_t position);
+// What decode leaves of a token at `position`, put together: [heads][head_dim].
+std::vector<float> merged_splits(const AttentionSpec& spec, std::span<const float> partial,
+                                 std::span<const float> stats, uint32_t position);
 // Decode of one token, its splits merged on the CPU: [heads][head_dim]. Surplus workgroups are
 // dispatched on purpose. more: what such a kernel binds before the step, too.
 Task<Result<std::vector<float>>> trial_decode(gpu::Device& device, const TrialLayer& layer,

@@ -1,5 +1,6 @@
-// One embedding and one table row a module, both sorted by name.
-// A compiler cache does not see what #embed reads (ccache:disable).
+// One embedding and one table row a module, both sorted by name. Embedded is the text without
+// comments and indentation, which the build writes (cmake/strip_wgsl.cmake). A compiler cache does
+// not see what #embed reads (ccache:disable).
 #include "engine/kernels/wgsl.h"
 
 #include <span>
@@ -9,268 +10,259 @@ namespace {
 
 // clang-format off
 constexpr char kActivationBytes[] = {
-#embed "wgsl/activation_bytes.wgsl"
+#embed <activation_bytes.wgsl>
 };
 constexpr char kAdamw[] = {
-#embed "wgsl/adamw.wgsl"
+#embed <adamw.wgsl>
 };
 constexpr char kAdapter[] = {
-#embed "wgsl/adapter.wgsl"
+#embed <adapter.wgsl>
 };
 constexpr char kAddPositions[] = {
-#embed "wgsl/add_positions.wgsl"
+#embed <add_positions.wgsl>
 };
 constexpr char kAdjust[] = {
-#embed "wgsl/adjust.wgsl"
+#embed <adjust.wgsl>
 };
 constexpr char kArgmaxFinal[] = {
-#embed "wgsl/argmax_final.wgsl"
+#embed <argmax_final.wgsl>
 };
 constexpr char kArgmaxPartial[] = {
-#embed "wgsl/argmax_partial.wgsl"
+#embed <argmax_partial.wgsl>
 };
 constexpr char kArgmaxReduce[] = {
-#embed "wgsl/argmax_reduce.wgsl"
+#embed <argmax_reduce.wgsl>
 };
 constexpr char kArrange[] = {
-#embed "wgsl/arrange.wgsl"
+#embed <arrange.wgsl>
 };
 constexpr char kAttentionBack[] = {
-#embed "wgsl/attention_back.wgsl"
+#embed <attention_back.wgsl>
 };
 constexpr char kAttentionDecode[] = {
-#embed "wgsl/attention_decode.wgsl"
+#embed <attention_decode.wgsl>
 };
 constexpr char kAttentionDelta[] = {
-#embed "wgsl/attention_delta.wgsl"
-};
-constexpr char kAttentionMerge[] = {
-#embed "wgsl/attention_merge.wgsl"
+#embed <attention_delta.wgsl>
 };
 constexpr char kAttentionPairs[] = {
-#embed "wgsl/attention_pairs.wgsl"
+#embed <attention_pairs.wgsl>
 };
 constexpr char kAttentionPrefill[] = {
-#embed "wgsl/attention_prefill.wgsl"
+#embed <attention_prefill.wgsl>
 };
 constexpr char kAttentionTrain[] = {
-#embed "wgsl/attention_train.wgsl"
+#embed <attention_train.wgsl>
 };
 constexpr char kBound[] = {
-#embed "wgsl/bound.wgsl"
+#embed <bound.wgsl>
 };
 constexpr char kCodecBf16[] = {
-#embed "wgsl/codec_bf16.wgsl"
+#embed <codec_bf16.wgsl>
 };
 constexpr char kCodecF16[] = {
-#embed "wgsl/codec_f16.wgsl"
+#embed <codec_f16.wgsl>
 };
 constexpr char kCodecF32[] = {
-#embed "wgsl/codec_f32.wgsl"
+#embed <codec_f32.wgsl>
 };
 constexpr char kCodecIQ4_NL[] = {
-#embed "wgsl/codec_iq4_nl.wgsl"
+#embed <codec_iq4_nl.wgsl>
 };
 constexpr char kCodecIQ4_XS[] = {
-#embed "wgsl/codec_iq4_xs.wgsl"
+#embed <codec_iq4_xs.wgsl>
 };
 constexpr char kCodecMXFP4[] = {
-#embed "wgsl/codec_mxfp4.wgsl"
+#embed <codec_mxfp4.wgsl>
 };
 constexpr char kCodecQ2_K[] = {
-#embed "wgsl/codec_q2_k.wgsl"
+#embed <codec_q2_k.wgsl>
 };
 constexpr char kCodecQ3_K[] = {
-#embed "wgsl/codec_q3_k.wgsl"
+#embed <codec_q3_k.wgsl>
 };
 constexpr char kCodecQ4_0[] = {
-#embed "wgsl/codec_q4_0.wgsl"
+#embed <codec_q4_0.wgsl>
 };
 constexpr char kCodecQ4_1[] = {
-#embed "wgsl/codec_q4_1.wgsl"
+#embed <codec_q4_1.wgsl>
 };
 constexpr char kCodecQ4_K[] = {
-#embed "wgsl/codec_q4_k.wgsl"
+#embed <codec_q4_k.wgsl>
 };
 constexpr char kCodecQ5_0[] = {
-#embed "wgsl/codec_q5_0.wgsl"
+#embed <codec_q5_0.wgsl>
 };
 constexpr char kCodecQ5_1[] = {
-#embed "wgsl/codec_q5_1.wgsl"
+#embed <codec_q5_1.wgsl>
 };
 constexpr char kCodecQ5_K[] = {
-#embed "wgsl/codec_q5_k.wgsl"
+#embed <codec_q5_k.wgsl>
 };
 constexpr char kCodecQ6_K[] = {
-#embed "wgsl/codec_q6_k.wgsl"
+#embed <codec_q6_k.wgsl>
 };
 constexpr char kCodecQ8_0[] = {
-#embed "wgsl/codec_q8_0.wgsl"
+#embed <codec_q8_0.wgsl>
 };
 constexpr char kCopyRows[] = {
-#embed "wgsl/copy_rows.wgsl"
+#embed <copy_rows.wgsl>
 };
 constexpr char kCrossEntropy[] = {
-#embed "wgsl/cross_entropy.wgsl"
+#embed <cross_entropy.wgsl>
 };
 constexpr char kCrossEntropyBack[] = {
-#embed "wgsl/cross_entropy_back.wgsl"
+#embed <cross_entropy_back.wgsl>
 };
 constexpr char kCrossEntropyLoss[] = {
-#embed "wgsl/cross_entropy_loss.wgsl"
+#embed <cross_entropy_loss.wgsl>
 };
 constexpr char kCrossEntropySum[] = {
-#embed "wgsl/cross_entropy_sum.wgsl"
+#embed <cross_entropy_sum.wgsl>
 };
 constexpr char kDraw[] = {
-#embed "wgsl/draw.wgsl"
+#embed <draw.wgsl>
 };
 constexpr char kDropout[] = {
-#embed "wgsl/dropout.wgsl"
+#embed <dropout.wgsl>
 };
 constexpr char kEpilogue[] = {
-#embed "wgsl/epilogue.wgsl"
+#embed <epilogue.wgsl>
 };
 constexpr char kFusedChange[] = {
-#embed "wgsl/fused_change.wgsl"
+#embed <fused_change.wgsl>
 };
 constexpr char kGate[] = {
-#embed "wgsl/gate.wgsl"
+#embed <gate.wgsl>
 };
 constexpr char kGateBack[] = {
-#embed "wgsl/gate_back.wgsl"
+#embed <gate_back.wgsl>
 };
 constexpr char kGather[] = {
-#embed "wgsl/gather.wgsl"
+#embed <gather.wgsl>
 };
 constexpr char kGemm[] = {
-#embed "wgsl/gemm.wgsl"
+#embed <gemm.wgsl>
 };
 constexpr char kGrid[] = {
-#embed "wgsl/grid.wgsl"
+#embed <grid.wgsl>
 };
 constexpr char kHandLow[] = {
-#embed "wgsl/hand_low.wgsl"
+#embed <hand_low.wgsl>
 };
 constexpr char kHandOver[] = {
-#embed "wgsl/hand_over.wgsl"
+#embed <hand_over.wgsl>
 };
 constexpr char kHeadRow[] = {
-#embed "wgsl/head_row.wgsl"
+#embed <head_row.wgsl>
 };
 constexpr char kImagePatches[] = {
-#embed "wgsl/image_patches.wgsl"
+#embed <image_patches.wgsl>
 };
 constexpr char kIq4Table[] = {
-#embed "wgsl/iq4_table.wgsl"
+#embed <iq4_table.wgsl>
 };
 constexpr char kKScales[] = {
-#embed "wgsl/k_scales.wgsl"
+#embed <k_scales.wgsl>
 };
 constexpr char kKvCache[] = {
-#embed "wgsl/kv_cache.wgsl"
+#embed <kv_cache.wgsl>
 };
 constexpr char kLogitKey[] = {
-#embed "wgsl/logit_key.wgsl"
+#embed <logit_key.wgsl>
 };
 constexpr char kLowRankAdd[] = {
-#embed "wgsl/low_rank_add.wgsl"
+#embed <low_rank_add.wgsl>
 };
 constexpr char kMatmul[] = {
-#embed "wgsl/matmul.wgsl"
+#embed <matmul.wgsl>
 };
 constexpr char kMatmulBack[] = {
-#embed "wgsl/matmul_back.wgsl"
-};
-constexpr char kMatmulFew[] = {
-#embed "wgsl/matmul_few.wgsl"
+#embed <matmul_back.wgsl>
 };
 constexpr char kMatmulFloat[] = {
-#embed "wgsl/matmul_float.wgsl"
+#embed <matmul_float.wgsl>
 };
 constexpr char kMatmulInteger[] = {
-#embed "wgsl/matmul_integer.wgsl"
+#embed <matmul_integer.wgsl>
 };
 constexpr char kMatmulMatrix[] = {
-#embed "wgsl/matmul_matrix.wgsl"
+#embed <matmul_matrix.wgsl>
 };
 constexpr char kMatmulPlace[] = {
-#embed "wgsl/matmul_place.wgsl"
+#embed <matmul_place.wgsl>
 };
 constexpr char kMatvec[] = {
-#embed "wgsl/matvec.wgsl"
+#embed <matvec.wgsl>
 };
 constexpr char kPlanes[] = {
-#embed "wgsl/planes.wgsl"
+#embed <planes.wgsl>
 };
 constexpr char kPleCombine[] = {
-#embed "wgsl/ple_combine.wgsl"
+#embed <ple_combine.wgsl>
 };
 constexpr char kQkvBack[] = {
-#embed "wgsl/qkv_back.wgsl"
+#embed <qkv_back.wgsl>
 };
 constexpr char kQkvPost[] = {
-#embed "wgsl/qkv_post.wgsl"
+#embed <qkv_post.wgsl>
 };
 constexpr char kQkvTrain[] = {
-#embed "wgsl/qkv_train.wgsl"
+#embed <qkv_train.wgsl>
 };
 constexpr char kQuantize[] = {
-#embed "wgsl/quantize.wgsl"
+#embed <quantize.wgsl>
 };
 constexpr char kQuantizeHalves[] = {
-#embed "wgsl/quantize_halves.wgsl"
+#embed <quantize_halves.wgsl>
 };
 constexpr char kReduce[] = {
-#embed "wgsl/reduce.wgsl"
+#embed <reduce.wgsl>
 };
 constexpr char kRepack[] = {
-#embed "wgsl/repack.wgsl"
+#embed <repack.wgsl>
 };
 constexpr char kResidualNorm[] = {
-#embed "wgsl/residual_norm.wgsl"
+#embed <residual_norm.wgsl>
 };
 constexpr char kResidualNormBack[] = {
-#embed "wgsl/residual_norm_back.wgsl"
+#embed <residual_norm_back.wgsl>
 };
 constexpr char kSample[] = {
-#embed "wgsl/sample.wgsl"
+#embed <sample.wgsl>
 };
 constexpr char kSampleParams[] = {
-#embed "wgsl/sample_params.wgsl"
+#embed <sample_params.wgsl>
 };
 constexpr char kSplits[] = {
-#embed "wgsl/splits.wgsl"
+#embed <splits.wgsl>
 };
 constexpr char kStep[] = {
-#embed "wgsl/step.wgsl"
+#embed <step.wgsl>
 };
 constexpr char kSumHeads[] = {
-#embed "wgsl/sum_heads.wgsl"
+#embed <sum_heads.wgsl>
 };
 constexpr char kSumSquares[] = {
-#embed "wgsl/sum_squares.wgsl"
+#embed <sum_squares.wgsl>
 };
 constexpr char kTokenSpans[] = {
-#embed "wgsl/token_spans.wgsl"
+#embed <token_spans.wgsl>
 };
 constexpr char kTopk[] = {
-#embed "wgsl/topk.wgsl"
+#embed <topk.wgsl>
 };
 constexpr char kTopkSelect[] = {
-#embed "wgsl/topk_select.wgsl"
+#embed <topk_select.wgsl>
 };
 constexpr char kVisionHeads[] = {
-#embed "wgsl/vision_heads.wgsl"
+#embed <vision_heads.wgsl>
 };
 constexpr char kVisionPool[] = {
-#embed "wgsl/vision_pool.wgsl"
+#embed <vision_pool.wgsl>
 };
 constexpr char kWorkgroupReduce[] = {
-#embed "wgsl/workgroup_reduce.wgsl"
-};
-constexpr char kXVector[] = {
-#embed "wgsl/x_vector.wgsl"
+#embed <workgroup_reduce.wgsl>
 };
 // clang-format on
 
@@ -291,7 +283,6 @@ constexpr Module kModules[] = {
     {"attention_back.wgsl", kAttentionBack},
     {"attention_decode.wgsl", kAttentionDecode},
     {"attention_delta.wgsl", kAttentionDelta},
-    {"attention_merge.wgsl", kAttentionMerge},
     {"attention_pairs.wgsl", kAttentionPairs},
     {"attention_prefill.wgsl", kAttentionPrefill},
     {"attention_train.wgsl", kAttentionTrain},
@@ -337,7 +328,6 @@ constexpr Module kModules[] = {
     {"low_rank_add.wgsl", kLowRankAdd},
     {"matmul.wgsl", kMatmul},
     {"matmul_back.wgsl", kMatmulBack},
-    {"matmul_few.wgsl", kMatmulFew},
     {"matmul_float.wgsl", kMatmulFloat},
     {"matmul_integer.wgsl", kMatmulInteger},
     {"matmul_matrix.wgsl", kMatmulMatrix},
@@ -366,7 +356,6 @@ constexpr Module kModules[] = {
     {"vision_heads.wgsl", kVisionHeads},
     {"vision_pool.wgsl", kVisionPool},
     {"workgroup_reduce.wgsl", kWorkgroupReduce},
-    {"x_vector.wgsl", kXVector},
 };
 
 }  // namespace

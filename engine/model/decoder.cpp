@@ -83,13 +83,14 @@ void Decoder::record() {
     layers->clear();
     layers->resize(config_.layers.size());
   }
-  record_decode();
+  Lane lane = one_lane();
+  record_decode(lane);
   record_entry();
   record_sampling();
-  record_batch_inputs(batch_inputs_, false);
+  record_batch_inputs(batch_inputs_);
   uint32_t current = 0;
   for (size_t l = 0; l < batch_layers_; ++l) {
-    record_batch_layer(l, batch_layers_programs_[l], current, false);
+    record_batch_layer(l, batch_layers_programs_[l], current);
     batch_exit_[l] = current;
   }
 }
@@ -149,37 +150,38 @@ uint32_t Decoder::window() const {
   return slides ? config_.window : 0;
 }
 
-Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
-  const uint32_t head_dim = max_of(config_, [](const LayerConfig& l) { return l.head_dim; });
-  const uint32_t kv_width = max_of(config_, [](const LayerConfig& l) { return l.kv_width(); });
-  const uint32_t ffn = max_of(config_, [](const LayerConfig& l) { return l.ffn; });
+Decoder::Widths Decoder::widths() const {
+  Widths width{.delta = config_.hidden, .low = stack_.max_rank()};
+  for (size_t l = 0; l < config_.layers.size(); ++l) {
+    const kernels::AttentionSpec attention = attention_spec(l);
+    const auto* qkv = fusion_.find(l, Product::kQkv);
+    const auto* gate_up = fusion_.find(l, Product::kGateUp);
+    // Behind what a kernel gives lie the pieces of A h that it hands over: of gate and up a
+    // workgroup has a row at least, of attention a head in a split.
+    const uint64_t splits = uint64_t{attention_splits()} * attention.heads;
+    const uint32_t per_head = qkv != nullptr ? qkv->shape.handed_rank : 0;
+    const uint32_t per_row = gate_up != nullptr ? gate_up->shape.handed_rank : 0;
+    width.qkv = std::max<uint64_t>(width.qkv, attention.qkv_rows());
+    width.attention = std::max(width.attention, splits * (attention.head_dim + per_head));
+    width.stats = std::max(width.stats, splits * 2);
+    width.ffn = std::max(width.ffn, uint64_t{config_.layers[l].ffn} * (1 + per_row));
+    if (fusion_.empty() && stack_.changes(Product::kGateUp))
+      width.raw = std::max<uint64_t>(width.raw, 2 * config_.layers[l].ffn);
+  }
+  if (!fusion_.empty()) {
+    width.delta += kernels::kLowFloats;
+    width.low = std::max<uint64_t>(width.low, kernels::kLowFloats);
+  }
+  return width;
+}
+
+// What both a token and a batch have.
+Status Decoder::allocate_rows(Scratch& s, uint32_t tokens) {
   const uint64_t row = uint64_t{tokens} * sizeof(float);
-  const uint64_t q_width = uint64_t{config_.heads} * head_dim;
-  const uint64_t splits = batch ? 1 : attention_splits();
-  TRY(s.tokens, buffer(uint64_t{tokens} * 4, gpu::kStorageUsage, "tokens"));
+  TRY(s.tokens, buffer(row, gpu::kStorageUsage, "tokens"));
   TRY(s.step, buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step"));
   for (gpu::Buffer& x : s.x) {
     TRY(x, buffer(row * config_.hidden, gpu::kStorageUsage, "residual stream"));
-  }
-  TRY(s.delta, buffer(row * config_.hidden, gpu::kStorageUsage, "residual update"));
-  TRY(s.qkv, buffer(row * (q_width + 2 * kv_width), gpu::kStorageUsage, "q, k, v"));
-  TRY(s.attention, buffer(row * q_width * splits, gpu::kStorageUsage, "attention output"));
-  TRY(s.ffn, buffer(row * ffn, gpu::kStorageUsage, "feed-forward activations"));
-  if (batch) {
-    TRY(s.spans, buffer(options_.sequences * sizeof(kernels::TokenSpan), gpu::kStorageUsage,
-                        "spans of tokens"));
-    TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
-    const uint64_t widest =
-        std::max<uint64_t>({config_.hidden, q_width, ffn, config_.per_layer_dim});
-    uint64_t quantized = 0;
-    for (const kernels::Dot form : kernels::quantized_forms(options_.variant))
-      quantized = std::max(quantized, kernels::quantized_bytes(form, widest, tokens));
-    if (quantized > 0) {
-      TRY(s.quantized, buffer(quantized, gpu::kStorageUsage, "quantised activations"));
-    }
-  } else {
-    TRY(s.stats,
-        buffer(row * config_.heads * 2 * splits, gpu::kStorageUsage, "attention statistics"));
   }
   if (config_.per_layer_dim > 0) {
     const uint64_t all = row * config_.per_layer_dim * config_.layers.size();
@@ -191,9 +193,44 @@ Status Decoder::allocate_scratch(Scratch& s, uint32_t tokens, bool batch) {
   return {};
 }
 
+Status Decoder::allocate_lane(Scratch& s, uint32_t tokens) {
+  const Widths width = widths();
+  const uint64_t row = uint64_t{tokens} * sizeof(float);
+  TRY_VOID(allocate_rows(s, tokens));
+  TRY(s.delta, buffer(row * width.delta, gpu::kStorageUsage, "residual update"));
+  TRY(s.qkv, buffer(row * width.qkv, gpu::kStorageUsage, "q, k, v"));
+  TRY(s.attention, buffer(row * width.attention, gpu::kStorageUsage, "attention output"));
+  TRY(s.stats, buffer(row * width.stats, gpu::kStorageUsage, "attention statistics"));
+  TRY(s.ffn, buffer(row * width.ffn, gpu::kStorageUsage, "feed-forward activations"));
+  return {};
+}
+
+Status Decoder::allocate_batch(Scratch& s, uint32_t tokens) {
+  const uint32_t head_dim = max_of(config_, [](const LayerConfig& l) { return l.head_dim; });
+  const uint32_t ffn = max_of(config_, [](const LayerConfig& l) { return l.ffn; });
+  const uint64_t row = uint64_t{tokens} * sizeof(float);
+  const uint64_t q_width = uint64_t{config_.heads} * head_dim;
+  TRY_VOID(allocate_rows(s, tokens));
+  TRY(s.delta, buffer(row * config_.hidden, gpu::kStorageUsage, "residual update"));
+  TRY(s.qkv, buffer(row * widths().qkv, gpu::kStorageUsage, "q, k, v"));
+  TRY(s.attention, buffer(row * q_width, gpu::kStorageUsage, "attention output"));
+  TRY(s.ffn, buffer(row * ffn, gpu::kStorageUsage, "feed-forward activations"));
+  TRY(s.spans, buffer(options_.sequences * sizeof(kernels::TokenSpan), gpu::kStorageUsage,
+                      "spans of tokens"));
+  TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
+  const uint64_t widest = std::max<uint64_t>({config_.hidden, q_width, ffn, config_.per_layer_dim});
+  uint64_t quantized = 0;
+  for (const kernels::Dot form : kernels::quantized_forms(options_.variant))
+    quantized = std::max(quantized, kernels::quantized_bytes(form, widest, tokens));
+  if (quantized > 0) {
+    TRY(s.quantized, buffer(quantized, gpu::kStorageUsage, "quantised activations"));
+  }
+  return {};
+}
+
 Status Decoder::allocate() {
-  TRY_VOID(allocate_scratch(one_, 1, false));
-  TRY_VOID(allocate_scratch(batch_, options_.max_batch, true));
+  TRY_VOID(allocate_lane(one_, 1));
+  TRY_VOID(allocate_batch(batch_, options_.max_batch));
   TRY(logits_, buffer(uint64_t{config_.vocab} * 4, gpu::kStorageUsage, "logits"));
   TRY(argmax_partial_,
       buffer(kernels::argmax_partial_bytes(config_.vocab), gpu::kStorageUsage, "argmax"));

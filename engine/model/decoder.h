@@ -7,6 +7,7 @@
 // the head, run for that token alone.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -176,9 +177,11 @@ class Decoder {
   // For steps. Kernels compile on the first use, and once more after set_adapters.
   Task<Status> prepare_steps();
   // The most rows of a step.
-  uint32_t step_rows() const { return std::min(options_.sequences, options_.max_batch); }
+  uint32_t step_rows() const { return std::min(options_.sequences, kernels::kMaxStepRows); }
   // Bytes that a step reads back of each row: what Choose::kSampleTopk does, at the start.
   uint32_t step_stride() const;
+  // provide() for the next step's tokens, in the order of its rows.
+  Task<Status> provide_step(std::span<const uint32_t> tokens);
   // After prepare_steps: submits 1..step_rows() tokens of different sequences through every layer
   // and the head. Each row's next token is drawn. fed: the rows are those of the step before, with
   // their adjustments; each runs the token that was drawn for it (0 for kNoToken), not StepRow's.
@@ -225,6 +228,35 @@ class Decoder {
     gpu::Buffer quantized;  // input of a matmul, where the variant has a form that needs it
   };
 
+  // Floats of a token of decoding in the buffers between kernels, with the adapters that are set.
+  // low, raw: as one_low_ and one_raw_.
+  struct Widths {
+    uint64_t delta = 0, qkv = 0, attention = 0, stats = 0, ffn = 0, low = 0, raw = 0;
+  };
+
+  // What decoding is recorded with: buffers and programs of one token, or of one of each of several
+  // sequences. Then each has a row of every buffer, `strides` floats from the next.
+  struct Lane {
+    const Scratch& s;
+    const gpu::Buffer& place;  // the step, or one of each
+    const gpu::Buffer& logits;
+    const gpu::Buffer& low;
+    const gpu::Buffer& raw;
+    Program& inputs;
+    std::vector<Program>& layers;
+    Program& head;
+    std::map<uint32_t, uint32_t> strides{};  // by the buffer's id; none: of one token
+
+    bool several() const { return !strides.empty(); }
+    uint32_t stride(const gpu::Range& range) const {
+      const auto found = strides.find(range.buffer);
+      return found == strides.end() ? 0 : found->second;
+    }
+    void set_stride(const gpu::Buffer& buffer, uint64_t floats) {
+      if (several()) strides[buffer.id()] = static_cast<uint32_t>(floats);
+    }
+  };
+
   Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
           const DecoderOptions& options);
   Status allocate();
@@ -233,7 +265,10 @@ class Decoder {
   Task<Status> compile_and_bind(std::function<void(uint32_t, uint32_t)> progress);
   Task<Status> record_anew();
   Task<Status> tune(double budget_ms);
-  Status allocate_scratch(Scratch& scratch, uint32_t tokens, bool batch);
+  Widths widths() const;
+  Status allocate_rows(Scratch& scratch, uint32_t tokens);
+  Status allocate_lane(Scratch& scratch, uint32_t tokens);
+  Status allocate_batch(Scratch& scratch, uint32_t tokens);
   Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
   kernels::AttentionSpec attention_spec(size_t layer) const;
   uint32_t attention_splits() const;
@@ -249,8 +284,13 @@ class Decoder {
   Changes changes(size_t layer, Product product, const gpu::Buffer* residual = nullptr,
                   uint32_t pieces = 0) const;
   // The pieces that it hands over, if it does. adds: B follows at once.
-  uint32_t record_matvec(Program& program, kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
-                         const Changes& changes = {}, bool adds = true);
+  uint32_t record_matvec(Lane& lane, Program& program, kernels::MatvecSpec spec,
+                         std::vector<gpu::Range> ranges, const Changes& changes = {},
+                         bool adds = true);
+  static kernels::TokenStrides token_strides(const Lane& lane, const kernels::MatvecSpec& spec,
+                                             const std::vector<gpu::Range>& ranges);
+  void add_matvec(const Lane& lane, Program& program, kernels::MatvecSpec spec,
+                  std::vector<gpu::Range> ranges);
   void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges,
                      const Change* change = nullptr, bool adds = true);
   void record_add(Program& program, kernels::LowRankAddSpec spec, const Change& change,
@@ -258,25 +298,25 @@ class Decoder {
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
                                           uint32_t& current);
   void record_head(Program& program, const gpu::Range& h, const gpu::Buffer& logits,
-                   const gpu::Buffer& step, uint32_t stride, bool few);
+                   const gpu::Buffer& step, uint32_t stride);
   void record_all_head(uint32_t rows);
-  void record_decode();
+  Lane one_lane();
+  Lane step_lane();
+  void record_decode(Lane& lane);
   void record_entry();
-  void record_decode_layer(size_t layer, uint32_t& current);
+  void record_decode_layer(size_t layer, Lane& lane, uint32_t& current);
   void record_sampling();
-  // few: by the form of products for few tokens, and each token of a sequence of its own.
-  void record_batch_inputs(Program& program, bool few);
+  void record_batch_inputs(Program& program);
   uint32_t max_adjustments() const { return std::min(config_.vocab, options_.context + 4096); }
   // Bytes from row to row of a step.
   uint64_t step_logits_stride() const;
   uint64_t step_entries_stride() const;
   Status allocate_steps();
   void record_steps();
-  void record_step_attention(size_t layer, Program& program);
   void record_step_row(uint32_t row);
-  void record_batch_layer(size_t layer, Program& program, uint32_t& current, bool few);
+  void record_batch_layer(size_t layer, Program& program, uint32_t& current);
   void record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
-                     const gpu::Buffer& out, float scale, const gpu::Buffer& step);
+                     const gpu::Buffer& out, float scale, const gpu::Buffer& step, bool one);
   void append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position);
   void write_step(const gpu::Buffer& step, const kernels::Step& value);
   void write_spans(std::span<const kernels::TokenSpan> spans);
@@ -325,10 +365,13 @@ class Decoder {
   std::vector<Program> all_head_;        // by block of logits_rows_ rows
   // Of steps. What a row has of its own lies in blocks of 256 bytes, where bindings may begin.
   struct Steps {
+    Scratch s;
+    gpu::Buffer places;                       // Step [kMaxStepRows]
+    gpu::Buffer low, raw;                     // as one_low_, one_raw_
     gpu::Buffer logits, partial, candidates;  // a row each; `partial` is the rows' in turn
-    gpu::Buffer adjust_entries, params, places, choices;
-    gpu::Buffer attention, stats;  // of splits
-    Program inputs, norm, head;
+    gpu::Buffer adjust_entries, params, draws_at, choices;
+    uint64_t bytes = 0;  // of all these
+    Program inputs, head;
     std::vector<Program> layers;
     std::vector<Program> adjust, sample;  // by row
     uint32_t last = 0;                    // position of the step at hand

@@ -19,38 +19,20 @@ constexpr double kChangesTuning = 2;
 Status Decoder::allocate_for_adapters() {
   const auto grow = [&](gpu::Buffer& old, uint64_t floats, std::string_view label) -> Status {
     const uint64_t bytes = floats * sizeof(float);
-    if (old && old.size() >= bytes) return {};
+    if (bytes == 0 || (old && old.size() >= bytes)) return {};
     const uint64_t size = old ? old.size() : 0;
     TRY(old, buffer(bytes, gpu::kStorageUsage, label));
     scratch_bytes_ -= size;
     return {};
   };
-  uint64_t low = stack_.max_rank();
-  if (!fusion_.empty()) {
-    // Of gate and up a workgroup has a row at least, of attention a head in a split.
-    uint64_t pieces = 0;
-    uint64_t partial = 0;
-    for (size_t l = 0; l < config_.layers.size(); ++l) {
-      const kernels::AttentionSpec attention = attention_spec(l);
-      const uint64_t splits = uint64_t{attention_splits()} * attention.heads;
-      const auto* gate_up = fusion_.find(l, Product::kGateUp);
-      const auto* qkv = fusion_.find(l, Product::kQkv);
-      if (gate_up != nullptr) {
-        pieces = std::max<uint64_t>(
-            pieces, uint64_t{config_.layers[l].ffn} * (1 + gate_up->shape.handed_rank));
-      }
-      const uint64_t handed = qkv != nullptr ? qkv->shape.handed_rank : 0;
-      partial = std::max(partial, splits * (attention.head_dim + handed));
-    }
-    low = std::max<uint64_t>(low, kernels::kLowFloats);
-    TRY_VOID(grow(one_.attention, partial, "attention output"));
-    TRY_VOID(grow(one_.delta, uint64_t{config_.hidden} + kernels::kLowFloats, "residual update"));
-    TRY_VOID(grow(one_.ffn, pieces, "feed-forward activations"));
-  }
-  TRY_VOID(grow(one_low_, low, "low-rank products"));
+  const Widths width = widths();
+  TRY_VOID(grow(one_.attention, width.attention, "attention output"));
+  TRY_VOID(grow(one_.delta, width.delta, "residual update"));
+  TRY_VOID(grow(one_.ffn, width.ffn, "feed-forward activations"));
+  TRY_VOID(grow(one_low_, width.low, "low-rank products"));
+  TRY_VOID(grow(one_raw_, width.raw, "gate and up"));
   if (stack_.changes(Product::kGateUp)) {
-    const uint64_t ffn = std::ranges::max_element(config_.layers, {}, &LayerConfig::ffn)->ffn;
-    if (fusion_.empty()) TRY_VOID(grow(one_raw_, 2 * ffn, "gate and up"));
+    const uint64_t ffn = max_of(config_, [](const LayerConfig& l) { return l.ffn; });
     TRY_VOID(grow(batch_raw_, uint64_t{options_.max_batch} * 2 * ffn, "gate and up of a batch"));
   }
   // The head of all positions goes by blocks of 64.
@@ -66,11 +48,12 @@ void Decoder::record_entry() {
   // Where a kernel would have left them: behind the update (prefill()).
   const uint32_t x = decode_entry_[batch_layers_];
   const uint64_t bytes = uint64_t{rank} * config_.hidden * sizeof(float);
+  Lane lane = one_lane();
   kernels::MatvecSpec spec{.segments = {{kernels::Codec::kF32, rank, 0}}, .cols = config_.hidden};
-  record_matvec(entry_, spec, {{fusion_.entry(), 0, bytes}, one_low_, one_.delta});
+  record_matvec(lane, entry_, spec, {{fusion_.entry(), 0, bytes}, one_low_, one_.delta});
   spec.segments[0].offset = bytes;
   spec.row_offset = kernels::kLowU;
-  record_matvec(entry_, spec, {fusion_.entry(), one_low_, one_.x[x]});
+  record_matvec(lane, entry_, spec, {fusion_.entry(), one_low_, one_.x[x]});
 }
 
 Task<Status> Decoder::record_anew() {
@@ -88,7 +71,8 @@ Task<Status> Decoder::record_anew() {
   // Prepared again when they are asked for.
   hidden_ = nullptr;
   logits_rows_ = 0;
-  steps_.ready = false;
+  scratch_bytes_ -= steps_.bytes;
+  steps_ = {};
   co_return co_await compile_and_bind(nullptr);
 }
 

@@ -20,7 +20,7 @@ Task<Status> Decoder::prepare_hidden() {
   all_norm_.clear();
   uint32_t current = batch_exit_[batch_layers_ - 1];
   for (size_t l = batch_layers_; l < config_.layers.size(); ++l) {
-    record_batch_layer(l, batch_layers_programs_[l], current, false);
+    record_batch_layer(l, batch_layers_programs_[l], current);
     batch_exit_[l] = current;
   }
   const gpu::Buffer& h = record_residual_norm(all_norm_, weights_.before_head, true, current);

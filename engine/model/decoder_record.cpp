@@ -21,13 +21,24 @@ using kernels::Prologue;
 
 }  // namespace
 
-// --- One token ---
+// --- One token, or one of each of several sequences ---
+
+Decoder::Lane Decoder::one_lane() {
+  return {.s = one_,
+          .place = one_.step,
+          .logits = logits_,
+          .low = one_low_,
+          .raw = one_raw_,
+          .inputs = decode_inputs_,
+          .layers = decode_layers_,
+          .head = decode_head_};
+}
 
 void Decoder::record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
-                            const gpu::Buffer& out, float scale, const gpu::Buffer& step) {
+                            const gpu::Buffer& out, float scale, const gpu::Buffer& step,
+                            bool one) {
   for (const Table::Part& part : table.parts) {
     const kernels::GatherSpec spec{table.codec, table.cols, scale, part.row_begin, part.rows};
-    const bool one = &out == &one_.x[0] || &out == &one_.ple_tok;
     program.add(cache_, kernels::gather_source(spec),
                 std::vector<gpu::Range>{part.buffer, tokens, out, step},
                 [spec, one](uint32_t n) { return kernels::gather_groups(spec, one ? 1 : n); });
@@ -44,8 +55,35 @@ Changes Decoder::changes(size_t layer, Product product, const gpu::Buffer* resid
           .pieces = pieces};
 }
 
-uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<gpu::Range> ranges,
-                                const Changes& changes, bool adds) {
+// Of a product of several tokens, where each has its rows of what is bound.
+kernels::TokenStrides Decoder::token_strides(const Lane& lane, const MatvecSpec& spec,
+                                             const std::vector<gpu::Range>& ranges) {
+  kernels::TokenStrides strides{.y = lane.stride(ranges[1]), .input = lane.stride(ranges[2])};
+  size_t next = 3;
+  switch (spec.prologue) {
+    case Prologue::kPlain:
+    case Prologue::kQuantized:
+      break;
+    case Prologue::kNorm:
+      next = 4;  // after the site
+      break;
+    case Prologue::kResidualNorm:
+      strides.delta = lane.stride(ranges[3]);
+      strides.stream = lane.stride(ranges[5]);
+      next = 6;
+      break;
+    case Prologue::kMerge:
+      strides.stats = lane.stride(ranges[3]);
+      next = 4;
+      break;
+  }
+  if (spec.epilogue == Epilogue::kGeluMul) strides.mul = lane.stride(ranges[next++]);
+  if (spec.fused.next_rank > 0) strides.stream = lane.stride(ranges[next + 1]);
+  return strides;
+}
+
+uint32_t Decoder::record_matvec(Lane& lane, Program& program, MatvecSpec spec,
+                                std::vector<gpu::Range> ranges, const Changes& changes, bool adds) {
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
   const Change* const change = changes.change;
   if (change == nullptr && changes.fused != nullptr) {
@@ -61,9 +99,13 @@ uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<g
     ranges.insert(ranges.end() - (spec.prologue == Prologue::kMerge ? 1 : 0), more.begin(),
                   more.end());
   }
-  tuner_.use(spec, ranges);
+  if (lane.several()) {
+    tuner_.apply(spec);
+  } else {
+    tuner_.use(spec, ranges);
+  }
   LowRankAddSpec add;
-  std::vector<gpu::Range> add_ranges{ranges[1], one_low_};
+  std::vector<gpu::Range> add_ranges{ranges[1], lane.low};
   if (change != nullptr) {
     MatvecSpec low = spec;
     low.segments = {{kernels::Codec::kF32, change->shape.rank(), 0}};
@@ -75,28 +117,41 @@ uint32_t Decoder::record_matvec(Program& program, MatvecSpec spec, std::vector<g
     std::vector<gpu::Range> low_ranges = ranges;
     if (spec.epilogue == Epilogue::kGeluMul) low_ranges.pop_back();
     low_ranges[0] = change->a();
-    low_ranges[1] = one_low_;
-    program.add(cache_, kernels::matvec_source(low, options_.variant), std::move(low_ranges),
-                [groups = kernels::matvec_groups(low)](uint32_t) { return groups; });
+    low_ranges[1] = lane.low;
+    lane.set_stride(lane.low, change->shape.rank());
+    add_matvec(lane, program, low, std::move(low_ranges));
     add = {.change = change->shape,
            .epilogue = spec.epilogue,
            .cap = spec.cap,
+           .y_stride = lane.stride(ranges[1]),
            .mul_offset = spec.mul_offset};
     if (spec.epilogue == Epilogue::kGeglu) {
       if (spec.quantizes) add.quantizes = options_.variant.dot;
       spec.quantizes = false;
-      add_ranges = {one_raw_, one_low_, ranges[1]};
-      ranges[1] = one_raw_;
+      add.y_stride = 0;
+      lane.set_stride(lane.raw, kernels::total_rows(spec.segments));
+      add_ranges = {lane.raw, lane.low, ranges[1]};
+      ranges[1] = lane.raw;
     } else if (spec.epilogue == Epilogue::kGeluMul) {
+      add.mul_stride = lane.stride(ranges.back());
       add_ranges.push_back(ranges.back());
       ranges.pop_back();
     }
     spec.epilogue = Epilogue::kStore;
   }
-  program.add(cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
-              [groups = kernels::matvec_groups(spec)](uint32_t) { return groups; });
-  if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges));
+  add_matvec(lane, program, spec, std::move(ranges));
+  if (change != nullptr && adds)
+    record_add(program, add, *change, std::move(add_ranges), lane.several());
   return kernels::handed_pieces(spec);
+}
+
+void Decoder::add_matvec(const Lane& lane, Program& program, MatvecSpec spec,
+                         std::vector<gpu::Range> ranges) {
+  const bool several = lane.several();
+  if (several) spec.tokens = token_strides(lane, spec, ranges);
+  program.add(
+      cache_, kernels::matvec_source(spec, options_.variant), std::move(ranges),
+      [spec, several](uint32_t n) { return kernels::matvec_groups(spec, several ? n : 1); });
 }
 
 // ranges: y, and what comes after the change.
@@ -128,26 +183,30 @@ void set_site(MatvecSpec& spec, const Site& site) {
 
 }  // namespace
 
-void Decoder::record_decode() {
+void Decoder::record_decode(Lane& lane) {
+  const Scratch& s = lane.s;
+  const bool several = lane.several();
   const auto hidden = static_cast<float>(config_.hidden);
-  record_gather(decode_inputs_, weights_.token_embd, one_.tokens, one_.x[0], std::sqrt(hidden),
-                one_.step);
+  record_gather(lane.inputs, weights_.token_embd, s.tokens, s.x[0], std::sqrt(hidden), s.step,
+                !several);
   if (config_.per_layer_dim > 0) {
-    record_gather(decode_inputs_, weights_.per_layer_token_embd, one_.tokens, one_.ple_tok,
-                  std::sqrt(static_cast<float>(config_.per_layer_dim)), one_.step);
-    record_matvec(decode_inputs_, group_spec(weights_.per_layer_model_proj, config_),
-                  {weights_.per_layer_model_proj.buffer, one_.ple_ctx, one_.x[0]});
+    record_gather(lane.inputs, weights_.per_layer_token_embd, s.tokens, s.ple_tok,
+                  std::sqrt(static_cast<float>(config_.per_layer_dim)), s.step, !several);
+    record_matvec(lane, lane.inputs, group_spec(weights_.per_layer_model_proj, config_),
+                  {weights_.per_layer_model_proj.buffer, s.ple_ctx, s.x[0]});
     const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
                                           config_.per_layer_dim, config_.hidden, config_.rms_eps};
-    decode_inputs_.add(
-        cache_, kernels::ple_combine_source(combine, options_.variant),
-        {one_.ple_ctx, one_.ple_tok, vectors(weights_.per_layer_proj_norm), one_.ple, one_.step},
-        Groups{combine.layers, 1, 1});
+    lane.inputs.add(cache_, kernels::ple_combine_source(combine, options_.variant),
+                    std::vector<gpu::Range>{s.ple_ctx, s.ple_tok,
+                                            vectors(weights_.per_layer_proj_norm), s.ple, s.step},
+                    [layers = combine.layers, several](uint32_t n) {
+                      return Groups{layers, several ? n : 1, 1};
+                    });
   }
   uint32_t current = 0;
   for (size_t l = 0; l < config_.layers.size(); ++l) {
     decode_entry_[l] = current;
-    record_decode_layer(l, current);
+    record_decode_layer(l, lane, current);
   }
   head_entry_ = current;
   const Change* change = stack_.find(0, Product::kHead);
@@ -162,51 +221,65 @@ void Decoder::record_decode() {
     spec.cap = config_.softcap;
     spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
     set_site(spec, weights_.before_head);
-    record_matvec(decode_head_, spec,
-                  {part.buffer, logits_, one_.x[current], one_.delta, vectors(weights_.before_head),
-                   one_.x[current ^ 1]},
+    record_matvec(lane, lane.head, spec,
+                  {part.buffer, lane.logits, s.x[current], s.delta, vectors(weights_.before_head),
+                   s.x[current ^ 1]},
                   {.change = first ? change : nullptr}, false);
   }
   if (change == nullptr) return;
-  record_add(decode_head_, {.change = change->shape, .epilogue = epilogue, .cap = config_.softcap},
-             *change, {logits_, one_low_});
+  record_add(lane.head,
+             {.change = change->shape,
+              .epilogue = epilogue,
+              .cap = config_.softcap,
+              .y_stride = lane.stride(lane.logits)},
+             *change, {lane.logits, lane.low}, several);
 }
 
 // Seven dispatches at most; adapters that the kernels cannot fuse (adapter_fusion.h) take two more
-// for each product that they change. `current`: which of one_.x holds the residual stream; it
+// for each product that they change. `current`: which of x holds the residual stream; it
 // changes with every update.
-void Decoder::record_decode_layer(size_t l, uint32_t& current) {
-  Program& program = decode_layers_[l];
+void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
+  const Scratch& s = lane.s;
+  Program& program = lane.layers[l];
   const LayerWeights& w = weights_.layers[l];
   kernels::AttentionSpec attention = attention_spec(l);
+  if (lane.several()) {
+    lane.set_stride(s.qkv, attention.qkv_rows());
+    // A change that is no kernel's own writes rows of their own width.
+    if (fusion_.empty()) lane.set_stride(s.ffn, config_.layers[l].ffn);
+  }
 
   MatvecSpec qkv = group_spec(w.qkv, config_);
   if (l == 0) {
     qkv.prologue = Prologue::kNorm;
-    record_matvec(program, qkv,
-                  {w.qkv.buffer, one_.qkv, one_.x[current], vectors(w.before_attention)},
+    record_matvec(lane, program, qkv,
+                  {w.qkv.buffer, s.qkv, s.x[current], vectors(w.before_attention)},
                   changes(l, Product::kQkv));
   } else {
     set_site(qkv, w.before_attention);
-    record_matvec(program, qkv,
-                  {w.qkv.buffer, one_.qkv, one_.x[current], one_.delta, vectors(w.before_attention),
-                   one_.x[current ^ 1]},
-                  changes(l, Product::kQkv));
+    record_matvec(
+        lane, program, qkv,
+        {w.qkv.buffer, s.qkv, s.x[current], s.delta, vectors(w.before_attention), s.x[current ^ 1]},
+        changes(l, Product::kQkv));
     current ^= 1;
   }
-  std::vector<gpu::Range> ranges{one_.qkv,   vectors(w.qk_norms), weights_.rope(config_.layers[l]),
-                                 k_cache(l), v_cache(l),          one_.attention,
-                                 one_.stats};
+  std::vector<gpu::Range> ranges{s.qkv,      vectors(w.qk_norms), weights_.rope(config_.layers[l]),
+                                 k_cache(l), v_cache(l),          s.attention,
+                                 s.stats};
   MatvecSpec output = group_spec(w.output, config_);
   output.prologue = Prologue::kMerge;
   output.heads = attention.heads;
   output.head_dim = attention.head_dim;
   output.window = attention.window;
-  const std::vector<gpu::Range> output_ranges{w.output.buffer, one_.delta, one_.attention,
-                                              one_.stats, one_.step};
+  const std::vector<gpu::Range> output_ranges{w.output.buffer, s.delta, s.attention, s.stats,
+                                              lane.place};
   std::vector<gpu::Range> tuned = ranges;
-  tuned.emplace_back(one_.step);
-  tuner_.use(attention, tuned, output, output_ranges);
+  tuned.emplace_back(lane.place);
+  if (lane.several()) {
+    tuner_.apply(attention);
+  } else {
+    tuner_.use(attention, tuned, output, output_ranges);
+  }
   output.attention = attention.tiling;
   kernels::FusedChange handed;
   if (const auto* fused = fusion_.find(l, Product::kQkv);
@@ -214,47 +287,58 @@ void Decoder::record_decode_layer(size_t l, uint32_t& current) {
     handed = fused->shape;
     ranges.emplace_back(fused->buffer);
   }
-  ranges.push_back(one_.step);
-  program.add(cache_, kernels::attention_decode_source(attention, options_.variant, handed),
-              std::move(ranges), [attention](uint32_t position) {
-                return kernels::attention_decode_groups(attention, position);
-              });
+  ranges.emplace_back(lane.place);
+  if (lane.several()) {
+    program.add(cache_,
+                kernels::attention_rows_source(attention, options_.variant, handed,
+                                               lane.stride(s.attention)),
+                std::move(ranges), [this, attention](uint32_t rows) {
+                  return kernels::attention_rows_groups(attention, rows, steps_.last);
+                });
+  } else {
+    program.add(cache_, kernels::attention_decode_source(attention, options_.variant, handed),
+                std::move(ranges), [attention](uint32_t position) {
+                  return kernels::attention_decode_groups(attention, position);
+                });
+  }
 
-  record_matvec(program, output, output_ranges, changes(l, Product::kOutput, &one_.x[current]));
+  record_matvec(lane, program, output, output_ranges, changes(l, Product::kOutput, &s.x[current]));
 
   MatvecSpec gate_up = group_spec(w.gate_up, config_);
   MatvecSpec down = group_spec(w.down, config_);
   gate_up.epilogue = Epilogue::kGeglu;
   set_site(gate_up, w.before_ffn);
-  // A of the change, in a kernel of its own, multiplies floats.
-  if (changes(l, Product::kDown).change == nullptr &&
+  // A of the change, in a kernel of its own, multiplies floats. What gate/up add in one is handed
+  // over of one token only.
+  const bool adds = lane.several() && changes(l, Product::kGateUp).change != nullptr;
+  if (!adds && changes(l, Product::kDown).change == nullptr &&
       kernels::can_hand_over(gate_up, down, options_.variant)) {
     gate_up.quantizes = true;
     down.prologue = Prologue::kQuantized;
   }
-  const uint32_t pieces = record_matvec(program, gate_up,
-                                        {w.gate_up.buffer, one_.ffn, one_.x[current], one_.delta,
-                                         vectors(w.before_ffn), one_.x[current ^ 1]},
-                                        changes(l, Product::kGateUp));
+  const uint32_t pieces = record_matvec(
+      lane, program, gate_up,
+      {w.gate_up.buffer, s.ffn, s.x[current], s.delta, vectors(w.before_ffn), s.x[current ^ 1]},
+      changes(l, Product::kGateUp));
   current ^= 1;
-  record_matvec(program, down, {w.down.buffer, one_.delta, one_.ffn},
-                changes(l, Product::kDown, &one_.x[current], pieces));
+  record_matvec(lane, program, down, {w.down.buffer, s.delta, s.ffn},
+                changes(l, Product::kDown, &s.x[current], pieces));
 
   if (config_.per_layer_dim == 0) return;
-  const gpu::AlignedRange ple = gpu::align({one_.ple, 0, one_.ple.size()},
-                                           uint64_t{l} * config_.per_layer_dim * sizeof(float));
+  const gpu::AlignedRange ple =
+      gpu::align({s.ple, 0, s.ple.size()}, uint64_t{l} * config_.per_layer_dim * sizeof(float));
   MatvecSpec gate = group_spec(w.ple_gate, config_);
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_offset = ple.rest;
   set_site(gate, w.before_ple);
-  record_matvec(program, gate,
-                {w.ple_gate.buffer, one_.ple_gate, one_.x[current], one_.delta,
-                 vectors(w.before_ple), one_.x[current ^ 1], ple.range},
+  record_matvec(lane, program, gate,
+                {w.ple_gate.buffer, s.ple_gate, s.x[current], s.delta, vectors(w.before_ple),
+                 s.x[current ^ 1], ple.range},
                 changes(l, Product::kPleGate));
   current ^= 1;
-  record_matvec(program, group_spec(w.ple_proj, config_),
-                {w.ple_proj.buffer, one_.delta, one_.ple_gate},
-                changes(l, Product::kPleProj, &one_.x[current]));
+  record_matvec(lane, program, group_spec(w.ple_proj, config_),
+                {w.ple_proj.buffer, s.delta, s.ple_gate},
+                changes(l, Product::kPleProj, &s.x[current]));
 }
 
 void Decoder::record_sampling() {
@@ -281,15 +365,12 @@ void Decoder::record_sampling() {
 // products of a layer have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges,
                             const Change* change, bool adds) {
-  spec.light = options_.variant.light;
-  // The form for few tokens has its cut from the shape.
-  if (!spec.few) tuner_.use(spec, ranges, batch_.quantized);
+  tuner_.use(spec, ranges, batch_.quantized);
   LowRankAddSpec add;
   std::vector<gpu::Range> add_ranges{ranges[1]};
   if (change != nullptr) {
     const MatmulSpec low{.segments = {{kernels::Codec::kF32, change->shape.rank(), 0}},
                          .cols = spec.cols,
-                         .few = spec.few,
                          .light = options_.variant.light};
     program.add(cache_, kernels::matmul_source(low),
                 {change->a(), batch_low_, ranges[2], ranges.back()},
@@ -343,9 +424,8 @@ const gpu::Buffer& Decoder::record_residual_norm(Program& program, const Site& s
 
 namespace {
 
-MatmulSpec batch_spec(const MatrixGroup& group, bool few) {
+MatmulSpec batch_spec(const MatrixGroup& group) {
   MatmulSpec spec;
-  spec.few = few;
   spec.segments = group.segments;
   spec.cols = group.cols;
   return spec;
@@ -353,14 +433,14 @@ MatmulSpec batch_spec(const MatrixGroup& group, bool few) {
 
 }  // namespace
 
-void Decoder::record_batch_inputs(Program& program, bool few) {
+void Decoder::record_batch_inputs(Program& program) {
   const auto hidden = static_cast<float>(config_.hidden);
   record_gather(program, weights_.token_embd, batch_.tokens, batch_.x[0], std::sqrt(hidden),
-                batch_.step);
+                batch_.step, false);
   if (config_.per_layer_dim == 0) return;
   record_gather(program, weights_.per_layer_token_embd, batch_.tokens, batch_.ple_tok,
-                std::sqrt(static_cast<float>(config_.per_layer_dim)), batch_.step);
-  record_matmul(program, batch_spec(weights_.per_layer_model_proj, few),
+                std::sqrt(static_cast<float>(config_.per_layer_dim)), batch_.step, false);
+  record_matmul(program, batch_spec(weights_.per_layer_model_proj),
                 {weights_.per_layer_model_proj.buffer, batch_.ple_ctx, batch_.x[0], batch_.step});
   const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
                                         config_.per_layer_dim, config_.hidden, config_.rms_eps};
@@ -371,61 +451,56 @@ void Decoder::record_batch_inputs(Program& program, bool few) {
       [layers = combine.layers](uint32_t tokens) { return Groups{layers, tokens, 1}; });
 }
 
-void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current, bool few) {
+void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) {
   const LayerWeights& w = weights_.layers[l];
   const kernels::AttentionSpec attention = attention_spec(l);
   const kernels::Variant& variant = options_.variant;
   const auto change = [&](Product product) { return stack_.find(l, product); };
 
   const gpu::Buffer& h = record_residual_norm(program, w.before_attention, l > 0, current);
-  record_matmul(program, batch_spec(w.qkv, few), {w.qkv.buffer, batch_.qkv, h, batch_.step},
+  record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step},
                 change(Product::kQkv));
-  if (few) {
-    record_step_attention(l, program);
-  } else {
-    std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l])};
-    if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
-    post.insert(post.end(), {batch_.spans, batch_.step});
-    program.add(
-        cache_, kernels::qkv_post_source(attention, variant), std::move(post),
-        [attention](uint32_t tokens) { return kernels::qkv_post_groups(attention, tokens); });
-    program.add(cache_, kernels::attention_prefill_source(attention, variant),
-                std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention,
-                                        batch_.spans, batch_.step},
-                [this, attention](uint32_t tokens) {
-                  return kernels::attention_prefill_groups(attention, tokens, spans_);
-                });
-  }
-  record_matmul(program, batch_spec(w.output, few),
+  std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l])};
+  if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
+  post.insert(post.end(), {batch_.spans, batch_.step});
+  program.add(cache_, kernels::qkv_post_source(attention, variant), std::move(post),
+              [attention](uint32_t tokens) { return kernels::qkv_post_groups(attention, tokens); });
+  program.add(cache_, kernels::attention_prefill_source(attention, variant),
+              std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention,
+                                      batch_.spans, batch_.step},
+              [this, attention](uint32_t tokens) {
+                return kernels::attention_prefill_groups(attention, tokens, spans_);
+              });
+  record_matmul(program, batch_spec(w.output),
                 {w.output.buffer, batch_.delta, batch_.attention, batch_.step},
                 change(Product::kOutput));
 
   const gpu::Buffer& n = record_residual_norm(program, w.before_ffn, true, current);
-  MatmulSpec gate_up = batch_spec(w.gate_up, few);
+  MatmulSpec gate_up = batch_spec(w.gate_up);
   gate_up.epilogue = Epilogue::kGeglu;
   record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step},
                 change(Product::kGateUp));
-  record_matmul(program, batch_spec(w.down, few),
-                {w.down.buffer, batch_.delta, batch_.ffn, batch_.step}, change(Product::kDown));
+  record_matmul(program, batch_spec(w.down), {w.down.buffer, batch_.delta, batch_.ffn, batch_.step},
+                change(Product::kDown));
 
   if (config_.per_layer_dim == 0) return;
   const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);
   const gpu::AlignedRange ple = gpu::align({batch_.ple, 0, batch_.ple.size()},
                                            uint64_t{l} * config_.per_layer_dim * sizeof(float));
-  MatmulSpec gate = batch_spec(w.ple_gate, few);
+  MatmulSpec gate = batch_spec(w.ple_gate);
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_stride = static_cast<uint32_t>(config_.layers.size()) * config_.per_layer_dim;
   gate.mul_offset = ple.rest;
   record_matmul(program, gate, {w.ple_gate.buffer, batch_.ple_gate, x, ple.range, batch_.step},
                 change(Product::kPleGate));
-  record_matmul(program, batch_spec(w.ple_proj, few),
+  record_matmul(program, batch_spec(w.ple_proj),
                 {w.ple_proj.buffer, batch_.delta, batch_.ple_gate, batch_.step},
                 change(Product::kPleProj));
 }
 
 // The head for the tokens of `step`: Y's rows have `stride` floats.
 void Decoder::record_head(Program& program, const gpu::Range& h, const gpu::Buffer& logits,
-                          const gpu::Buffer& step, uint32_t stride, bool few) {
+                          const gpu::Buffer& step, uint32_t stride) {
   const Change* change = stack_.find(0, Product::kHead);
   const Epilogue epilogue = config_.softcap > 0 ? Epilogue::kSoftcap : Epilogue::kStore;
   for (const Table::Part& part : weights_.head().parts) {
@@ -436,7 +511,6 @@ void Decoder::record_head(Program& program, const gpu::Range& h, const gpu::Buff
     spec.epilogue = change != nullptr ? Epilogue::kStore : epilogue;
     spec.cap = config_.softcap;
     spec.y_stride = stride;
-    spec.few = few;
     spec.row_offset = part.row_begin;
     record_matmul(program, spec, {part.buffer, logits, h, step}, first ? change : nullptr, false);
   }
@@ -452,7 +526,7 @@ void Decoder::record_all_head(uint32_t rows) {
   const uint64_t block_bytes = uint64_t{rows} * config_.hidden * sizeof(float);
   for (uint64_t at = 0; at < h.size(); at += block_bytes)
     record_head(all_head_.emplace_back(), {h, at, h.size() - at}, all_logits_, all_step_,
-                config_.vocab, false);
+                config_.vocab);
 }
 
 }  // namespace lapidary::model

@@ -42,35 +42,37 @@ uint64_t Decoder::step_entries_stride() const {
 }
 
 Status Decoder::allocate_steps() {
-  const uint64_t rows = step_rows();
+  const uint32_t rows = step_rows();
+  const Widths width = widths();
   const uint64_t before = scratch_bytes_;
   Steps made;
-  const auto allocate = [&]() -> Status {
-    TRY(made.logits, buffer(rows * step_logits_stride(), gpu::kStorageUsage, "logits of a step"));
-    TRY(made.partial, buffer(kernels::topk_partial_bytes({config_.vocab, topk_}),
-                             gpu::kStorageUsage, "top-k partial of a step"));
-    TRY(made.candidates, buffer(rows * step_stride(), gpu::kStorageUsage, "candidates of a step"));
-    TRY(made.adjust_entries,
-        buffer(rows * step_entries_stride(), gpu::kStorageUsage, "penalised tokens of a step"));
-    uint64_t sums = 0;
-    uint64_t splits = 0;
-    for (size_t l = 0; l < config_.layers.size(); ++l) {
-      const kernels::AttentionSpec spec = attention_spec(l);
-      splits = std::max<uint64_t>(splits, uint64_t{spec.tiling.splits} * spec.heads);
-      sums = std::max<uint64_t>(sums, uint64_t{spec.tiling.splits} * spec.heads * spec.head_dim);
-    }
-    TRY(made.attention,
-        buffer(rows * sums * sizeof(float), gpu::kStorageUsage, "attention output of a step"));
-    TRY(made.stats, buffer(rows * splits * 2 * sizeof(float), gpu::kStorageUsage,
-                           "attention statistics of a step"));
-    TRY(made.params, buffer(rows * kParamBlocks * kBlock, gpu::kParamsUsage, "rows of a step"));
-    TRY(made.places, buffer(rows * kBlock, gpu::kStorageUsage, "places of a step"));
-    TRY(made.choices,
-        buffer(rows * kChoiceBlocks * kBlock, gpu::kStorageUsage, "choices of a step"));
+  const auto allocate = [&](gpu::Buffer& out, uint64_t bytes, std::string_view label,
+                            uint32_t usage = gpu::kStorageUsage) -> Status {
+    if (bytes == 0) return {};
+    TRY(out, buffer(bytes, usage, label));
     return {};
   };
-  Status status = allocate();
+  const auto allocate_all = [&]() -> Status {
+    TRY_VOID(allocate_lane(made.s, rows));
+    TRY_VOID(allocate(made.places, kernels::kMaxStepRows * sizeof(kernels::Step),
+                      "places of a step", gpu::kParamsUsage));
+    TRY_VOID(allocate(made.low, rows * width.low * sizeof(float), "low-rank products of a step"));
+    TRY_VOID(allocate(made.raw, rows * width.raw * sizeof(float), "gate and up of a step"));
+    TRY_VOID(allocate(made.logits, rows * step_logits_stride(), "logits of a step"));
+    TRY_VOID(allocate(made.partial, kernels::topk_partial_bytes({config_.vocab, topk_}),
+                      "top-k partial of a step"));
+    TRY_VOID(allocate(made.candidates, uint64_t{rows} * step_stride(), "candidates of a step"));
+    TRY_VOID(
+        allocate(made.adjust_entries, rows * step_entries_stride(), "penalised tokens of a step"));
+    TRY_VOID(
+        allocate(made.params, rows * kParamBlocks * kBlock, "rows of a step", gpu::kParamsUsage));
+    TRY_VOID(allocate(made.draws_at, rows * kBlock, "places of draws"));
+    TRY_VOID(allocate(made.choices, rows * kChoiceBlocks * kBlock, "choices of a step"));
+    return {};
+  };
+  Status status = allocate_all();
   if (status) {
+    made.bytes = scratch_bytes_ - before;
     steps_ = std::move(made);
   } else {
     scratch_bytes_ = before;
@@ -78,35 +80,42 @@ Status Decoder::allocate_steps() {
   return status;
 }
 
+Decoder::Lane Decoder::step_lane() {
+  const Scratch& s = steps_.s;
+  const Widths width = widths();
+  Lane lane{.s = s,
+            .place = steps_.places,
+            .logits = steps_.logits,
+            .low = steps_.low,
+            .raw = steps_.raw,
+            .inputs = steps_.inputs,
+            .layers = steps_.layers,
+            .head = steps_.head};
+  const uint64_t all_layers = config_.layers.size() * uint64_t{config_.per_layer_dim};
+  const auto set = [&](const gpu::Buffer& buffer, uint64_t floats) {
+    if (buffer) lane.strides[buffer.id()] = static_cast<uint32_t>(floats);
+  };
+  for (const gpu::Buffer& x : s.x) set(x, config_.hidden);
+  set(s.delta, width.delta);
+  set(s.attention, width.attention);
+  set(s.stats, width.stats);
+  set(s.ffn, width.ffn);
+  set(s.ple_ctx, all_layers);
+  set(s.ple, all_layers);
+  set(s.ple_gate, config_.per_layer_dim);
+  set(steps_.logits, step_logits_stride() / sizeof(float));
+  return lane;
+}
+
 void Decoder::record_steps() {
-  for (Program* program : {&steps_.inputs, &steps_.norm, &steps_.head}) program->clear();
+  for (Program* program : {&steps_.inputs, &steps_.head}) program->clear();
   for (auto* rows : {&steps_.layers, &steps_.adjust, &steps_.sample}) rows->clear();
   steps_.layers.resize(config_.layers.size());
   steps_.adjust.resize(step_rows());
   steps_.sample.resize(step_rows());
-  record_batch_inputs(steps_.inputs, true);
-  uint32_t current = 0;
-  for (size_t l = 0; l < config_.layers.size(); ++l)
-    record_batch_layer(l, steps_.layers[l], current, true);
-  const gpu::Buffer& h = record_residual_norm(steps_.norm, weights_.before_head, true, current);
-  const auto stride = static_cast<uint32_t>(step_logits_stride() / sizeof(float));
-  record_head(steps_.head, h, steps_.logits, batch_.step, stride, true);
+  Lane lane = step_lane();
+  record_decode(lane);
   for (uint32_t row = 0; row < step_rows(); ++row) record_step_row(row);
-}
-
-void Decoder::record_step_attention(size_t l, Program& program) {
-  const kernels::AttentionSpec spec = attention_spec(l);
-  program.add(cache_, kernels::attention_rows_source(spec, options_.variant),
-              std::vector<gpu::Range>{batch_.qkv, vectors(weights_.layers[l].qk_norms),
-                                      weights_.rope(config_.layers[l]), k_cache(l), v_cache(l),
-                                      steps_.attention, steps_.stats, batch_.spans, batch_.step},
-              [this, spec](uint32_t rows) {
-                return kernels::attention_rows_groups(spec, rows, steps_.last);
-              });
-  program.add(cache_, kernels::attention_merge_source(spec),
-              std::vector<gpu::Range>{steps_.attention, steps_.stats, batch_.attention,
-                                      batch_.spans, batch_.step},
-              [spec](uint32_t rows) { return kernels::attention_merge_groups(spec, rows); });
 }
 
 void Decoder::record_step_row(uint32_t row) {
@@ -136,7 +145,7 @@ void Decoder::record_step_row(uint32_t row) {
               block(steps_.params, params + kDraw),
               block(steps_.choices, choices + kToken),
               block(steps_.choices, choices + kResult),
-              block(steps_.places, row, sizeof(kernels::Step))},
+              block(steps_.draws_at, row, sizeof(kernels::Step))},
              kernels::Groups{});
 }
 
@@ -146,7 +155,7 @@ Task<Status> Decoder::prepare_steps() {
   record_steps();
   const auto bind = [&]() -> Task<Status> {
     CO_TRY_VOID(co_await cache_.compile());
-    for (Program* program : {&steps_.inputs, &steps_.norm, &steps_.head})
+    for (Program* program : {&steps_.inputs, &steps_.head})
       CO_TRY_VOID(program->bind(device_, cache_));
     for (auto* programs : {&steps_.layers, &steps_.adjust, &steps_.sample}) {
       for (Program& program : *programs) CO_TRY_VOID(program.bind(device_, cache_));
@@ -159,14 +168,20 @@ Task<Status> Decoder::prepare_steps() {
     steps_.ready = true;
   } else {
     cache_.forget_added();
+    scratch_bytes_ -= steps_.bytes;
     steps_ = {};
   }
   co_return status;
 }
 
+Task<Status> Decoder::provide_step(std::span<const uint32_t> tokens) {
+  if (rows_) CO_TRY_VOID(co_await rows_->gather(device_, tokens, steps_.s.ple_tok));
+  co_return Status{};
+}
+
 void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket) {
   const auto count = static_cast<uint32_t>(rows.size());
-  std::vector<kernels::TokenSpan> spans;
+  std::vector<kernels::Step> places;
   std::vector<uint32_t> tokens;
   std::vector<std::byte> params(count * kParamBlocks * kBlock);
   steps_.last = std::ranges::max(rows, {}, &StepRow::position).position;
@@ -175,7 +190,7 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
   };
   for (uint32_t r = 0; r < count; ++r) {
     const StepRow& row = rows[r];
-    spans.push_back({.first = r, .position = row.position, .sequence = row.sequence});
+    places.push_back({.position = row.position, .sequence = row.sequence});
     tokens.push_back(row.token);
     put(r * kParamBlocks + kSampling, row.sampling);
     put(r * kParamBlocks + kAdjust, row.adjust);
@@ -185,23 +200,22 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
                     std::as_bytes(row.adjustments));
   }
   device_.write(steps_.params, 0, params);
-  write_spans(spans);
+  device_.write(steps_.places, 0, std::as_bytes(std::span(places)));
   list_.reset();
   if (fed) {
     for (uint32_t r = 0; r < count; ++r) {
-      list_.copy(steps_.choices, (r * kChoiceBlocks + kToken) * kBlock, batch_.tokens,
+      list_.copy(steps_.choices, (r * kChoiceBlocks + kToken) * kBlock, steps_.s.tokens,
                  uint64_t{r} * sizeof(uint32_t), sizeof(uint32_t));
     }
   } else {
-    device_.write(batch_.tokens, 0, std::as_bytes(std::span(tokens)));
-    write_step(batch_.step, {.tokens = count, .spans = count});
+    device_.write(steps_.s.tokens, 0, std::as_bytes(std::span(tokens)));
+    write_step(steps_.s.step, {.tokens = count});
   }
   // Every row's draw is that of position 0.
-  list_.clear(steps_.places, 0, count * kBlock);
+  list_.clear(steps_.draws_at, 0, count * kBlock);
   list_.begin_pass();
   steps_.inputs.record(list_, cache_, count);
   for (const Program& layer : steps_.layers) layer.record(list_, cache_, count);
-  steps_.norm.record(list_, cache_, count);
   steps_.head.record(list_, cache_, count);
   for (uint32_t r = 0; r < count; ++r) {
     if (rows[r].adjust.entries > 0) steps_.adjust[r].record(list_, cache_, rows[r].adjust.entries);

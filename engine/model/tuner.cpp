@@ -60,10 +60,29 @@ uint32_t Tuner::attention_position(const AttentionSpec& spec) {
   return std::min(spec.slots, kContext) - 1;
 }
 
+const Cut* Tuner::find_fitting(const MatvecSpec& spec, std::string_view key) const {
+  const Cut* known = find(key);
+  return known && fits(spec, matvec_tiling(*known), variant_) ? known : nullptr;
+}
+
+const Cut* Tuner::find_fitting(const AttentionSpec& spec, std::string_view key) const {
+  const Cut* known = find(key);
+  return known && fits(spec, attention_tiling(*known)) ? known : nullptr;
+}
+
+void Tuner::apply(MatvecSpec& spec) const {
+  if (const Cut* known = find_fitting(spec, tuning_key(spec, variant_)))
+    spec.tiling = matvec_tiling(*known);
+}
+
+void Tuner::apply(AttentionSpec& spec) const {
+  if (const Cut* known = find_fitting(spec, attention_key(spec)))
+    spec.tiling = attention_tiling(*known);
+}
+
 void Tuner::use(MatvecSpec& spec, const std::vector<gpu::Range>& ranges) {
   std::string key = tuning_key(spec, variant_);
-  const Cut* known = find(key);
-  if (known && !fits(spec, matvec_tiling(*known), variant_)) known = nullptr;
+  const Cut* known = find_fitting(spec, key);
   if (!known || known->is_open())
     note({.key = std::move(key), .spec = spec}, known, ranges, elements(spec));
   if (known) spec.tiling = matvec_tiling(*known);
@@ -85,11 +104,9 @@ void Tuner::use(MatmulSpec& spec, const std::vector<gpu::Range>& ranges,
 
 void Tuner::use(AttentionSpec& spec, const std::vector<gpu::Range>& ranges, const MatvecSpec& merge,
                 const std::vector<gpu::Range>& merged) {
-  const uint32_t context = attention_position(spec) + 1;
-  const uint32_t keys = spec.window > 0 ? std::min(context, spec.window) : context;
-  std::string key = cat(tuning_key(spec, variant_), " over ", keys);
-  const Cut* known = find(key);
-  if (known && !fits(spec, attention_tiling(*known))) known = nullptr;
+  const uint32_t keys = timed_keys(spec);
+  std::string key = attention_key(spec);
+  const Cut* known = find_fitting(spec, key);
   if (!known || known->is_open()) {
     // What a token reads of the cache, as if it were weights. It waits more than it reads: by an
     // H100's profile an element takes as long as a hundred of a product's.
@@ -99,6 +116,16 @@ void Tuner::use(AttentionSpec& spec, const std::vector<gpu::Range>& ranges, cons
     if (product.merges.size() < product.uses.size()) product.merges.push_back(merged);
   }
   if (known) spec.tiling = attention_tiling(*known);
+}
+
+std::string Tuner::attention_key(const AttentionSpec& spec) const {
+  return cat(tuning_key(spec, variant_), " over ", timed_keys(spec));
+}
+
+// Keys that attention sees while it is timed.
+uint32_t Tuner::timed_keys(const AttentionSpec& spec) {
+  const uint32_t context = attention_position(spec) + 1;
+  return spec.window > 0 ? std::min(context, spec.window) : context;
 }
 
 void Tuner::forget_plain() {

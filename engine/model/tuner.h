@@ -48,6 +48,9 @@ class Tuner {
   // Sets the spec's cut if one is known that fits; else notes that the product is computed with
   // these ranges: binding 1 is y, as in matvec.h and matmul.h.
   void use(kernels::MatvecSpec& spec, const std::vector<gpu::Range>& ranges);
+  // Sets the cut alone: of what is computed elsewhere, too, for several tokens at once.
+  void apply(kernels::MatvecSpec& spec) const;
+  void apply(kernels::AttentionSpec& spec) const;
   // The matmul's form is set, too; ranges are those of the float form. `quantized`: where other
   // forms have their activations; not empty where the variant has such a form.
   void use(kernels::MatmulSpec& spec, const std::vector<gpu::Range>& ranges,
@@ -121,7 +124,12 @@ class Tuner {
 
   // Where a token stands while attention is timed.
   static uint32_t attention_position(const kernels::AttentionSpec& spec);
+  static uint32_t timed_keys(const kernels::AttentionSpec& spec);
+  std::string attention_key(const kernels::AttentionSpec& spec) const;
   const Cut* find(std::string_view key) const;
+  // nullptr where the cut is none of that product.
+  const Cut* find_fitting(const kernels::MatvecSpec& spec, std::string_view key) const;
+  const Cut* find_fitting(const kernels::AttentionSpec& spec, std::string_view key) const;
   Product& note(Product product, const Cut* known, const std::vector<gpu::Range>& ranges,
                 uint64_t weights);
   std::vector<Cut> candidates(const Spec& spec) const;

@@ -154,36 +154,38 @@ Task<Status> check_rows(gpu::Device& device, const TrialLayer& layer,
   TrialRandom random(count + 77);
   std::vector<float> raw;
   std::vector<double> wanted;
-  std::vector<TokenSpan> spans;
+  std::vector<Step> steps(kMaxStepRows);
   for (uint32_t s = 0; s < count; ++s) {
     const std::vector<float> token = random.floats(spec.qkv_rows(), 2.0f);
     oracles[s].append(token.data());
     const std::vector<double> out = oracles[s].attend(token.data(), positions[s]);
     raw.insert(raw.end(), token.begin(), token.end());
     wanted.insert(wanted.end(), out.begin(), out.end());
-    spans.push_back({.first = s, .position = positions[s], .sequence = count - s});
+    steps[s] = {.position = positions[s], .sequence = count - s};
   }
-  const std::vector<Step> step = {{.tokens = count, .spans = count}};
-  CO_TRY(const gpu::Kernel rows,
-         co_await trial_kernel(device, attention_rows_source(spec, variant)));
-  CO_TRY(const gpu::Kernel merge, co_await trial_kernel(device, attention_merge_source(spec)));
+  // Some room between the rows.
+  const auto stride = static_cast<uint32_t>(spec.tiling.splits * width + 8);
+  CO_TRY(const gpu::Kernel kernel,
+         co_await trial_kernel(device, attention_rows_source(spec, variant, {}, stride)));
   CO_TRY(const gpu::Buffer qkv, trial_buffer(device, raw));
-  CO_TRY(const gpu::Buffer places, trial_buffer(device, spans));
-  CO_TRY(const gpu::Buffer at, trial_buffer(device, step));
-  CO_TRY(const gpu::Buffer partial, trial_zeros(device, 4 * count * spec.tiling.splits * width));
-  CO_TRY(const gpu::Buffer stats,
-         trial_zeros(device, uint64_t{8} * count * spec.tiling.splits * spec.heads));
-  CO_TRY(const gpu::Buffer out, trial_zeros(device, 4 * count * width));
-  const std::vector<gpu::Range> first = {qkv,     layer.norms, layer.rope, layer.k, layer.v,
-                                         partial, stats,       places,     at};
-  const std::vector<gpu::Range> second = {partial, stats, out, places, at};
+  CO_TRY(const gpu::Buffer places, trial_buffer(device, steps));
+  CO_TRY(const gpu::Buffer partial, trial_zeros(device, uint64_t{4} * count * stride));
+  const uint32_t stats_stride = 2 * spec.tiling.splits * spec.heads;
+  CO_TRY(const gpu::Buffer stats, trial_zeros(device, uint64_t{4} * count * stats_stride));
+  const std::vector<gpu::Range> ranges = {qkv,     layer.norms, layer.rope, layer.k,
+                                          layer.v, partial,     stats,      places};
   const uint32_t last = *std::ranges::max_element(positions);
-  CO_TRY_VOID(trial_dispatch(device, rows, first, attention_rows_groups(spec, count, last)));
-  CO_TRY_VOID(trial_dispatch(device, merge, second, attention_merge_groups(spec, count)));
-  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, out, count * width));
+  CO_TRY_VOID(trial_dispatch(device, kernel, ranges, attention_rows_groups(spec, count, last)));
+  CO_TRY(const std::vector<float> sums,
+         co_await trial_read<float>(device, partial, size_t{count} * stride));
+  CO_TRY(const std::vector<float> all_stats,
+         co_await trial_read<float>(device, stats, size_t{count} * stats_stride));
   for (uint32_t s = 0; s < count; ++s) {
-    const double d = largest_difference(std::span(got).subspan(s * width, width),
-                                        std::span(wanted).subspan(s * width, width));
+    const std::vector<float> got =
+        merged_splits(spec, std::span(sums).subspan(size_t{s} * stride, stride),
+                      std::span(all_stats).subspan(size_t{s} * stats_stride, stats_stride),
+                      positions[s]);
+    const double d = largest_difference(got, std::span(wanted).subspan(s * width, width));
     KERNEL_EXPECT(d < tolerance(spec), "row ", s, " differs by ", d);
   }
   co_return Status{};

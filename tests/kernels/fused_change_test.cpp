@@ -242,6 +242,79 @@ KERNEL_TEST(fused_change_of_pieces) {
   co_return co_await expect_pieces(device, unrolled_variants(device).back());
 }
 
+// A feed-forward network: gate and up hand over pieces of down's A h, and the vector in bytes.
+Task<Status> expect_feed_forward(gpu::Device& device, const Variant& variant, MatvecTiling first,
+                                 MatvecTiling second) {
+  constexpr uint32_t kCols = 64;
+  constexpr uint32_t kFfn = 480;
+  constexpr uint32_t kHidden = 96;
+  constexpr uint32_t kRows = 37;
+  constexpr uint32_t kRank = 24;
+  CO_TRY(const TrialGroup group, co_await make_group(device, {kFfn, kFfn}, kCols));
+  CO_TRY(const TrialGroup last, co_await make_group(device, {kRows}, kFfn));
+  MatvecSpec gate_up{
+      .segments = group.segments,
+      .cols = kCols,
+      .epilogue = Epilogue::kGeglu,
+      .quantizes = true,
+      .fused = {.cols = kCols, .handed_rank = kRank, .handed_cols = kFfn, .bf16 = true},
+      .tiling = first};
+  const uint32_t pieces = handed_pieces(gate_up);
+  const MatvecSpec down{.segments = last.segments,
+                        .cols = kFfn,
+                        .prologue = Prologue::kQuantized,
+                        .fused = {.parts = {{kRank, kRows}},
+                                  .cols = kFfn,
+                                  .pieces = pieces,
+                                  .next_rank = 8,
+                                  .hidden = kHidden,
+                                  .bf16 = true},
+                        .tiling = second};
+  const std::vector<float> a = trial_adapter(gate_up.fused);
+  const std::vector<float> b = trial_adapter(down.fused);
+  const std::vector<float> x = TrialRandom(8).floats(kCols);
+  const std::vector<double> product = trial_product(group, x.data());
+  std::vector<float> z(kFfn);
+  for (uint32_t i = 0; i < kFfn; ++i)
+    z[i] = static_cast<float>(trial_gelu(product[i]) * product[kFfn + i]);
+  std::vector<double> low(kRank);
+  for (uint32_t r = 0; r < kRank; ++r) {
+    for (uint32_t i = 0; i < kFfn; ++i)
+      low[r] += double{a[gate_up.fused.handed_offset() + uint64_t{i} * kRank + r]} * z[i];
+  }
+  std::vector<double> want = trial_product(last, z.data());
+  const std::vector<double> more = added(down.fused, b, low);
+  for (size_t i = 0; i < want.size(); ++i) want[i] += more[i];
+
+  CO_TRY(const gpu::Buffer x_buffer, trial_buffer(device, x));
+  CO_TRY(const gpu::Buffer a_buffer, adapter_buffer_of(device, gate_up.fused, a));
+  CO_TRY(const gpu::Buffer b_buffer, adapter_buffer_of(device, down.fused, b));
+  CO_TRY(const gpu::Buffer middle, trial_zeros(device, (kFfn + uint64_t{pieces} * kRank) * 4));
+  const std::vector<float> residual = TrialRandom(9).floats(kHidden);
+  CO_TRY(const gpu::Buffer residual_buffer, trial_buffer(device, residual));
+  CO_TRY(const gpu::Buffer y, trial_zeros(device, (kRows + kLowFloats) * 4));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(gate_up, variant),
+                                 {group.buffer, middle, x_buffer, a_buffer},
+                                 matvec_groups(gate_up)));
+  CO_TRY_VOID(co_await trial_run(device, matvec_source(down, variant),
+                                 {last.buffer, y, middle, b_buffer, residual_buffer},
+                                 matvec_groups(down)));
+  CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, y, kRows));
+  const double tolerance = 4 * tolerance_of(variant.dot);
+  CO_TRY_VOID(close(got, want, tolerance, "feed-forward"));
+  co_return co_await expect_next(device, y, kRows, down.fused,
+                                 next_of(down.fused, b, low, z, residual), 4 * tolerance,
+                                 "feed-forward");
+}
+
+// As real GPUs run it: fewer pieces than threads to sum them, and more.
+KERNEL_TEST(fused_change_of_feed_forward) {
+  Variant variant = unrolled_variants(device).back();
+  variant.dot = Dot::kInt16;
+  CO_TRY_VOID(co_await expect_feed_forward(device, variant, {64, 4, 2}, {128, 16, 1}));
+  co_return co_await expect_feed_forward(device, variant, {64, 4, 1}, {64, 8, 2});
+}
+
 // Attention leaves the output's A h in pieces, which the output merges as it merges the sums.
 Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint32_t position,
                               AttentionTiling tiling) {

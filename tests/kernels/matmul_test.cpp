@@ -92,36 +92,6 @@ KERNEL_TEST(matmul_every_tiling) {
   co_return Status{};
 }
 
-// The form for few tokens: counts around the columns that a workgroup has, rows and columns that
-// fill no workgroup, all that comes after the product.
-Task<Status> expect_few(gpu::Device& device, MatmulSpec spec, std::vector<uint32_t> counts,
-                        float scale = 1.0f) {
-  spec.few = true;
-  spec.light = device.info().is_software != 0;
-  return expect_product(device, std::move(spec), std::move(counts), scale);
-}
-KERNEL_TEST(matmul_few_tokens) {
-  CO_TRY_VOID(
-      co_await expect_few(device, {.segments = {{Codec::kQ4_0, 67}}, .cols = 512}, {1, 4, 5, 17}));
-  CO_TRY_VOID(
-      co_await expect_few(device, {.segments = {{Codec::kF32, 65}}, .cols = 35}, {1, 8, 9}));
-  co_return co_await expect_few(device, wider_y(), {3, 8});
-}
-KERNEL_TEST(matmul_few_tokens_epilogues) {
-  CO_TRY_VOID(co_await expect_few(device, geglu(Codec::kQ8_0, Codec::kF16), {2, 7}, 15.0f));
-  CO_TRY_VOID(co_await expect_few(device, gelu_mul(Codec::kF32), {3}, 15.0f));
-  co_return co_await expect_few(device, softcapped(Codec::kF32), {3}, 15.0f);
-}
-// As real GPUs have it, with several rows a thread: those of gate and of up.
-KERNEL_TEST(matmul_few_tokens_unrolled) {
-  co_return co_await expect_product(device,
-                                    {.segments = {{Codec::kF32, 133}, {Codec::kF32, 133}},
-                                     .cols = 96,
-                                     .epilogue = Epilogue::kGeglu,
-                                     .few = true},
-                                    {5});
-}
-
 // What quantising makes of X, read back as values: token counts around the kernel's workgroup, a
 // unit of zeros, one of numbers too small to divide by, one whose largest is negative.
 Task<Status> expect_quantized(gpu::Device& device, Dot dot) {

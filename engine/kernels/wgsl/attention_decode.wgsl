@@ -1,5 +1,5 @@
-// One token's attention over the cache, one workgroup a (head, split): x, y. Of several tokens (ROWS)
-// each is a span and has a z. Keys come in tiles of one a thread: LANES neighbouring threads share the
+// One token's attention over the cache, one workgroup a (head, split): x, y. Of several tokens
+// (TOKENS) each has a z. Keys come in tiles of one a thread: LANES neighbouring threads share the
 // dot product of a key, so that a row is read in whole lines; then the threads turn to the V rows,
 // UNITS of them side by side on one row, and keep their sums in registers until the end. Softmax is
 // streamed: maximum `top`, sum `mass`.
@@ -8,6 +8,13 @@ const KEYS_AT_ONCE: u32 = THREADS / LANES;
 const PART_STRIDE: u32 = TILE + 4u;  // keeps LANES apart in the banks of workgroup memory
 const ROWS_AT_ONCE: u32 = THREADS / UNITS;
 const EMPTY: f32 = -1e30;
+
+// Where the token's row of `partial` begins.
+//#if TOKENS
+var<private> partial_row: u32;
+//#else
+const partial_row = 0u;
+//#endif
 
 var<workgroup> query: array<vec4<f32>, 2u * UNITS>;
 // Partial dot products [LANES][PART_STRIDE]; at the end partial sums of V [8][THREADS].
@@ -70,15 +77,18 @@ fn own_unit(base: u32, u: u32) -> Unit {
 var<private> handing_split: u32;
 
 fn handed_value(n: u32) -> f32 { return head_row[n]; }
-fn hand_stage(i: u32, sum: mat2x4<f32>) {
-//#repeat c FOUR
-  parts[8u * i + ${c}u] = sum[0u][${c}u];
-  parts[8u * i + 4u + ${c}u] = sum[1u][${c}u];
-//#end
+// An array of x, then one of y.
+fn hand_stage(i: u32, sum: vec2<f32>) {
+  parts[i] = sum.x;
+  parts[PART_STRIDE + i] = sum.y;
 }
-fn hand_staged(i: u32) -> f32 { return parts[i]; }
-fn store_handed(r: u32, sum: f32) {
-  partial[PARTIAL_LOW + handing_split * HANDED_RANK + r] = sum;
+fn hand_staged(i: u32) -> vec2<f32> {
+  return vec2<f32>(parts[i], parts[PART_STRIDE + i]);
+}
+fn store_handed(r: u32, sum: vec2<f32>) {
+  let at = partial_row + PARTIAL_LOW + handing_split * HANDED_RANK + r;
+  partial[at] = sum.x;
+  partial[at + 4u] = sum.y;
 }
 //#include adapter.wgsl
 //#include hand_low.wgsl
@@ -87,19 +97,19 @@ fn store_handed(r: u32, sum: f32) {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
 //#if LIGHT
-//#if ROWS
-  // A batch has its positions in the spans.
-  hidden_zero = step.position;
+//#if TOKENS
+  hidden_zero = group.x / HEADS;
 //#else
   hidden_zero = group.z;
 //#endif
 //#endif
   let head = group.x;
   let split = group.y;
-//#if ROWS
-  let position = spans[group.z].position;
-  let sequence = spans[group.z].sequence;
+//#if TOKENS
+  let position = steps[group.z].position;
+  let sequence = steps[group.z].sequence;
   let first_vector = group.z * (QKV_ROWS / HEAD_DIM);
+  partial_row = group.z * PARTIAL_STRIDE;
 //#else
   let position = step.position;
   let sequence = step.sequence;
@@ -328,17 +338,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   parts[(4u + ${r}u) * THREADS + thread] = sum.b[${r}u];
 //#end
   workgroupBarrier();
-//#if ROWS
-  let out = (group.z * MAX_SPLITS + split) * HEADS + head;
-//#else
   let out = split * HEADS + head;
-//#endif
   for (var d = thread; d < bound(HEAD_DIM); d += THREADS) {
     var x = 0.0;
     for (var r = 0u; r < bound(ROWS_AT_ONCE); r += 1u) {
       x += parts[(d % 8u) * THREADS + r * UNITS + d / 8u];
     }
-    partial[out * HEAD_DIM + d] = x;
+    partial[partial_row + out * HEAD_DIM + d] = x;
 //#if HANDED_RANK
     head_row[d] = x;
 //#endif
@@ -349,7 +355,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   hand_low(thread, head * HEAD_DIM, HEAD_DIM);
 //#endif
   if (thread == 0u) {
-    stats[2u * out] = top;
-    stats[2u * out + 1u] = total;
+//#if TOKENS
+    let at = 2u * (group.z * MAX_SPLITS * HEADS + out);
+//#else
+    let at = 2u * out;
+//#endif
+    stats[at] = top;
+    stats[at + 1u] = total;
   }
 }

@@ -1,8 +1,8 @@
 // The low-rank change that a matvec makes by itself (fused_change.h). What is needed of its buffer
-// is asked for before the product begins: fetch_low() and fetch_change(), then, where A h comes in
-// pieces, gather_low() and a barrier; then finish_low() and a barrier, then fused_change(). matvec.cpp adds
-// change_at(part, row): where B's row lies in `adapter`, change_first(part): the first of its ranks,
-// and change_eights(part): how many, all in eights.
+// is asked for before the product begins, by fetch_low() and fetch_change(); then A h is left in
+// workgroup memory, by finish_low() or, where it comes in pieces, by gather_low(); and after a barrier
+// add_change(), which matvec.cpp writes, adds what the change gives to the lanes' sums: those of a row
+// share its ranks, so that nothing is left to do once the product is summed.
 //#include adapter.wgsl
 //#if NEXT_RANK
 //#if QUANTIZED
@@ -26,270 +26,275 @@ fn next_half(at: u32, high: vec4<u32>) -> f32 {
 //#endif
 //#endif
 
-// A thread's share of row `row` of V's matrix by the input.
-fn input_dot(row: u32, tid: u32) -> f32 {
-  var sum = 0.0;
+// A thread's share of rows `first` to `first` + 3 of V's matrix by the input.
+fn input_dots(first: u32, tid: u32) -> vec4<f32> {
+  var sum = vec4<f32>();
 //#if QUANTIZED
   for (var u = tid; u < UNITS; u += THREADS) {
     let a = activations(u);
-    let at = NEXT_V + 4u * (row * UNITS + u);
+//#repeat c FOUR
+    let at_${c} = NEXT_V + 4u * ((first + ${c}u) * UNITS + u);
 //#if TWO_BYTES
-    sum += a.scale.x * next_half(at, a.high_0, a.low_0) +
-           a.scale.y * next_half(at + 2u, a.high_1, a.low_1);
+    sum[${c}u] += a.scale.x * next_half(at_${c}, a.high_0, a.low_0) +
+                  a.scale.y * next_half(at_${c} + 2u, a.high_1, a.low_1);
 //#else
-    sum += a.scale.x * next_half(at, a.high_0) + a.scale.y * next_half(at + 2u, a.high_1);
+    sum[${c}u] += a.scale.x * next_half(at_${c}, a.high_0) +
+                  a.scale.y * next_half(at_${c} + 2u, a.high_1);
 //#endif
+//#end
   }
 //#else
   for (var j = tid; j < COLS / 8u; j += THREADS) {
-    let e = eight_values(adapter_eight(NEXT_V + row * (COLS / 8u) + j));
-    sum += dot(e[0u], source(2u * j)) + dot(e[1u], source(2u * j + 1u));
+//#repeat c FOUR
+    let e_${c} = adapter_eight(NEXT_V + (first + ${c}u) * (COLS / 8u) + j);
+//#end
+    sum += next_dots(e_0, e_1, e_2, e_3, source(2u * j), source(2u * j + 1u));
   }
 //#endif
   return sum;
 }
 
-// Eight values j of row `row` of U.
-fn residual_part(row: u32, j: u32) -> f32 {
-  let e = eight_values(adapter_eight(NEXT_U + row * NEXT_EIGHTS + j));
-  return dot(e[0u], residual[2u * j]) + dot(e[1u], residual[2u * j + 1u]);
+fn next_dots(e_0: Eight, e_1: Eight, e_2: Eight, e_3: Eight, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+  var sum = vec4<f32>();
+//#repeat c FOUR
+  let v_${c} = eight_values(e_${c});
+  sum[${c}u] = dot(v_${c}[0u], a) + dot(v_${c}[1u], b);
+//#end
+  return sum;
 }
-// A thread's share of the row.
-fn residual_dot(row: u32, tid: u32) -> f32 {
-  var sum = 0.0;
+
+// Eight values j of rows `first` to `first` + 3 of U.
+fn residual_parts(first: u32, j: u32) -> vec4<f32> {
+//#repeat c FOUR
+  let e_${c} = adapter_eight(NEXT_U + (first + ${c}u) * NEXT_EIGHTS + j);
+//#end
+  return next_dots(e_0, e_1, e_2, e_3, residual[residual_row + 2u * j], residual[residual_row + 2u * j + 1u]);
+}
+// A thread's share of the rows.
+fn residual_dots(first: u32, tid: u32) -> vec4<f32> {
+  var sum = vec4<f32>();
   var j = tid;
 //#repeat t NEXT_TURNS
   if (j < NEXT_EIGHTS) {
-    sum += residual_part(row, j);
+    sum += residual_parts(first, j);
     j += THREADS;
   }
 //#end
   for (; j < NEXT_EIGHTS; j += THREADS) {
-    sum += residual_part(row, j);
+    sum += residual_parts(first, j);
   }
   return sum;
 }
 //#endif
 
 //#if FUSED_RANK
-// A h.
-var<workgroup> low: array<f32, FUSED_RANK>;
-
-fn low_vector(i: u32) -> vec4<f32> {
-  return vec4<f32>(low[4u * i], low[4u * i + 1u], low[4u * i + 2u], low[4u * i + 3u]);
-}
-// Ranks 8 i to 8 i + 7 of a row of B.
-fn change_part(e: Eight, i: u32) -> f32 {
-  let b = eight_values(e);
-  return dot(b[0u], low_vector(2u * i)) + dot(b[1u], low_vector(2u * i + 1u));
-}
-
+const QUADS: u32 = FUSED_RANK / 4u;
 //#if NEXT_RANK
-fn mixed_value(row: u32, r: u32) -> f32 {
-  return adapter_value(8u * NEXT_MIXED + row * FUSED_RANK + r);
+// Rank r of rows `first` to `first` + 3.
+fn mixed_values(first: u32, r: u32) -> vec4<f32> {
+  let at = 8u * NEXT_MIXED + first * FUSED_RANK + r;
+  return vec4<f32>(adapter_value(at), adapter_value(at + FUSED_RANK),
+                   adapter_value(at + 2u * FUSED_RANK), adapter_value(at + 3u * FUSED_RANK));
 }
-// What the product's own change adds to row `row` of V: a thread's share. own: its first value.
-fn mixed_in(own: f32, row: u32, tid: u32) -> f32 {
-  var sum = 0.0;
-  if (tid < FUSED_RANK) {
-    sum = own * low[tid];
+// What the product's own change adds to these rows of V: a thread's share, after gather_low() and a
+// barrier. own: its first values.
+fn mixed_in(own: vec4<f32>, first: u32, tid: u32) -> vec4<f32> {
+  var sum = vec4<f32>();
+  if (tid < FUSED_RANK * GATHER_GROUPS) {
+    sum = own * gather_sums[tid >> 2u][tid & 3u];
   }
-  for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
-    sum += mixed_value(row, r) * low[r];
+  for (var i = tid + THREADS; i < FUSED_RANK * GATHER_GROUPS; i += THREADS) {
+    sum += mixed_values(first, i % FUSED_RANK) * gather_sums[i >> 2u][i & 3u];
   }
   return sum;
 }
 //#endif
 
-// Rank `tid`, or the piece of it that a thread begins with.
 //#if NORM
-var<private> own_v: f32;
-var<private> own_u: f32;
-fn low_input(i: u32) -> f32 { return delta[(COLS + i) >> 2u][i & 3u]; }
+// A h.
+var<workgroup> low: array<vec4<f32>, QUADS>;
+// Ranks 4 tid to 4 tid + 3.
+var<private> own_v: vec4<f32>;
+var<private> own_u: vec4<f32>;
 //#else
-//#repeat g GATHERED
-var<private> piece_${g}: f32;
-//#end
-// Pieces of A h: of attention's workgroups, or of gate/up's.
-fn low_piece(p: u32, r: u32) -> f32 {
-  let i = p * FUSED_RANK + r;
+// Where A h comes in pieces a thread has one quad of their ranks, and of the pieces every
+// GATHERERS-th; those threads' sums are summed in groups of up to eight, and the groups' by whoever reads them.
+//#if GATHERS_TWICE
+var<workgroup> gather_stage: array<vec4<f32>, QUADS * GATHERERS>;
+//#endif
+var<workgroup> gather_sums: array<vec4<f32>, QUADS * GATHER_GROUPS>;
+
+// Ranks 4 q to 4 q + 3 of a piece: of one of attention's workgroups, or of gate/up's.
+fn low_piece(p: u32, q: u32) -> vec4<f32> {
+  let i = p * QUADS + q;
 //#if MERGE
-  return partial[PARTIAL_LOW + (i >> 2u)][i & 3u];
+  return partial[partial_row + PARTIAL_LOW + i];
 //#else
 //#if QUANTIZED
-  return bitcast<f32>(x[(COLS + i) >> 2u][i & 3u]);
+  return bitcast<vec4<f32>>(x[x_row + COLS / 4u + i]);
 //#else
-  return x[(COLS + i) >> 2u][i & 3u];
+  return x[x_row + COLS / 4u + i];
 //#endif
 //#endif
 }
-fn low_pieces() -> u32 {
-//#if MERGE
-  return HEADS * attention_splits(step.position);
-//#else
-  return PIECES;
-//#endif
-}
-//#endif
+// The first of a thread's pieces.
+fn first_piece(tid: u32) -> u32 { return min(tid / QUADS, GATHERERS - 1u); }
 
-//#repeat k CHANGE_AHEAD
-//#repeat p STREAMS
-var<private> change_${p}_${k}: Eight;
+//#if MERGE
+// They are weighed once their splits' weights are known.
+//#repeat g GATHERED
+var<private> piece_${g}: vec4<f32>;
 //#end
-//#end
+//#else
+var<private> gathered: vec4<f32>;
+//#endif
+//#endif
 
 fn fetch_low(tid: u32) {
 //#if NORM
-  own_v = low_input(min(tid, FUSED_RANK - 1u));
-  own_u = low_input(LOW_U + min(tid, FUSED_RANK - 1u));
+  let q = min(tid, QUADS - 1u);
+  own_v = delta[delta_row + COLS / 4u + q];
+  own_u = delta[delta_row + (COLS + LOW_U) / 4u + q];
+//#else
+  let q = tid % QUADS;
+  let begin = first_piece(tid);
+//#if MERGE
+  let last = HEADS * attention_splits(token_position()) - 1u;
+//#repeat g GATHERED
+  piece_${g} = low_piece(min(begin + ${g}u * GATHERERS, last), q);
+//#end
 //#else
 //#repeat g GATHERED
-  piece_${g} = low_piece(min(tid / FUSED_RANK + ${g}u * GATHERERS, low_pieces() - 1u), tid % FUSED_RANK);
+  let piece_${g} = low_piece(begin + ${g}u * GATHERERS, q);
 //#end
+  let then = begin + GATHERED * GATHERERS;
+//#if GATHERS_LAST
+  let last_piece = low_piece(min(then, PIECES - 1u), q);
 //#endif
-}
-
-fn fetch_change(tid: u32) {
-//#if CHANGE_AHEAD
-  // Threads that finish no row read what the last one does: no memory is read for them, and a branch
-  // around this would hold up all.
-  let row = min(first_row + min(tid, ROWS * SLOTS - 1u), segment_rows - 1u);
-//#repeat k CHANGE_AHEAD
-//#if GEGLU
-  change_0_${k} = adapter_eight(change_at(0u, row) + ${k}u);
-  change_1_${k} = adapter_eight(change_at(1u, row) + ${k}u);
-//#else
-  change_0_${k} = adapter_eight(change_at(segment, row) + ${k}u);
-//#endif
+  var sum = vec4<f32>();
+//#repeat g GATHERED
+  sum += piece_${g};
 //#end
+//#if GATHERS_LAST
+  sum += select(vec4<f32>(), last_piece, then < PIECES);
+//#endif
+//#if GATHERS_MORE
+  for (var p = then; p < PIECES; p += GATHERERS) {
+    sum += low_piece(p, q);
+  }
+//#endif
+  gathered = sum;
+//#endif
 //#endif
 }
 
 //#if NORM
 // After prepare(), which leaves the site's two numbers.
 fn finish_low(tid: u32) {
-  if (tid < FUSED_RANK) {
+  if (tid < QUADS) {
     low[tid] = site_gain * (own_u + site_post * own_v);
   }
-  for (var r = tid + THREADS; r < FUSED_RANK; r += THREADS) {
-    low[r] = site_gain * (low_input(LOW_U + r) + site_post * low_input(r));
-  }
 }
 //#else
-// A thread's share of the pieces that were handed over.
+// In uniform control flow.
 fn gather_low(tid: u32) {
-  let pieces = low_pieces();
-  for (var i = tid; i < FUSED_RANK * GATHERERS; i += THREADS) {
-    let r = i % FUSED_RANK;
-    var p = i / FUSED_RANK;
-    var sum = 0.0;
+//#if MERGE
+  let q = tid % QUADS;
+  let pieces = HEADS * attention_splits(token_position());
+  var p = first_piece(tid);
+  var gathered = vec4<f32>();
 //#repeat g GATHERED
-    if (i == tid && p < pieces) {
-//#if MERGE
-      sum += split_weights[p] * piece_${g};
-//#else
-      sum += piece_${g};
-//#endif
-      p += GATHERERS;
-    }
-//#end
-    for (; p < pieces; p += GATHERERS) {
-//#if MERGE
-      sum += split_weights[p] * low_piece(p, r);
-//#else
-      sum += low_piece(p, r);
-//#endif
-    }
-    low_stage[i] = sum;
+  if (p < pieces) {
+    gathered += split_weights[p] * piece_${g};
   }
-}
-fn finish_low(tid: u32) {
-  for (var r = tid; r < FUSED_RANK; r += THREADS) {
-    var sum = 0.0;
-    for (var g = 0u; g < bound(GATHERERS); g++) {
-      sum += low_stage[g * FUSED_RANK + r];
+  p += GATHERERS;
+//#end
+  for (; p < pieces; p += GATHERERS) {
+    gathered += split_weights[p] * low_piece(p, q);
+  }
+//#endif
+  if (tid < QUADS * GATHERERS) {
+//#if GATHERS_TWICE
+    gather_stage[tid] = gathered;
+  }
+  workgroupBarrier();
+  if (tid < QUADS * GATHER_GROUPS) {
+    var sum = vec4<f32>();
+    for (var i = tid; i < QUADS * GATHERERS; i += QUADS * GATHER_GROUPS) {
+      sum += gather_stage[i];
     }
-    low[r] = sum;
+    gather_sums[tid] = sum;
+//#else
+    gather_sums[tid] = gathered;
+//#endif
   }
 }
 //#endif
 
-// What the change adds to the row of `part` that the thread finishes.
-fn fused_change(part: u32, row: u32) -> f32 {
-  var sum = 0.0;
-  let first = change_first(part);
-//#repeat k CHANGE_AHEAD
-//#if GEGLU
-  if (part == 1u) {
-    sum += change_part(change_1_${k}, first + ${k}u);
-  } else {
-    sum += change_part(change_0_${k}, first + ${k}u);
-  }
+// Of pair j (adapter.wgsl) of A h, share `share` of LOW_SHARES.
+fn low_pair(j: u32, share: u32) -> vec2<f32> {
+  let q = 2u * (j >> 2u);
+  let k = j & 3u;
+//#if NORM
+  return vec2<f32>(low[q][k], low[q + 1u][k]);
 //#else
-  sum += change_part(change_0_${k}, first + ${k}u);
-//#endif
-//#end
-  let at = change_at(part, row);
-  for (var i = CHANGES_AHEAD; i < change_eights(part); i++) {
-    sum += change_part(adapter_eight(at + i), first + i);
+  var sum = vec2<f32>();
+  for (var g = share; g < bound(GATHER_GROUPS); g += LOW_SHARES) {
+    sum += vec2<f32>(gather_sums[g * QUADS + q][k], gather_sums[g * QUADS + q + 1u][k]);
   }
   return sum;
-}
 //#endif
-
-//#if LOW_STAGE
-var<workgroup> low_stage: array<f32, LOW_STAGE>;
+}
 //#endif
 
 //#if NEXT_RANK
-// A row of V of the next product (the first workgroups) or of U (those after them).
+// Four rows of V of the next product (the first workgroups) or of U (those after them): they share
+// what is read of the input, and one reduction.
 fn next_main(group: u32, tid: u32, merge: u32) {
-  if (group >= NEXT_RANK) {
-    let row = group - NEXT_RANK;
-    let total = workgroup_sum(vec4<f32>(residual_dot(row, tid)), tid, merge);
-    if (tid == 0u) {
-      y[NEXT_BEHIND + LOW_U + row] = total.x;
+  if (group >= NEXT_RANK / 4u) {
+    let first = 4u * group - NEXT_RANK;
+    let total = workgroup_sum(residual_dots(first, tid), tid, merge);
+    if (tid < 4u) {
+      y[y_row + NEXT_BEHIND + LOW_U + first + tid] = total[tid];
     }
     return;
   }
+  let first = 4u * group;
 //#if FUSED_RANK
   fetch_low(tid);
-  let own = mixed_value(group, min(tid, FUSED_RANK - 1u));
+  let own = mixed_values(first, tid % FUSED_RANK);
 //#endif
 //#if MERGE
   weigh_splits(tid);
 //#endif
-  var sum = input_dot(group, tid);
+  var sum = input_dots(first, tid);
 //#if FUSED_RANK
   gather_low(tid);
   workgroupBarrier();
-  finish_low(tid);
-  workgroupBarrier();
-  sum += mixed_in(own, group, tid);
+  sum += mixed_in(own, first, tid);
 //#endif
-  let total = workgroup_sum(vec4<f32>(sum), tid, merge);
-  if (tid == 0u) {
-    y[NEXT_BEHIND + group] = total.x;
+  let total = workgroup_sum(sum, tid, merge);
+  if (tid < 4u) {
+    y[y_row + NEXT_BEHIND + first + tid] = total[tid];
   }
 }
 //#endif
 
 //#if HANDED_RANK
 fn handed_value(n: u32) -> f32 { return parts[n * PART_STRIDE]; }
-fn hand_stage(i: u32, sum: mat2x4<f32>) {
-//#repeat c FOUR
-  low_stage[8u * i + ${c}u] = sum[0u][${c}u];
-  low_stage[8u * i + 4u + ${c}u] = sum[1u][${c}u];
-//#end
-}
-fn hand_staged(i: u32) -> f32 { return low_stage[i]; }
+var<workgroup> low_stage: array<vec2<f32>, LOW_STAGE>;
+fn hand_stage(i: u32, sum: vec2<f32>) { low_stage[i] = sum; }
+fn hand_staged(i: u32) -> vec2<f32> { return low_stage[i]; }
 var<private> handing_group: u32;
 // Behind the output.
-fn store_handed(r: u32, sum: f32) {
+fn store_handed(r: u32, sum: vec2<f32>) {
+  let at = y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r;
 //#if QUANTIZES
-  y[HANDED_BEHIND + handing_group * HANDED_RANK + r] = bitcast<u32>(sum);
+  y[at] = bitcast<u32>(sum.x);
+  y[at + 4u] = bitcast<u32>(sum.y);
 //#else
-  y[HANDED_BEHIND + handing_group * HANDED_RANK + r] = sum;
+  y[at] = sum.x;
+  y[at + 4u] = sum.y;
 //#endif
 }
 //#include hand_low.wgsl

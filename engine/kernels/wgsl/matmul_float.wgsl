@@ -1,5 +1,5 @@
 // The tiles of the matmul's float form: weights are decoded to f32.
-//#include x_vector.wgsl
+//
 // Odd, so that staging writes do not collide in a bank.
 const X_STRIDE: u32 = TILE_TOKENS + 1u;
 
@@ -14,6 +14,23 @@ var<private> w_next_${n}: mat4x4<f32>;
 //#repeat n TWO
 var<private> x_next_${n}: vec4<f32>;
 //#end
+
+fn x_vector(token: u32, k: u32) -> vec4<f32> {
+//#if ALIGNED
+  if (4u * k < COLS) {
+    return x[token * (COLS / 4u) + k];
+  }
+  return vec4<f32>(0.0);
+//#else
+  var v = vec4<f32>(0.0);
+  for (var i = 0u; i < bound(4u); i++) {
+    if (4u * k + i < COLS) {
+      v[i] = x[token * COLS + 4u * k + i];
+    }
+  }
+  return v;
+//#endif
+}
 
 fn fetch(tid: u32, first_token: u32, u: u32) {
 //#repeat n DECODES

@@ -1,4 +1,4 @@
-// Which rows a workgroup of a matmul has: what locate() (matmul.cpp) finds out.
+// Which rows a workgroup of a matmul or a matvec has: what locate() (matmul.cpp, matvec.cpp) finds out.
 var<private> segment: u32;
 var<private> segment_rows: u32;
 var<private> first_row: u32;

@@ -10,8 +10,11 @@
 // (QUANTIZES) 16 rows at a time, and the second (QUANTIZED) multiplies it as it comes, with no tile
 // and no barrier before its first product. Layout: matvec.h.
 //
+// Of several tokens (TOKENS) each has workgroups of its own, next to those of the others that read the
+// same weights; NAME_row is where its row of binding NAME begins.
+//
 // With a low-rank change (FUSED, fused_change.wgsl) the first workgroups compute V and U of the next
-// product, a row each; the change of the product's own rows is added as they are finished.
+// product, four rows each; the change of the product's own rows is added to the lanes' sums.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
@@ -38,10 +41,7 @@ var<workgroup> scale_tile: array<vec2<f32>, 2u * TILE_STRIDE>;
 const PART_STRIDE: u32 = LANES + 1u;
 var<workgroup> parts: array<f32, OUTPUTS * SLOTS * PART_STRIDE>;
 
-var<private> segment: u32;
-var<private> segment_rows: u32;
-var<private> first_row: u32;  // of this workgroup, in its segment
-var<private> y_base: u32;     // y index of the segment's row 0
+//#include matmul_place.wgsl
 //#repeat r ROWS
 var<private> row_${r}: u32;
 //#end
@@ -58,13 +58,14 @@ var<private> ahead_${i}: Fetched;
 //#if QUANTIZED
 fn activations(unit: u32) -> Activations {
   var a: Activations;
-  a.high_0 = x[unit];
-  a.high_1 = x[UNITS + unit];
+  let at = x_row + unit;
+  a.high_0 = x[at];
+  a.high_1 = x[UNITS + at];
 //#if TWO_BYTES
-  a.low_0 = x[2u * UNITS + unit];
-  a.low_1 = x[3u * UNITS + unit];
+  a.low_0 = x[2u * UNITS + at];
+  a.low_1 = x[3u * UNITS + at];
 //#endif
-  let scales = bitcast<vec4<f32>>(x[BYTE_VECTORS * UNITS + unit]);
+  let scales = bitcast<vec4<f32>>(x[BYTE_VECTORS * UNITS + at]);
   a.scale = scales.xz;
   a.low_sum = scales.y;
   a.high_sum = scales.w;
@@ -142,12 +143,12 @@ fn source(j: u32) -> vec4<f32> {
   var v = vec4<f32>(0.0);
 //#if ALIGNED
   if (inside(j)) {
-    v = x[j];
+    v = x[x_row + j];
   }
 //#else
   for (var i = 0u; i < 4u; i++) {
     if (4u * j + i < COLS) {
-      v[i] = x[4u * j + i];
+      v[i] = x[x_row + 4u * j + i];
     }
   }
 //#endif
@@ -162,31 +163,31 @@ fn source(j: u32) -> vec4<f32> {
 var<workgroup> split_weights: array<f32, HEADS * MAX_SPLITS>;
 
 fn weigh_splits(tid: u32) {
-  let splits = attention_splits(step.position);
+  let splits = attention_splits(token_position());
   for (var i = tid; i < HEADS * splits; i += THREADS) {
     let head = i % HEADS;
     var top = -1e30;
     for (var s = 0u; s < splits; s++) {
-      top = max(top, stats[s * HEADS + head].x);
+      top = max(top, stats[stats_row + s * HEADS + head].x);
     }
     var total = 0.0;
     for (var s = 0u; s < splits; s++) {
-      let stat = stats[s * HEADS + head];
+      let stat = stats[stats_row + s * HEADS + head];
       total += stat.y * exp(stat.x - top);
     }
-    split_weights[i] = exp(stats[i].x - top) / total;
+    split_weights[i] = exp(stats[stats_row + i].x - top) / total;
   }
   workgroupBarrier();
 }
 
 fn source(j: u32) -> vec4<f32> {
-  let splits = attention_splits(step.position);
+  let splits = attention_splits(token_position());
   var v = vec4<f32>(0.0);
 //#if HEAD_VECTORS
   if (inside(j)) {
     let head = j / (HEAD_DIM / 4u);
     for (var s = 0u; s < splits; s++) {
-      v += partial[s * VECTORS + j] * split_weights[s * HEADS + head];
+      v += partial[partial_row + s * VECTORS + j] * split_weights[s * HEADS + head];
     }
   }
 //#else
@@ -194,7 +195,7 @@ fn source(j: u32) -> vec4<f32> {
     let at = 4u * j + i;
     if (at < COLS) {
       for (var s = 0u; s < splits; s++) {
-        v[i] += partial[s * COLS + at] * split_weights[s * HEADS + at / HEAD_DIM];
+        v[i] += partial[partial_row + s * COLS + at] * split_weights[s * HEADS + at / HEAD_DIM];
       }
     }
   }
@@ -236,8 +237,8 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
       w_${n}_${c} = site[VECTORS + j];
 //#endif
 //#if RESIDUAL
-      x_${n}_${c} = x_old[j];
-      let d = delta[j];
+      x_${n}_${c} = x_old[x_old_row + j];
+      let d = delta[delta_row + j];
 //#if HAS_POST
       let e = d * site[j];
       e_${n}_${c} = e;
@@ -247,7 +248,7 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
       parts_of.y += dot(x_${n}_${c}, x_${n}_${c});
 //#endif
 //#else
-      x_${n}_${c} = x[j];
+      x_${n}_${c} = x[x_row + j];
       parts_of.y += dot(x_${n}_${c}, x_${n}_${c});
 //#endif
     }
@@ -287,7 +288,7 @@ fn prepare(tid: u32, merge: u32, writes: bool) {
 //#endif
       x_${n}_${c} *= scale;
       if (writes) {
-        x_new[j] = x_${n}_${c};
+        x_new[x_new_row + j] = x_${n}_${c};
       }
 //#endif
 //#if HAS_PRE
@@ -309,7 +310,7 @@ fn row_vector(n: u32) -> vec4<f32> {
   return vec4<f32>(parts[n * PART_STRIDE], parts[(n + 1u) * PART_STRIDE],
                    parts[(n + 2u) * PART_STRIDE], parts[(n + 3u) * PART_STRIDE]);
 }
-fn store_word(at: u32, word: u32) { y[at] = word; }
+fn store_word(at: u32, word: u32) { y[y_row + at] = word; }
 //#include hand_over.wgsl
 //#endif
 
@@ -319,15 +320,26 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
         @builtin(subgroup_invocation_id) invocation: u32, @builtin(subgroup_size) size: u32,
 //#endif
         @builtin(local_invocation_index) tid: u32) {
+//#if TOKENS
+  let group = group_id.z * group_count.y + group_id.y;
+//#else
   let group = group_id.y * group_count.x + group_id.x;
+//#endif
   if (group >= GROUPS) {
     return;
   }
 //#if LIGHT
+//#if TOKENS
+  hidden_zero = group_id.x / group_count.x;
+//#else
   hidden_zero = group_id.z;
 //#endif
+//#endif
+//#if TOKENS
+  find_rows(group_id.x);
+//#endif
 //#if NEXT_RANK
-  if (group < 2u * NEXT_RANK) {
+  if (group < NEXT_RANK / 2u) {
 //#if SUBGROUPS
     next_main(group, tid, find_merge_step(tid, invocation, size));
 //#else
@@ -346,8 +358,13 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   fetch(min(lane, UNITS - 1u));
 //#endif
 //#if FUSED_RANK
+//#if CHANGE_AHEAD
+  fetch_change(lane);
+//#endif
+//#if QUANTIZED
+  var now = activations(min(lane, UNITS - 1u));
+//#endif
   fetch_low(tid);
-  fetch_change(tid);
 //#endif
 //#if HANDED_RANK
   fetch_handed(tid, first_row, min(HANDED_ROWS, segment_rows - first_row));
@@ -367,14 +384,18 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if NORM
   finish_low(tid);
 //#else
-//#if !QUANTIZED
   gather_low(tid);
+//#if QUANTIZED
+  workgroupBarrier();
+  add_change(lane);
 //#endif
 //#endif
 //#endif
 //#if QUANTIZED
   // The next turn's are on their way while one is multiplied, as the weights are.
+//#if !FUSED_RANK
   var now = activations(min(lane, UNITS - 1u));
+//#endif
   for (var u = lane; u < UNITS; u += LANES) {
     let following = min(u + LANES, UNITS - 1u);
     let next = activations(following);
@@ -407,14 +428,14 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       let j = 8u * first + 4u * half;
 //#if MERGED_HALVES
       let head = j / (HEAD_DIM / 4u);
-      let splits = attention_splits(step.position);
+      let splits = attention_splits(token_position());
       var v0 = vec4<f32>();
       var v1 = vec4<f32>();
       var v2 = vec4<f32>();
       var v3 = vec4<f32>();
       for (var s = 0u; s < splits; s++) {
         let weight = split_weights[s * HEADS + head];
-        let at = s * VECTORS + j;
+        let at = partial_row + s * VECTORS + j;
         v0 += partial[at] * weight;
         v1 += partial[at + 1u] * weight;
         v2 += partial[at + 2u] * weight;
@@ -437,11 +458,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#endif
     workgroupBarrier();
 //#if FUSED_RANK
-//#if !NORM
     if (first == 0u) {
-      finish_low(tid);
+      add_change(lane);
     }
-//#endif
 //#endif
     for (var u = lane; u < count; u += LANES) {
 //#if AHEAD
@@ -454,13 +473,6 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   }
 //#endif
 
-//#if QUANTIZED
-//#if FUSED_RANK
-  gather_low(tid);
-  workgroupBarrier();
-  finish_low(tid);
-//#endif
-//#endif
   // The lanes of a row: by shuffles as far as they reach, the rest through workgroup memory.
 //#if SUBGROUPS
 //#repeat i LOG_LANES
@@ -489,23 +501,16 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
       for (var i = 0u; i < bound(LANES); i += merge) {
         up += parts[(ROWS * SLOTS + n) * PART_STRIDE + i];
       }
-//#if FUSED_RANK
-      total += fused_change(0u, row);
-      up += fused_change(1u, row);
-//#endif
       let value = gelu_tanh(total) * up;
 //#if KEEPS_VALUES
       // Only this thread reads the row's parts.
       parts[n * PART_STRIDE] = value;
 //#endif
 //#if !QUANTIZES
-      y[y_base + row] = value;
+      y[y_row + y_base + row] = value;
 //#endif
 //#else
-//#if FUSED_RANK
-      total += fused_change(segment, row);
-//#endif
-      y[y_base + row] = finished(total, row);
+      y[y_row + y_base + row] = finished(total, row);
 //#endif
     }
   }

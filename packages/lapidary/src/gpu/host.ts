@@ -303,7 +303,12 @@ export class GpuHost {
       } catch (error) {
         await scope;
         const { messages } = await module.getCompilationInfo();
-        const lines = messages.map((m) => `${m.lineNum}:${m.linePos} ${m.type}: ${m.message}`);
+        // With the line itself: the text is composed, and in no file as it stands.
+        const text = wgsl.split('\n');
+        const lines = messages.map(
+          (m) =>
+            `${m.lineNum}:${m.linePos} ${m.type}: ${m.message} ('${text[m.lineNum - 1] ?? ''}')`,
+        );
         const detail = lines.length > 0 ? lines.join('\n') : messageOf(error);
         await aTurn();
         this.door.resume(
