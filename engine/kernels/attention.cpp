@@ -167,15 +167,16 @@ KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
   composer.bind('w', "partial", "array<f32>").bind('w', "stats", "array<f32>");
   if (fused.handed_rank > 0) {
     const uint32_t handing = handers(fused.handed_rank, spec.tiling.threads, spec.head_dim);
-    const uint32_t groups = handed_groups(handing);
+    const uint32_t groups = handed_groups(fused.handed_rank, spec.tiling.threads, handing);
     composer.bind('r', "adapter", fused.buffer_type())
         .flag("ADAPTER_BF16", fused.bf16)
         .constant("HANDED_RANK", fused.handed_rank)
-        .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 2))
+        .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 8))
         .constant("HANDERS", handing)
         .constant("HANDED_GROUPS", groups)
         .flag("HANDED_TWICE", groups > 1)
-        .constant("HANDED_AHEAD", variant.light ? 0 : handed_ahead(fused, handing, spec.head_dim))
+        .constant("HANDED_AHEAD",
+                  variant.light ? 0 : std::min(div_ceil(spec.head_dim, handing), 8u))
         .constant("PARTIAL_LOW", spec.tiling.splits * spec.heads * spec.head_dim);
   } else {
     composer.flag("HANDED_RANK", 0);

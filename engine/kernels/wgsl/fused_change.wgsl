@@ -247,6 +247,10 @@ fn low_pair(j: u32, share: u32) -> vec2<f32> {
 }
 //#endif
 
+//#if LOW_STAGE
+var<workgroup> low_stage: array<f32, LOW_STAGE>;
+//#endif
+
 //#if NEXT_RANK
 // Four rows of V of the next product (the first workgroups) or of U (those after them): they share
 // what is read of the input, and one reduction.
@@ -282,19 +286,20 @@ fn next_main(group: u32, tid: u32, merge: u32) {
 
 //#if HANDED_RANK
 fn handed_value(n: u32) -> f32 { return parts[n * PART_STRIDE]; }
-var<workgroup> low_stage: array<vec2<f32>, LOW_STAGE>;
-fn hand_stage(i: u32, sum: vec2<f32>) { low_stage[i] = sum; }
-fn hand_staged(i: u32) -> vec2<f32> { return low_stage[i]; }
+fn hand_stage(i: u32, sum: mat2x4<f32>) {
+//#repeat c FOUR
+  low_stage[8u * i + ${c}u] = sum[0u][${c}u];
+  low_stage[8u * i + 4u + ${c}u] = sum[1u][${c}u];
+//#end
+}
+fn hand_staged(i: u32) -> f32 { return low_stage[i]; }
 var<private> handing_group: u32;
 // Behind the output.
-fn store_handed(r: u32, sum: vec2<f32>) {
-  let at = y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r;
+fn store_handed(r: u32, sum: f32) {
 //#if QUANTIZES
-  y[at] = bitcast<u32>(sum.x);
-  y[at + 4u] = bitcast<u32>(sum.y);
+  y[y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r] = bitcast<u32>(sum);
 //#else
-  y[at] = sum.x;
-  y[at + 4u] = sum.y;
+  y[y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r] = sum;
 //#endif
 }
 //#include hand_low.wgsl
