@@ -40,8 +40,8 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
   return groups;
 }
 
-// Four rows of the next product's V or U have a workgroup.
-uint32_t next_groups(const MatvecSpec& spec) { return spec.fused.next_rank / 2; }
+// A row of the next product's V or U has a workgroup.
+uint32_t next_groups(const MatvecSpec& spec) { return 2 * spec.fused.next_rank; }
 
 // Threads that sum up pieces, for each quad of the ranks. Attention's are few, and its splits need
 // workgroup memory too.
