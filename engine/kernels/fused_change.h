@@ -72,23 +72,17 @@ struct FusedChange {
 inline constexpr uint32_t kLowU = kMaxFusedRank;
 inline constexpr uint32_t kLowFloats = 2 * kMaxFusedRank;
 
-// Threads of a workgroup that share its outputs, for each pair of ranks of what it hands over: of
-// few outputs no more than whose sums one thread can sum up at once.
+// Threads of a workgroup that share its outputs, for each eight ranks of what it hands over.
 constexpr uint32_t handers(uint32_t rank, uint32_t threads, uint32_t outputs) {
-  const uint32_t most = threads * 2 / rank;
-  const uint32_t useful = outputs > 64 ? outputs : outputs > 16 ? 16 : outputs;
-  return most < 1 ? 1 : most > useful ? useful : most;
+  const uint32_t most = threads * 8 / rank;
+  return most < 1 ? 1 : most > outputs ? outputs : most;
 }
 
 // Groups in which the sums of so many of them are summed first, so that no thread sums up many; 1:
 // at once.
-constexpr uint32_t handed_groups(uint32_t handing) { return handing > 16 ? 8 : 1; }
-
-// Outputs of a thread whose rows of A are fetched early.
-constexpr uint32_t handed_ahead(const FusedChange& change, uint32_t handing, uint32_t outputs) {
-  const uint32_t turns = (outputs + handing - 1) / handing;
-  const uint32_t most = change.bf16 ? 16 : 8;
-  return turns < most ? turns : most;
+constexpr uint32_t handed_groups(uint32_t rank, uint32_t threads, uint32_t handing) {
+  const uint32_t groups = threads / rank < 16 ? threads / rank : 16;
+  return groups >= 4 && handing >= 2 * groups ? groups : 1;
 }
 
 }  // namespace lapidary::kernels

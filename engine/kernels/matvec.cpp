@@ -40,8 +40,8 @@ uint32_t group_count(const MatvecSpec& spec, const MatvecTiling& tiling) {
   return groups;
 }
 
-// Four rows of the next product's V or U have a workgroup.
-uint32_t next_groups(const MatvecSpec& spec) { return spec.fused.next_rank / 2; }
+// A row of the next product's V or U has a workgroup.
+uint32_t next_groups(const MatvecSpec& spec) { return 2 * spec.fused.next_rank; }
 
 // Threads that sum up pieces, for each quad of the ranks. Attention's are few, and its splits need
 // workgroup memory too.
@@ -65,10 +65,10 @@ uint32_t low_bytes(const MatvecSpec& spec, const MatvecTiling& tiling) {
   }
   return floats * 4;
 }
-// Pairs for sums of what it hands over.
+// Floats for sums of what it hands over.
 uint32_t low_stage(const MatvecSpec& spec, const MatvecTiling& tiling) {
   const uint32_t handed = spec.fused.handed_rank;
-  return handed > 0 ? handed / 2 * handers(handed, tiling.threads, rows_per_group(tiling)) : 0;
+  return handed > 0 ? handed * handers(handed, tiling.threads, rows_per_group(tiling)) : 0;
 }
 
 }  // namespace
@@ -127,8 +127,9 @@ uint32_t used_bytes(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot)
   uint32_t used = 512 + outputs(spec, tiling) * slots * (tiling.lanes + 1) * 4;
   if (spec.prologue == Prologue::kMerge) used += spec.heads * spec.attention.splits * 4;
   if (dot != Dot::kF32) used += reduction_vectors(spec, tiling) * 16;
-  // Of what is handed over there may be the sums of groups, too: of half the threads.
-  return used + low_bytes(spec, tiling) + low_stage(spec, tiling) * 12;
+  // Of what is handed over, the sums of groups: of up to 16, and no more than there are threads.
+  const uint32_t handed = spec.fused.handed_rank > 0 ? tiling.threads : 0;
+  return used + low_bytes(spec, tiling) + (low_stage(spec, tiling) + handed) * 4;
 }
 uint32_t tile_units(const MatvecSpec& spec, const MatvecTiling& tiling, Dot dot) {
   if (spec.prologue == Prologue::kQuantized) return div_ceil(spec.cols, 32);  // there is no tile
@@ -335,6 +336,11 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   const FusedChange& fused = spec.fused;
   const auto eights = [](uint64_t values) { return static_cast<uint32_t>(values / 8); };
   composer.flag("FUSED", fused.any()).flag("ADAPTER_BF16", fused.bf16);
+  if (const uint32_t stage = low_stage(spec, tiling); stage > 0) {
+    composer.constant("LOW_STAGE", stage);
+  } else {
+    composer.flag("LOW_STAGE", 0);
+  }
   composer.flag("KEEPS_VALUES", spec.quantizes || fused.handed_rank > 0);
   if (fused.rank() > 0) {
     composer.constant("FUSED_RANK", fused.rank())
@@ -359,17 +365,16 @@ void set_fused(Composer& composer, const MatvecSpec& spec, const MatvecTiling& t
   }
   if (fused.handed_rank > 0) {
     const uint32_t handing = handers(fused.handed_rank, tiling.threads, rows_per_group(tiling));
-    const uint32_t groups = handed_groups(handing);
+    const uint32_t groups = handed_groups(fused.handed_rank, tiling.threads, handing);
+    const uint32_t turns = div_ceil(rows_per_group(tiling), handing);
     composer.constant("HANDED_RANK", fused.handed_rank)
         .constant("HANDED_ROWS", rows_per_group(tiling))
-        .constant("HANDED", static_cast<uint32_t>(fused.handed_offset() / 2))
-        .constant("LOW_STAGE", low_stage(spec, tiling))
+        .constant("HANDED", eights(fused.handed_offset()))
         .constant("HANDED_BEHIND", output_rows(spec.segments, spec.epilogue))
         .constant("HANDERS", handing)
         .constant("HANDED_GROUPS", groups)
         .flag("HANDED_TWICE", groups > 1)
-        .constant("HANDED_AHEAD",
-                  variant.light ? 0 : handed_ahead(fused, handing, rows_per_group(tiling)));
+        .constant("HANDED_AHEAD", variant.light ? 0 : std::min(turns, 8u));
   } else {
     composer.flag("HANDED_RANK", 0);
   }
@@ -550,7 +555,6 @@ bool fits(const MatvecSpec& spec, const MatvecTiling& tiling, const Variant& var
   const Dot dot = dot_of(spec, variant);
   const uint32_t units = std::max(32u, tiling.lanes) + 1;
   if (spec.quantizes && rows_per_group(tiling) % kBlock != 0) return false;
-  if (spec.fused.handed_rank > 2 * tiling.threads) return false;  // each pair of ranks has a thread
   return is_valid(tiling) && used_bytes(spec, tiling, dot) + units * unit_bytes(dot) <= kLimit;
 }
 

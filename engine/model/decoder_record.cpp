@@ -277,6 +277,7 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
   tuned.emplace_back(lane.place);
   if (lane.several()) {
     tuner_.apply(attention);
+    lane.set_stride(s.stats, uint64_t{attention.tiling.splits} * attention.heads * 2);
   } else {
     tuner_.use(attention, tuned, output, output_ranges);
   }

@@ -25,12 +25,19 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-async function load(tune: boolean | number) {
+/** Replies at once: their products take the cuts of one. */
+const AT_ONCE = 3;
+
+async function load(tune: boolean | number, atOnce = 1) {
   const said: string[] = [];
   const onLog = (level: string, text: string) => said.push(`${level}: ${text}`);
-  const model = await Model.load('nano', { stores: [models], kvType: 'f32', tune, onLog });
+  const options = { stores: [models], kvType: 'f32', tune, onLog, sessions: atOnce } as const;
+  const model = await Model.load('nano', options);
+  const reply = () => model.generate(ids, { temperature: 0, maxTokens: 24 }).report();
   try {
-    const { tokens } = await model.generate(ids, { temperature: 0, maxTokens: 24 }).report();
+    const { tokens } = await reply();
+    const replies = await Promise.all(Array.from({ length: atOnce }, reply));
+    for (const each of replies) expect(each.tokens).toEqual(tokens);
     return { said, cuts: model.info.cuts, tokens, logits: await model.logits(ids) };
   } finally {
     await model.close();
@@ -73,7 +80,7 @@ test('cuts are found, kept and used again; the answers stay', async () => {
       started: [64, 8, 1, 2, 900],
     }),
   );
-  const second = await load(true);
+  const second = await load(true, AT_ONCE);
   expect(second.cuts).toMatchObject({ [known]: [64, 4, 2], [attention]: [128, 64, 32] });
   expect(Object.keys(second.cuts).length).toBeGreaterThan(4);
   expect(second.cuts).toMatchObject({ started: [64, 8, 1, 2, 900] });

@@ -77,18 +77,15 @@ fn own_unit(base: u32, u: u32) -> Unit {
 var<private> handing_split: u32;
 
 fn handed_value(n: u32) -> f32 { return head_row[n]; }
-// An array of x, then one of y.
-fn hand_stage(i: u32, sum: vec2<f32>) {
-  parts[i] = sum.x;
-  parts[PART_STRIDE + i] = sum.y;
+fn hand_stage(i: u32, sum: mat2x4<f32>) {
+//#repeat c FOUR
+  parts[8u * i + ${c}u] = sum[0u][${c}u];
+  parts[8u * i + 4u + ${c}u] = sum[1u][${c}u];
+//#end
 }
-fn hand_staged(i: u32) -> vec2<f32> {
-  return vec2<f32>(parts[i], parts[PART_STRIDE + i]);
-}
-fn store_handed(r: u32, sum: vec2<f32>) {
-  let at = partial_row + PARTIAL_LOW + handing_split * HANDED_RANK + r;
-  partial[at] = sum.x;
-  partial[at + 4u] = sum.y;
+fn hand_staged(i: u32) -> f32 { return parts[i]; }
+fn store_handed(r: u32, sum: f32) {
+  partial[partial_row + PARTIAL_LOW + handing_split * HANDED_RANK + r] = sum;
 }
 //#include adapter.wgsl
 //#include hand_low.wgsl

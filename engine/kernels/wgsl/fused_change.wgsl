@@ -26,62 +26,46 @@ fn next_half(at: u32, high: vec4<u32>) -> f32 {
 //#endif
 //#endif
 
-// A thread's share of rows `first` to `first` + 3 of V's matrix by the input.
-fn input_dots(first: u32, tid: u32) -> vec4<f32> {
-  var sum = vec4<f32>();
+// A thread's share of row `row` of V's matrix by the input.
+fn input_dot(row: u32, tid: u32) -> f32 {
+  var sum = 0.0;
 //#if QUANTIZED
   for (var u = tid; u < UNITS; u += THREADS) {
     let a = activations(u);
-//#repeat c FOUR
-    let at_${c} = NEXT_V + 4u * ((first + ${c}u) * UNITS + u);
+    let at = NEXT_V + 4u * (row * UNITS + u);
 //#if TWO_BYTES
-    sum[${c}u] += a.scale.x * next_half(at_${c}, a.high_0, a.low_0) +
-                  a.scale.y * next_half(at_${c} + 2u, a.high_1, a.low_1);
+    sum += a.scale.x * next_half(at, a.high_0, a.low_0) +
+           a.scale.y * next_half(at + 2u, a.high_1, a.low_1);
 //#else
-    sum[${c}u] += a.scale.x * next_half(at_${c}, a.high_0) +
-                  a.scale.y * next_half(at_${c} + 2u, a.high_1);
+    sum += a.scale.x * next_half(at, a.high_0) + a.scale.y * next_half(at + 2u, a.high_1);
 //#endif
-//#end
   }
 //#else
   for (var j = tid; j < COLS / 8u; j += THREADS) {
-//#repeat c FOUR
-    let e_${c} = adapter_eight(NEXT_V + (first + ${c}u) * (COLS / 8u) + j);
-//#end
-    sum += next_dots(e_0, e_1, e_2, e_3, source(2u * j), source(2u * j + 1u));
+    let e = eight_values(adapter_eight(NEXT_V + row * (COLS / 8u) + j));
+    sum += dot(e[0u], source(2u * j)) + dot(e[1u], source(2u * j + 1u));
   }
 //#endif
   return sum;
 }
 
-fn next_dots(e_0: Eight, e_1: Eight, e_2: Eight, e_3: Eight, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
-  var sum = vec4<f32>();
-//#repeat c FOUR
-  let v_${c} = eight_values(e_${c});
-  sum[${c}u] = dot(v_${c}[0u], a) + dot(v_${c}[1u], b);
-//#end
-  return sum;
+// Eight values j of row `row` of U.
+fn residual_part(row: u32, j: u32) -> f32 {
+  let e = eight_values(adapter_eight(NEXT_U + row * NEXT_EIGHTS + j));
+  return dot(e[0u], residual[residual_row + 2u * j]) + dot(e[1u], residual[residual_row + 2u * j + 1u]);
 }
-
-// Eight values j of rows `first` to `first` + 3 of U.
-fn residual_parts(first: u32, j: u32) -> vec4<f32> {
-//#repeat c FOUR
-  let e_${c} = adapter_eight(NEXT_U + (first + ${c}u) * NEXT_EIGHTS + j);
-//#end
-  return next_dots(e_0, e_1, e_2, e_3, residual[residual_row + 2u * j], residual[residual_row + 2u * j + 1u]);
-}
-// A thread's share of the rows.
-fn residual_dots(first: u32, tid: u32) -> vec4<f32> {
-  var sum = vec4<f32>();
+// A thread's share of the row.
+fn residual_dot(row: u32, tid: u32) -> f32 {
+  var sum = 0.0;
   var j = tid;
 //#repeat t NEXT_TURNS
   if (j < NEXT_EIGHTS) {
-    sum += residual_parts(first, j);
+    sum += residual_part(row, j);
     j += THREADS;
   }
 //#end
   for (; j < NEXT_EIGHTS; j += THREADS) {
-    sum += residual_parts(first, j);
+    sum += residual_part(row, j);
   }
   return sum;
 }
@@ -90,21 +74,18 @@ fn residual_dots(first: u32, tid: u32) -> vec4<f32> {
 //#if FUSED_RANK
 const QUADS: u32 = FUSED_RANK / 4u;
 //#if NEXT_RANK
-// Rank r of rows `first` to `first` + 3.
-fn mixed_values(first: u32, r: u32) -> vec4<f32> {
-  let at = 8u * NEXT_MIXED + first * FUSED_RANK + r;
-  return vec4<f32>(adapter_value(at), adapter_value(at + FUSED_RANK),
-                   adapter_value(at + 2u * FUSED_RANK), adapter_value(at + 3u * FUSED_RANK));
+fn mixed_value(row: u32, r: u32) -> f32 {
+  return adapter_value(8u * NEXT_MIXED + row * FUSED_RANK + r);
 }
-// What the product's own change adds to these rows of V: a thread's share, after gather_low() and a
-// barrier. own: its first values.
-fn mixed_in(own: vec4<f32>, first: u32, tid: u32) -> vec4<f32> {
-  var sum = vec4<f32>();
+// What the product's own change adds to row `row` of V: a thread's share, after gather_low() and a
+// barrier. own: its first value.
+fn mixed_in(own: f32, row: u32, tid: u32) -> f32 {
+  var sum = 0.0;
   if (tid < FUSED_RANK * GATHER_GROUPS) {
     sum = own * gather_sums[tid >> 2u][tid & 3u];
   }
   for (var i = tid + THREADS; i < FUSED_RANK * GATHER_GROUPS; i += THREADS) {
-    sum += mixed_values(first, i % FUSED_RANK) * gather_sums[i >> 2u][i & 3u];
+    sum += mixed_value(row, i % FUSED_RANK) * gather_sums[i >> 2u][i & 3u];
   }
   return sum;
 }
@@ -247,54 +228,57 @@ fn low_pair(j: u32, share: u32) -> vec2<f32> {
 }
 //#endif
 
+//#if LOW_STAGE
+var<workgroup> low_stage: array<f32, LOW_STAGE>;
+//#endif
+
 //#if NEXT_RANK
-// Four rows of V of the next product (the first workgroups) or of U (those after them): they share
-// what is read of the input, and one reduction.
+// A row of V of the next product (the first workgroups) or of U (those after them).
 fn next_main(group: u32, tid: u32, merge: u32) {
-  if (group >= NEXT_RANK / 4u) {
-    let first = 4u * group - NEXT_RANK;
-    let total = workgroup_sum(residual_dots(first, tid), tid, merge);
-    if (tid < 4u) {
-      y[y_row + NEXT_BEHIND + LOW_U + first + tid] = total[tid];
+  if (group >= NEXT_RANK) {
+    let row = group - NEXT_RANK;
+    let total = workgroup_sum(vec4<f32>(residual_dot(row, tid)), tid, merge);
+    if (tid == 0u) {
+      y[y_row + NEXT_BEHIND + LOW_U + row] = total.x;
     }
     return;
   }
-  let first = 4u * group;
 //#if FUSED_RANK
   fetch_low(tid);
-  let own = mixed_values(first, tid % FUSED_RANK);
+  let own = mixed_value(group, tid % FUSED_RANK);
 //#endif
 //#if MERGE
   weigh_splits(tid);
 //#endif
-  var sum = input_dots(first, tid);
+  var sum = input_dot(group, tid);
 //#if FUSED_RANK
   gather_low(tid);
   workgroupBarrier();
-  sum += mixed_in(own, first, tid);
+  sum += mixed_in(own, group, tid);
 //#endif
-  let total = workgroup_sum(sum, tid, merge);
-  if (tid < 4u) {
-    y[y_row + NEXT_BEHIND + first + tid] = total[tid];
+  let total = workgroup_sum(vec4<f32>(sum), tid, merge);
+  if (tid == 0u) {
+    y[y_row + NEXT_BEHIND + group] = total.x;
   }
 }
 //#endif
 
 //#if HANDED_RANK
 fn handed_value(n: u32) -> f32 { return parts[n * PART_STRIDE]; }
-var<workgroup> low_stage: array<vec2<f32>, LOW_STAGE>;
-fn hand_stage(i: u32, sum: vec2<f32>) { low_stage[i] = sum; }
-fn hand_staged(i: u32) -> vec2<f32> { return low_stage[i]; }
+fn hand_stage(i: u32, sum: mat2x4<f32>) {
+//#repeat c FOUR
+  low_stage[8u * i + ${c}u] = sum[0u][${c}u];
+  low_stage[8u * i + 4u + ${c}u] = sum[1u][${c}u];
+//#end
+}
+fn hand_staged(i: u32) -> f32 { return low_stage[i]; }
 var<private> handing_group: u32;
 // Behind the output.
-fn store_handed(r: u32, sum: vec2<f32>) {
-  let at = y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r;
+fn store_handed(r: u32, sum: f32) {
 //#if QUANTIZES
-  y[at] = bitcast<u32>(sum.x);
-  y[at + 4u] = bitcast<u32>(sum.y);
+  y[y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r] = bitcast<u32>(sum);
 //#else
-  y[at] = sum.x;
-  y[at + 4u] = sum.y;
+  y[y_row + HANDED_BEHIND + handing_group * HANDED_RANK + r] = sum;
 //#endif
 }
 //#include hand_low.wgsl

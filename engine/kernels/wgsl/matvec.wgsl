@@ -14,7 +14,7 @@
 // same weights; NAME_row is where its row of binding NAME begins.
 //
 // With a low-rank change (FUSED, fused_change.wgsl) the first workgroups compute V and U of the next
-// product, four rows each; the change of the product's own rows is added to the lanes' sums.
+// product, a row each; the change of the product's own rows is added to the lanes' sums.
 //
 // matvec.cpp adds: locate() (which rows this workgroup has), fetch() and multiply() (the codecs) and
 // finished() (the epilogue of a row).
@@ -339,7 +339,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   find_rows(group_id.x);
 //#endif
 //#if NEXT_RANK
-  if (group < NEXT_RANK / 2u) {
+  if (group < 2u * NEXT_RANK) {
 //#if SUBGROUPS
     next_main(group, tid, find_merge_step(tid, invocation, size));
 //#else

@@ -178,7 +178,7 @@ export interface KernelVariant {
   prefill?: 'f32' | 'int16' | 'int8' | 'matrix';
   /**
    * So many replies at once are written in steps that give each a token; fewer take turns of some tokens, in which one
-   * is as fast as alone. Default 7, on software GPUs 2.
+   * is as fast as alone. Default 2: always in steps.
    */
   stepsFrom?: number;
 }
