@@ -1,6 +1,7 @@
 // The vision tower of a small random model against an independent float64 reference, through tests/kernels/vision_probe.cpp:
 // HF's variant, its options, both producers' files, and files that are damaged.
 
+import type { Value } from '@lapidary/bench/gguf';
 import { openDevice } from 'lapidary/node';
 import { beforeAll, expect, test } from 'vitest';
 import { create, globals } from 'webgpu';
@@ -80,12 +81,12 @@ function ollama({ version, tensors }: GgufFile): GgufFile {
   const u32 = (value: number) => ({ type: 'u32', value }) as const;
   return {
     version,
-    metadata: new Map([
+    metadata: new Map<string, Value>([
       ['gemma4.vision.block_count', u32(2)],
       ['gemma4.vision.embedding_length', u32(32)],
       ['gemma4.vision.feed_forward_length', u32(48)],
       ['gemma4.vision.attention.head_count', u32(4)],
-      ['gemma4.vision.attention.layer_norm_epsilon', { type: 'f32', value: 1e-6 } as const],
+      ['gemma4.vision.attention.layer_norm_epsilon', { type: 'f32', value: 1e-6 }],
     ]),
     tensors: [
       ...without(tensors, ...RANGE),
