@@ -181,10 +181,9 @@ Task<Status> check_rows(gpu::Device& device, const TrialLayer& layer,
   CO_TRY(const std::vector<float> all_stats,
          co_await trial_read<float>(device, stats, size_t{count} * stats_stride));
   for (uint32_t s = 0; s < count; ++s) {
-    const std::vector<float> got =
-        merged_splits(spec, std::span(sums).subspan(size_t{s} * stride, stride),
-                      std::span(all_stats).subspan(size_t{s} * stats_stride, stats_stride),
-                      positions[s]);
+    const std::vector<float> got = merged_splits(
+        spec, std::span(sums).subspan(size_t{s} * stride, stride),
+        std::span(all_stats).subspan(size_t{s} * stats_stride, stats_stride), positions[s]);
     const double d = largest_difference(got, std::span(wanted).subspan(s * width, width));
     KERNEL_EXPECT(d < tolerance(spec), "row ", s, " differs by ", d);
   }

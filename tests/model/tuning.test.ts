@@ -31,7 +31,7 @@ const AT_ONCE = 3;
 async function load(tune: boolean | number, atOnce = 1) {
   const said: string[] = [];
   const onLog = (level: string, text: string) => said.push(`${level}: ${text}`);
-  const options = { stores: [models], kvType: 'f32', tune, onLog, sessions: atOnce } as const;
+  const options = { stores: [models], kvType: 'f32' as const, tune, onLog, sessions: atOnce };
   const model = await Model.load('nano', options);
   const reply = () => model.generate(ids, { temperature: 0, maxTokens: 24 }).report();
   try {
