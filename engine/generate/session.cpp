@@ -259,7 +259,7 @@ Task<Status> Session::decode(Run& run) {
     const bool alone = penalties || cautious > 0 || decoder_->rows_in_source();
     const size_t depth =
         alone ? 1 : in_flight(run.result.tokens.size(), gpu::host_now() - run.first_token);
-    while (going && !yields(run, flight.size()) && flight.size() < depth &&
+    while (going && !scheduler_.can_admit() && flight.size() < depth &&
            position < decoder_->context() &&
            (run.options.max_tokens == 0 || position - prompt_size + 1 < run.options.max_tokens)) {
       if (penalties) {

@@ -70,17 +70,15 @@ struct SavedSession {
 
 class Session {
  public:
-  // tokenizer and suppress_tokens must outlive the session. steps_from: so many replies at once
-  // are written in steps of a token each, fewer by turns of several tokens.
+  // tokenizer and suppress_tokens must outlive the session.
   Session(gpu::Device& device, std::unique_ptr<model::Decoder> decoder,
           const tokenizer::Tokenizer& tokenizer, const std::vector<uint32_t>& suppress_tokens,
-          uint32_t vocab, uint32_t steps_from)
+          uint32_t vocab)
       : device_(device),
         decoder_(std::move(decoder)),
         tokenizer_(tokenizer),
         suppress_tokens_(suppress_tokens),
         vocab_(vocab),
-        steps_from_(steps_from),
         sequences_(decoder_->sequences()),
         scheduler_(decoder_->sequences()) {}
 
@@ -200,16 +198,12 @@ class Session {
   void leave(Run& run);
   void leave_ended();
   void fail_all(const Error& error);
-  // The turn of one: until it has ended, another can join, or its turn_end has come.
+  // The turn of one: until it has ended, or another can join.
   Task<Status> solo(Run& run);
-  // Some tokens of the one whose turn it is, after a piece of the others' prompts.
-  Task<Status> turn();
   // Runs a piece of the prompts that have more than their last token left, and tells which those
   // were; tell_read() tells their listeners, once it has run.
   Task<Result<std::vector<Run*>>> read_prompts();
   void tell_read(const std::vector<Run*>& reading);
-  // Whether a run should let others go on; so many of its tokens are in flight.
-  bool yields(const Run& run, size_t in_flight) const;
   // The turn of several: a token of each whose prompt has run, a piece of the others' prompts.
   Task<Status> step();
   Task<Status> step_prompts(const std::vector<Run*>& reading, uint32_t room);
@@ -243,7 +237,6 @@ class Session {
   const tokenizer::Tokenizer& tokenizer_;
   const std::vector<uint32_t>& suppress_tokens_;
   uint32_t vocab_;
-  uint32_t steps_from_;
   std::vector<Sequence> sequences_;
   uint32_t current_ = 0;
   Saving saving_;

@@ -89,7 +89,7 @@ Task<Status> Session::decode_constrained(Run& run) {
     CO_TRY_VOID(co_await future);
     CO_TRY(const ChosenToken token, co_await choose_allowed(run, candidates));
     drop_cancelled();
-    if (!accept_allowed(run, token) || yields(run, 0)) break;
+    if (!accept_allowed(run, token) || scheduler_.can_admit()) break;
     if (penalties) {
       CO_TRY(adjustments, write_adjustments(run));
     }

@@ -36,7 +36,6 @@ struct Session::Run {
   double first_token = 0;
   uint32_t draws_end = 0;       // positions below it have their draws on the GPU; 0: none has
   uint32_t cautious = 0;        // steps that must not run ahead of the host
-  size_t turn_end = 0;          // tokens of the reply after which its turn ends; 0: any
   uint32_t sequence = 0;        // with a place: where its K and V are
   bool ended = false;           // the reply is
   Status status;                // or this ended it

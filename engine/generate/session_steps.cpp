@@ -14,9 +14,6 @@ constexpr uint32_t kPromptPiece = 256;
 // Steps that run ahead of the host, so that making one hides behind those before it.
 constexpr size_t kStepsInFlight = 3;
 
-// Tokens of a reply before the next one's turn.
-constexpr size_t kTurn = 16;
-
 // Errors of one run, which tell nothing about the others.
 bool is_own(const Error& error) {
   return error.code == ErrorCode::kUnsupported || error.code == ErrorCode::kInvalidArgument;
@@ -30,9 +27,7 @@ Task<void> Session::drive(const Run& own) {
     if (own.done) co_return;
     admit_runs();
     const std::span<Run* const> active = scheduler_.active();
-    const Status status = co_await (active.size() == 1            ? solo(*active[0])
-                                    : active.size() < steps_from_ ? turn()
-                                                                  : step());
+    const Status status = co_await (active.size() == 1 ? solo(*active[0]) : step());
     if (status) {
       leave_ended();
     } else {
@@ -113,11 +108,6 @@ Task<Status> Session::solo(Run& run) {
   co_return status;
 }
 
-bool Session::yields(const Run& run, size_t in_flight) const {
-  return scheduler_.can_admit() ||
-         (run.turn_end > 0 && run.result.tokens.size() + in_flight >= run.turn_end);
-}
-
 Task<Result<std::vector<Session::Run*>>> Session::read_prompts() {
   std::vector<Run*> reading;
   bool writes = false;
@@ -146,26 +136,6 @@ void Session::tell_read(const std::vector<Run*>& reading) {
                                run->result.cached_tokens);
     }
   }
-}
-
-Task<Status> Session::turn() {
-  CO_TRY(const std::vector<Run*> reading, co_await read_prompts());
-  const std::span<Run* const> active = scheduler_.active();
-  const auto next = std::ranges::find_if(
-      active, [&](const Run* run) { return !run->ended && pending(*run) == 1; });
-  if (next == active.end()) {
-    CO_TRY_VOID(co_await device_.sync());
-  } else {
-    Run& run = **next;
-    const auto before = static_cast<size_t>(next - active.begin());
-    run.turn_end = run.result.tokens.size() + kTurn;
-    const Status status = co_await solo(run);
-    run.turn_end = 0;
-    CO_TRY_VOID(status);
-    scheduler_.rotate(before + 1);
-  }
-  tell_read(reading);
-  co_return Status{};
 }
 
 // A prompt's last token runs as those of replies do: its logits are needed, those before it have

@@ -77,9 +77,6 @@ Result<std::vector<uint32_t>> parse_ids(const Json& json) {
 constexpr double kTuning = 300;
 constexpr double kMaxTuning = 600'000;
 constexpr uint32_t kMaxProcessors = 1024;
-// So many replies at once are written in steps, fewer by turns. On an H100 a step of two is 1.6
-// times as fast as turns.
-constexpr uint32_t kStepsFrom = 2;
 // Of cuts from a cache.
 constexpr size_t kMaxCuts = 1024;
 constexpr size_t kMaxCutKey = 256;
@@ -103,18 +100,13 @@ Status parse_variant(const Json& json, LoadOptions& out) {
   const auto bad = [] {
     return fail(
         ErrorCode::kInvalidArgument,
-        "variant takes subgroups (true, false), dot (f32, int16, int8), prefill (the same or "
-        "matrix) and stepsFrom (2 to 65)");
+        "variant takes subgroups (true, false), dot (f32, int16, int8) and prefill (the same or "
+        "matrix)");
   };
   if (!json.is_object()) return bad();
   if (const Json* subgroups = json_member(json, "subgroups")) {
     if (!subgroups->is_boolean()) return bad();
     out.variant.subgroups = subgroups->get<bool>();
-  }
-  if (const Json* from = json_member(json, "stepsFrom")) {
-    if (!from->is_number_unsigned() || *from < 2 || *from > kernels::kMaxSequences + 1)
-      return bad();
-    out.steps_from = from->get<uint32_t>();
   }
   const auto read_form = [&](std::string_view name, std::optional<kernels::Dot>& form) {
     const Json* text = json_member(json, name);
@@ -303,8 +295,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   }
   if (!decoder) co_return std::unexpected(std::move(decoder).error());
   self->session_ = std::make_unique<Session>(self->device_, std::move(*decoder), self->tokenizer_,
-                                             self->config_.suppress_tokens, self->config_.vocab,
-                                             options.steps_from.value_or(kStepsFrom));
+                                             self->config_.suppress_tokens, self->config_.vocab);
   self->adapters_ =
       std::make_unique<Adapters>(self->device_, self->config_, *self->session_, options.digest);
   co_return self;

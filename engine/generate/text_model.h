@@ -30,10 +30,9 @@ struct LoadOptions {
   std::string system;       // used when a conversation brings none
   GenerateOptions options;  // defaults of the model's maker
   kernels::VariantWish variant;
-  std::optional<uint32_t> steps_from;  // Session
-  model::Cuts cuts;                    // of kernels, found on this adapter before
-  double tuning_ms = 0;                // how long to look for more
-  uint32_t processors = 1;             // that compile kernels side by side meanwhile
+  model::Cuts cuts;         // of kernels, found on this adapter before
+  double tuning_ms = 0;     // how long to look for more
+  uint32_t processors = 1;  // that compile kernels side by side meanwhile
   // Where the per-layer embedding is; nothing: on the GPU, unless memory runs out there.
   std::optional<model::TablePlace> per_layer;
 };

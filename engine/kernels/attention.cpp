@@ -153,13 +153,13 @@ void add_splits(Composer& composer, const AttentionSpec& spec) {
 }
 
 KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
-                           const FusedChange& fused, uint32_t tokens_stride) {
-  const bool rows = tokens_stride > 0;
+                           const FusedChange& fused, uint32_t partial_stride) {
+  const bool several = partial_stride > 0;  // tokens
   Composer composer;
   add_shape(composer, spec, variant, spec.tiling.threads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
-      .flag("TOKENS", rows ? 1 : 0)
-      .constant("PARTIAL_STRIDE", tokens_stride)
+      .flag("TOKENS", several)
+      .constant("PARTIAL_STRIDE", partial_stride)
       .bind('r', "qkv", "array<f32>")
       .bind('r', "qk_norms", "array<f32>")
       .bind('r', "rope", "array<vec2<f32>>");
@@ -181,7 +181,7 @@ KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
   } else {
     composer.flag("HANDED_RANK", 0);
   }
-  if (rows) {
+  if (several) {
     composer.bind('u', "steps", cat("array<Step, ", kMaxStepRows, ">"));
   } else {
     composer.bind('u', "step", "Step");
@@ -191,7 +191,7 @@ KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
       .include("kv_cache.wgsl")
       .include("head_row.wgsl")
       .include("attention_decode.wgsl");
-  return std::move(composer).finish(label(rows ? "attention rows" : "attention decode", spec));
+  return std::move(composer).finish(label(several ? "attention rows" : "attention decode", spec));
 }
 
 }  // namespace

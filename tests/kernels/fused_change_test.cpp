@@ -8,10 +8,10 @@
 #include "engine/kernels/attention.h"
 #include "engine/kernels/fused_change.h"
 #include "engine/kernels/matvec.h"
-#include "engine/kernels/selftest_matrix.h"
 #include "engine/kernels/step.h"
 #include "engine/kernels/trial.h"
 #include "engine/kernels/trial_attention.h"
+#include "tests/kernels/groups.h"
 #include "tests/kernels/kernel_test.h"
 #include "tests/kernels/variants.h"
 
@@ -99,20 +99,13 @@ Task<Status> expect_next(gpu::Device& device, const gpu::Buffer& y, uint32_t row
                   tolerance, cat(what, ", U"));
 }
 
-Task<Result<TrialGroup>> make_group(gpu::Device& device, std::vector<uint32_t> rows,
-                                    uint32_t cols) {
-  std::vector<TrialMatrix> matrices;
-  for (size_t i = 0; i < rows.size(); ++i)
-    matrices.push_back(trial_matrix(Codec::kQ8_0, rows[i], cols, static_cast<uint32_t>(40 + i)));
-  co_return co_await trial_group(device, std::move(matrices));
-}
-
 // Gate and up behind a norm site; of what they give the pieces of A of down are handed over.
 Task<Status> expect_gate_up(gpu::Device& device, const Variant& variant, bool has_post,
                             std::optional<MatvecTiling> tiling) {
   constexpr uint32_t kCols = 64;
   constexpr uint32_t kRows = 96;
-  CO_TRY(const TrialGroup group, co_await make_group(device, {kRows, kRows}, kCols));
+  CO_TRY(const TrialGroup group,
+         co_await make_group(device, {{Codec::kQ8_0, kRows}, {Codec::kQ8_0, kRows}}, kCols));
   MatvecSpec spec{.segments = group.segments,
                   .cols = kCols,
                   .prologue = Prologue::kResidualNorm,
@@ -197,7 +190,8 @@ Task<Status> expect_pieces(gpu::Device& device, const Variant& variant) {
   constexpr uint32_t kCols = 160;
   constexpr uint32_t kHidden = 96;
   constexpr uint32_t kPieces = 21;
-  CO_TRY(const TrialGroup group, co_await make_group(device, {40, 9}, kCols));
+  CO_TRY(const TrialGroup group,
+         co_await make_group(device, {{Codec::kQ8_0, 40}, {Codec::kQ8_0, 9}}, kCols));
   MatvecSpec spec{.segments = group.segments,
                   .cols = kCols,
                   .fused = {.parts = {{16, 40}, {8, 9}},
@@ -249,8 +243,9 @@ Task<Status> expect_feed_forward(gpu::Device& device, const Variant& variant, Ma
   constexpr uint32_t kFfn = 480;
   constexpr uint32_t kRows = 37;
   constexpr uint32_t kRank = 24;
-  CO_TRY(const TrialGroup group, co_await make_group(device, {kFfn, kFfn}, kCols));
-  CO_TRY(const TrialGroup last, co_await make_group(device, {kRows}, kFfn));
+  CO_TRY(const TrialGroup group,
+         co_await make_group(device, {{Codec::kQ8_0, kFfn}, {Codec::kQ8_0, kFfn}}, kCols));
+  CO_TRY(const TrialGroup last, co_await make_group(device, {{Codec::kQ8_0, kRows}}, kFfn));
   MatvecSpec gate_up{
       .segments = group.segments,
       .cols = kCols,
@@ -354,7 +349,7 @@ Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint3
          co_await trial_decode(device, layer, kernel, qkv, position, 0, {a_buffer}));
   KERNEL_EXPECT(largest_difference(got, attended) < 3e-5, "attention itself, at ", position);
 
-  CO_TRY(const TrialGroup group, co_await make_group(device, {37}, kCols));
+  CO_TRY(const TrialGroup group, co_await make_group(device, {{Codec::kQ8_0, 37}}, kCols));
   MatvecSpec output{
       .segments = group.segments,
       .cols = kCols,

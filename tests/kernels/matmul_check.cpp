@@ -39,15 +39,6 @@ std::vector<double> moves(const TrialGroup& group, const float* x, uint32_t cols
 
 }  // namespace
 
-Task<Result<TrialGroup>> make_group(gpu::Device& device, std::vector<Segment> shapes,
-                                    uint32_t cols) {
-  std::vector<TrialMatrix> matrices;
-  uint32_t seed = 200;
-  for (const Segment& shape : shapes)
-    matrices.push_back(trial_matrix(shape.codec, shape.rows, cols, seed++));
-  co_return co_await trial_group(device, std::move(matrices));
-}
-
 Task<Status> expect_product(gpu::Device& device, const TrialGroup& group, MatmulSpec spec,
                             std::vector<uint32_t> counts, float scale) {
   spec.segments = group.segments;

@@ -4,14 +4,10 @@
 #include <vector>
 
 #include "engine/kernels/matmul.h"
-#include "engine/kernels/selftest_matrix.h"
+#include "tests/kernels/groups.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace lapidary::kernels {
-
-// Random matrices of these codecs and rows.
-Task<Result<TrialGroup>> make_group(gpu::Device& device, std::vector<Segment> shapes,
-                                    uint32_t cols);
 
 // Runs spec for each token count with one kernel (and one that quantises) and compares every float
 // of Y. `scale` is that of X.

@@ -4,9 +4,9 @@
 
 #include "engine/kernels/attention.h"
 #include "engine/kernels/matvec.h"
-#include "engine/kernels/selftest_matrix.h"
 #include "engine/kernels/step.h"
 #include "engine/kernels/trial.h"
+#include "tests/kernels/groups.h"
 #include "tests/kernels/kernel_test.h"
 #include "tests/kernels/variants.h"
 
@@ -48,19 +48,6 @@ std::string name_of(const MatvecSpec& spec, const Variant& variant) {
   return cat(name, " x ", spec.cols);
 }
 
-struct Shape {
-  Codec codec;
-  uint32_t rows;
-};
-
-Task<Result<TrialGroup>> make_group(gpu::Device& device, std::vector<Shape> shapes, uint32_t cols) {
-  std::vector<TrialMatrix> matrices;
-  uint32_t seed = 100;
-  for (const Shape& shape : shapes)
-    matrices.push_back(trial_matrix(shape.codec, shape.rows, cols, seed++));
-  co_return co_await trial_group(device, std::move(matrices));
-}
-
 // Runs spec over y of `rows` floats (before which row_offset others stay as they are) with the
 // prologue's and epilogue's ranges.
 Task<Result<std::vector<float>>> run(gpu::Device& device, const MatvecSpec& spec,
@@ -81,12 +68,12 @@ Task<Result<std::vector<float>>> run(gpu::Device& device, const MatvecSpec& spec
   co_return out;
 }
 
-Task<Status> expect_plain(gpu::Device& device, std::vector<Shape> shapes, uint32_t cols,
+Task<Status> expect_plain(gpu::Device& device, std::vector<Segment> shapes, uint32_t cols,
                           std::optional<MatvecTiling> tiling = std::nullopt,
                           bool with_subgroups = true) {
   // A float codec in the group makes all of it f32.
   const bool integer =
-      std::ranges::all_of(shapes, [](const Shape& s) { return has_integer_quants(s.codec); });
+      std::ranges::all_of(shapes, [](const Segment& s) { return has_integer_quants(s.codec); });
   CO_TRY(const TrialGroup group, co_await make_group(device, std::move(shapes), cols));
   const std::vector<float> x = TrialRandom(5).floats(cols);
   const std::vector<double> want = trial_product(group, x.data());

@@ -1,13 +1,7 @@
 // Several replies at once are each what they are alone, whoever joins, leaves or fails beside them. nano F16 with f32
 // keys and values.
 
-import {
-  findGpu,
-  type GenerateOptions,
-  type Model,
-  type ReplyEvent,
-  type ReplyReport,
-} from 'lapidary/node';
+import { findGpu, type Model, type ReplyEvent, type ReplyReport } from 'lapidary/node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Engine } from '../../packages/lapidary/src/engine.ts';
 import { adapterSource, randomAdapter } from '../support/adapters.ts';
@@ -26,7 +20,7 @@ const never = { 1: -100, 106: -100, 50: -100 };
 
 interface Asked {
   ids: number[];
-  options: GenerateOptions;
+  options: Parameters<Model['generate']>[1];
 }
 
 let model: Model;
@@ -188,11 +182,19 @@ describe('replies at once are what they are alone', () => {
     expect(worst).toBeLessThan(1e-3);
   });
 
-  test('with an adapter, of the head, too', async () => {
+  test.each([
+    {
+      name: 'of the head and the per-layer gate: by kernels of its own',
+      ...{ targets: ['attn_q', 'ffn_gate', 'ffn_up', 'inp_gate'], head: true, layer: 0 },
+    },
+    {
+      name: "of the other projections: by the products' kernels",
+      ...{ targets: ['attn_q', 'attn_output', 'ffn_up', 'ffn_down'], head: false, layer: 1 },
+    },
+  ])('with an adapter $name', async ({ targets, head, layer }) => {
     const adapter = randomAdapter(parseGguf(nanoF16()), {
-      ...{ seed: 1, rank: 4, head: true, most: 0.1 },
-      targets: ['attn_q', 'ffn_gate', 'ffn_up', 'inp_gate'],
-      skip: (name) => /^blk\.[1-9]/.test(name),
+      ...{ seed: 1, rank: 4, head, most: 0.1, targets },
+      skip: (name) => name.startsWith('blk.') && !name.startsWith(`blk.${layer}.`),
     });
     const base = await tokensOf(story);
     const { id } = await model.loadAdapter(adapterSource(adapter));
@@ -388,4 +390,41 @@ test('replies at once go on after the GPU is lost, each after its last token', a
   }
   expect([done!, ...(await Promise.all(others))].map(said)).toEqual(expected);
   expect(devices.length - before).toBe(1);
+});
+
+test('more of them than there are sessions, with formats, penalties and draws', async () => {
+  const format = { type: 'object', properties: { old: { type: 'boolean' } }, required: ['old'] };
+  await expectSame([
+    { ids: story, options: { maxTokens: 50, logitBias: never } },
+    { ids: long.slice(0, 600), options: { maxTokens: 20, logitBias: never, repeatPenalty: 1.3 } },
+    { ids: noise, options: { maxTokens: 36, logitBias: never, temperature: 1, seed: 3 } },
+    { ids: story, options: { maxTokens: 40, format } },
+    { ids: noise, options: { maxTokens: 18, temperature: 1, topK: 0, topP: 1, seed: 5 } },
+  ]);
+});
+
+test('none waits for the end of another, and one that is stopped leaves the rest', async () => {
+  const all = [story, noise].map((ids) => ({ ids, options: { maxTokens: 60, logitBias: never } }));
+  const expected = [];
+  for (const asked of all) expected.push(said(await alone(asked)));
+  await model.truncate(0);
+  const stop = new AbortController();
+  const endless = start({ ids: long, options: { logitBias: never, signal: stop.signal } });
+  let ended = 0;
+  const others = all.map((asked) =>
+    start(asked)
+      .report()
+      .finally(() => ended++),
+  );
+  let written = 0;
+  let last: ReplyReport | undefined;
+  for await (const event of endless) {
+    if (event.type === 'text') written++;
+    // It began first and has no end: only if others have turns between do they end.
+    if (ended === all.length && !stop.signal.aborted) stop.abort();
+    if (event.type === 'done') last = event;
+  }
+  expect(last!.reason).toBe('cancelled');
+  expect(written).toBeGreaterThan(30);
+  expect((await Promise.all(others)).map(said)).toEqual(expected);
 });

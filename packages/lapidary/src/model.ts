@@ -60,8 +60,8 @@ export interface LoadOptions extends FindOptions {
   batchSize?: number;
   /**
    * Conversations whose keys and values stay in the cache side by side, 1 to 64, each with `contextLength` tokens of
-   * GPU memory. A request goes on from the one that begins like it. So many replies are written at once: a
-   * few by turns, more, or on a software GPU any, in steps that give a token to each. Default 1.
+   * GPU memory. A request goes on from the one that begins like it. So many replies are written at once, in steps that
+   * give a token to each. Default 1.
    */
   sessions?: number;
   /**

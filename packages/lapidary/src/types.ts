@@ -176,11 +176,6 @@ export interface KernelVariant {
    * allowed experimental WebGPU (in Node LAPIDARY_UNSAFE_WEBGPU=1).
    */
   prefill?: 'f32' | 'int16' | 'int8' | 'matrix';
-  /**
-   * So many replies at once are written in steps that give each a token; fewer take turns of some tokens, in which one
-   * is as fast as alone. Default 2: always in steps.
-   */
-  stepsFrom?: number;
 }
 
 /**
