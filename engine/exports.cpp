@@ -271,11 +271,12 @@ void lap_generate(uint32_t call, uint32_t model, const char* request, uint32_t l
 }
 
 // A medium that the engine has soft tokens of is kept until it is released as often as it was held
-// or added. The answer: {tokens}, 0 where it is not there.
+// or added. The answer: {tokens}, 0 where it is not there. Errors of generate::Media::can_see.
 LAPIDARY_EXPORT(lap_media_hold)
 uint32_t lap_media_hold(uint32_t model, const char* key, uint32_t length) {
   const auto target = models().find(model);
   if (!target) return answer(target.error());
+  if (const Status can = (*target)->media().can_see(); !can) return answer(can.error());
   const auto* medium = (*target)->media().hold({key, length});
   return answer(dump_json({{"tokens", medium == nullptr ? 0 : medium->ids.size()}}));
 }
