@@ -4,4 +4,5 @@
 import { imageSize } from 'image-size';
 
 /** Pixels; throws for what is no picture that it knows. */
-export const sizeOfImage = (bytes: Uint8Array): { width: number; height: number } => imageSize(bytes);
+export const sizeOfImage = (bytes: Uint8Array): { width: number; height: number } =>
+  imageSize(bytes);

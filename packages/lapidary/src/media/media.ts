@@ -96,7 +96,13 @@ async function open(image: ImageInput, signal: AbortSignal): Promise<Picture> {
 }
 
 /** Has the engine make a picture's soft tokens, and hold them. */
-async function add(host: Host, key: string, maxTokens: number, picture: Picture, signal: AbortSignal) {
+async function add(
+  host: Host,
+  key: string,
+  maxTokens: number,
+  picture: Picture,
+  signal: AbortSignal,
+) {
   const { engine, handle } = host;
   const pixels = await picture.decode();
   try {

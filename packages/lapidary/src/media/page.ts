@@ -22,7 +22,8 @@ export function pixelsOfBitmap(name: string, bitmap: ImageBitmap): Pixels {
       const context = new OffscreenCanvas(width, rows).getContext('2d', {
         willReadFrequently: true,
       });
-      if (!context) throw new LapidaryError('out_of_memory', `${name}: no canvas of ${width} × ${rows}`);
+      if (!context)
+        throw new LapidaryError('out_of_memory', `${name}: no canvas of ${width} × ${rows}`);
       context.fillStyle = '#fff';
       context.fillRect(0, 0, width, rows);
       context.drawImage(bitmap, 0, -top);
@@ -39,9 +40,13 @@ export async function decodeInPage(bytes: Uint8Array<ArrayBuffer>, name: string)
   try {
     size = sizeOfImage(bytes);
   } catch (cause) {
-    throw new LapidaryError('invalid_format', `${name} is no picture that is known: ${messageOf(cause)}`, {
-      cause,
-    });
+    throw new LapidaryError(
+      'invalid_format',
+      `${name} is no picture that is known: ${messageOf(cause)}`,
+      {
+        cause,
+      },
+    );
   }
   checkSize(name, size.width, size.height);
   let bitmap: ImageBitmap;

@@ -18,7 +18,12 @@ export const MAX_PIXELS = 100_000_000;
 
 /** Throws `invalid_argument` for a picture that is larger than one is decoded. */
 export function checkSize(name: string, width: number, height: number): void {
-  if (width > 0 && height > 0 && Math.max(width, height) <= MAX_SIDE && width * height <= MAX_PIXELS)
+  if (
+    width > 0 &&
+    height > 0 &&
+    Math.max(width, height) <= MAX_SIDE &&
+    width * height <= MAX_PIXELS
+  )
     return;
   throw new LapidaryError(
     'invalid_argument',

@@ -22,12 +22,12 @@ async function load(): Promise<(typeof import('sharp'))['default']> {
 /** Decodes a picture's file; it stands as its EXIF data says, and what is transparent becomes white. */
 export async function decodeWithSharp(bytes: Uint8Array, name: string): Promise<Pixels> {
   const sharp = await load();
-  const image = sharp(bytes, { limitInputPixels: MAX_PIXELS, failOn: 'error' });
   try {
-    const { format, width, height } = await image.metadata();
+    // Only the header is read for it.
+    const { format, width, height } = await sharp(bytes, { limitInputPixels: false }).metadata();
     if (!FORMATS.has(format)) throw new Error(`it is '${format}'`);
     checkSize(name, width, height);
-    const { data, info } = await image
+    const { data, info } = await sharp(bytes, { limitInputPixels: MAX_PIXELS, failOn: 'error' })
       .timeout({ seconds: MAX_SECONDS })
       .autoOrient()
       .flatten({ background: '#fff' })
