@@ -28,7 +28,7 @@ async function probe(name: string, file: GgufFile, args: (number | Uint8Array)[]
   return new Float32Array(bytes.buffer);
 }
 const see = (file = rawMedia(), again = 0, [width, height] = [144, 96], hidden = HIDDEN) =>
-  probe('vision_probe', file, [picture(width!, height!), width!, height!, again], hidden);
+  probe('vision_probe', file, [picture(width, height), width, height, again], hidden);
 const hear = (file = rawMedia(), again = 0, samples = SAMPLES) =>
   probe('raw_audio_probe', file, [new Uint8Array(samples.buffer), again]);
 
