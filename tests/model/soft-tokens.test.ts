@@ -10,6 +10,7 @@ import { maxAbs, maxAbsDifference, report, row } from '../support/compare.ts';
 import { memorySource, readFixture, readFloats, readJson } from '../support/fixtures.ts';
 import { parseGguf, writeGguf } from '../support/gguf.ts';
 import { kernelTests } from '../support/kernel-tests.ts';
+import { shortOfMemory } from '../support/short-of-memory.ts';
 
 interface Reference {
   gguf: string;
@@ -55,18 +56,17 @@ const rows = Float32Array.from({ length: 1200 * HIDDEN }, (_, i) => Math.sin(i *
 async function ask(
   ops: object[],
   { file = dense, values = rows, ...options }: Record<string, unknown> = {},
+  on = engine,
 ) {
-  const source = engine.addSource(memorySource('tiny.gguf', file as Uint8Array));
+  const source = on.addSource(memorySource('tiny.gguf', file as Uint8Array));
   const request = JSON.stringify({
     options: { kvType: 'f32', tune: false, ...options },
     ops,
   });
   const told: Told[] = [];
-  const bytes = await engine.call(
-    'soft_probe',
-    [source, request, bytesOf(values as Float32Array)],
-    { onEvent: (event) => told.push(event as Told) },
-  ).done;
+  const bytes = await on.call('soft_probe', [source, request, bytesOf(values as Float32Array)], {
+    onEvent: (event) => told.push(event as Told),
+  }).done;
   return { floats: new Float32Array(bytes.buffer), bytes, told };
 }
 
@@ -212,6 +212,38 @@ describe('several images', () => {
     expect(alone.floats).toHaveLength(15);
     const together = await ask([{ op: 'runs', prompts, tokens: 5 }], { batchSize: 6, sessions: 3 });
     expect(together.floats).toEqual(alone.floats);
+  });
+
+  test('an image for which there is no memory leaves the session as it was', async () => {
+    let told: number | undefined;
+    const scarce = await shortOfMemory((label, bytes) => {
+      const refused = label === 'normed activations' && bytes > 4 * HIDDEN * 9;
+      if (refused) told = bytes;
+      return refused;
+    });
+    const own = await kernelTests(await openDevice(scarce));
+    const small = promptOf(2, image(0, 9), 4);
+    const out_of_memory = { fails: 'out_of_memory' };
+    const { floats } = await ask(
+      [
+        { op: 'last', prompt: small },
+        { op: 'last', prompt: mixed, ...out_of_memory },
+        { op: 'last', prompt: small },
+        { op: 'runs', prompts: [mixed], tokens: 2, ...out_of_memory },
+        { op: 'last', prompt: small },
+        { op: 'runs', prompts: [small], tokens: 2 },
+      ],
+      { batchSize: 5 },
+      own,
+    );
+    expect(told).toBe(4 * HIDDEN * 12);
+    const wanted = last(await expected(small));
+    expectNear(
+      'after one too large',
+      floats.subarray(0, 3 * VOCAB),
+      joined(wanted, wanted, wanted),
+    );
+    expect(floats).toHaveLength(3 * VOCAB + 2);
   });
 
   test('from a snapshot', async () => {
