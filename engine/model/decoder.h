@@ -51,7 +51,8 @@ enum class Choose : uint8_t {
 
 // Ids from here on stand for soft tokens: positions whose rows of the residual stream come from
 // elsewhere (a picture), not from the token embedding. Ids say which row it is, so that equal ones
-// may share K and V; as tokens they count as padding (id 0).
+// may share K and V, in this process or by a snapshot in another; as tokens they count as padding
+// (id 0).
 inline constexpr uint32_t kSoftToken = 1u << 31;
 
 enum class SoftKind : uint8_t { kImage, kAudio };
