@@ -3,13 +3,12 @@
 #pragma once
 
 #include <array>
-#include <deque>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/base/error.h"
 #include "engine/gguf/header.h"
+#include "engine/model/tower_tensors.h"
 
 namespace lapidary::model {
 
@@ -36,18 +35,9 @@ struct VisionConfig {
 inline constexpr std::array<std::string_view, 7> kVisionLinears = {
     "attn_q", "attn_k", "attn_v", "attn_out", "ffn_gate", "ffn_up", "ffn_down"};
 
-// The entries of a tower's tensors, apart from their header, which may be large: the tower is
-// loaded when it is first needed.
-class VisionTensors {
+class VisionTensors : public TowerTensors {
  public:
-  // The tensors have passed VisionConfig::from_gguf.
   explicit VisionTensors(const gguf::Header& header);
-  // nullptr if absent.
-  const gguf::TensorInfo* find(std::string_view name) const;
-
- private:
-  std::deque<std::string> names_;
-  std::vector<gguf::TensorInfo> tensors_;
 };
 
 // "v.blk.3.attn_q.weight"
