@@ -8,7 +8,7 @@
 namespace lapidary::audio {
 namespace {
 
-constexpr double kPassband = 0.45;  // of the lower rate; the stopband begins at 0.5
+constexpr double kPassband = 0.45;   // of the lower rate; the stopband begins at 0.5
 constexpr double kAttenuation = 90;  // dB
 // Weights that a table may have. Rates that ask for more share rows, so many for a sample of the
 // lower rate, and outputs are interpolated between two of them, 100 dB exact.
@@ -56,8 +56,7 @@ Resampler::Resampler(uint32_t rate) {
       total += weight;
       table_.push_back(static_cast<float>(weight));
     }
-    for (float& weight : std::span(table_).last(taps))
-      weight = static_cast<float>(weight / total);
+    for (float& weight : std::span(table_).last(taps)) weight = static_cast<float>(weight / total);
   }
   kept_.assign(half_ - 1, 0.0f);
 }

@@ -29,10 +29,10 @@ class Resampler {
 
   // Output n lies n * step_ / phases_ inputs after the first one.
   uint32_t step_ = 1, phases_ = 1;
-  uint32_t rows_ = 1;  // of the table, without the last one: phases_, or fewer
-  uint32_t half_ = 0;  // inputs before and after an output
-  std::vector<float> table_;   // [rows_ + 1][2 * half_]
-  std::vector<float> kept_;    // inputs from first_ - half_ + 1 on
+  uint32_t rows_ = 1;         // of the table, without the last one: phases_, or fewer
+  uint32_t half_ = 0;         // inputs before and after an output
+  std::vector<float> table_;  // [rows_ + 1][2 * half_]
+  std::vector<float> kept_;   // inputs from first_ - half_ + 1 on
   uint64_t first_ = 0;
   uint64_t taken_ = 0;  // inputs
   uint64_t made_ = 0;   // outputs

@@ -30,7 +30,7 @@ Samples resampled(uint32_t rate, std::span<const float> in) {
 double decibels(double ratio) { return 20 * std::log10(ratio); }
 
 // Rates of whole ratios, of long ones, and such as have no table of their own.
-constexpr uint32_t kRates[] = {1000,   8000,   11'025,  24'000,  44'100,
+constexpr uint32_t kRates[] = {1000,   8000,   11'025,  24'000, 44'100,
                                44'101, 48'000, 192'000, 383'999};
 
 TEST(Resample, LengthIsRight) {

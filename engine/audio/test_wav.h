@@ -23,8 +23,8 @@ inline std::string chunk(std::string_view name, const std::string& content) {
 
 inline std::string format_chunk(uint16_t tag, uint16_t channels, uint32_t rate, uint16_t bits) {
   const auto block = static_cast<uint16_t>((bits + 7) / 8 * channels);
-  return chunk("fmt ", raw(tag) + raw(channels) + raw(rate) + raw(rate * block) + raw(block) +
-                           raw(bits));
+  return chunk("fmt ",
+               raw(tag) + raw(channels) + raw(rate) + raw(rate * block) + raw(block) + raw(bits));
 }
 
 inline std::string riff(const std::string& chunks) {

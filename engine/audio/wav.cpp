@@ -56,8 +56,8 @@ double sample_at(SampleFormat format, const std::byte* at) {
     case SampleFormat::kS16:
       return load<int16_t>(bytes, 0) / 32768.0;
     case SampleFormat::kS24:
-      return ((code | static_cast<uint8_t>(at[1]) << 8) +
-              static_cast<int8_t>(at[2]) * 65536) / 8388608.0;
+      return ((code | static_cast<uint8_t>(at[1]) << 8) + static_cast<int8_t>(at[2]) * 65536) /
+             8388608.0;
     case SampleFormat::kS32:
       return load<int32_t>(bytes, 0) / 2147483648.0;
     case SampleFormat::kF32:
@@ -78,10 +78,10 @@ struct Coding {
   SampleFormat format;
 };
 constexpr Coding kCodings[] = {
-    {kPcm, 1, SampleFormat::kU8},        {kPcm, 2, SampleFormat::kS16},
-    {kPcm, 3, SampleFormat::kS24},       {kPcm, 4, SampleFormat::kS32},
-    {kFloat, 4, SampleFormat::kF32},     {kFloat, 8, SampleFormat::kF64},
-    {kALawTag, 1, SampleFormat::kALaw},  {kMuLawTag, 1, SampleFormat::kMuLaw},
+    {kPcm, 1, SampleFormat::kU8},       {kPcm, 2, SampleFormat::kS16},
+    {kPcm, 3, SampleFormat::kS24},      {kPcm, 4, SampleFormat::kS32},
+    {kFloat, 4, SampleFormat::kF32},    {kFloat, 8, SampleFormat::kF64},
+    {kALawTag, 1, SampleFormat::kALaw}, {kMuLawTag, 1, SampleFormat::kMuLaw},
 };
 
 }  // namespace
@@ -143,13 +143,14 @@ Status WavReader::read_format() {
                     " bits is not supported: PCM, floats, A-law and mu-law are"));
   }
   if (format.rate < kLowestRate || format.rate > kHighestRate) {
-    return fail(ErrorCode::kUnsupported, cat("a WAV file of ", format.rate, " Hz is not supported: ",
-                                             kLowestRate, " to ", kHighestRate, " Hz are"));
+    return fail(ErrorCode::kUnsupported,
+                cat("a WAV file of ", format.rate, " Hz is not supported: ", kLowestRate, " to ",
+                    kHighestRate, " Hz are"));
   }
   if (format.channels == 0 || format.channels > kMostChannels) {
-    return fail(ErrorCode::kUnsupported, cat("a WAV file of ", format.channels,
-                                             " channels is not supported: 1 to ", kMostChannels,
-                                             " are"));
+    return fail(ErrorCode::kUnsupported,
+                cat("a WAV file of ", format.channels, " channels is not supported: 1 to ",
+                    kMostChannels, " are"));
   }
   if (format.block != bytes * format.channels) {
     return fail(ErrorCode::kInvalidFormat,

@@ -24,8 +24,8 @@ struct WavFormat {
 };
 
 // A file byte by byte, or all at once. Chunks may come in any order; of sound that lies before the
-// format, 16 MiB are held. A data chunk that is longer than the file, or of unknown length, has what
-// is there; a last sample that is not whole is left out.
+// format, 16 MiB are held. A data chunk that is longer than the file, or of unknown length, has
+// what is there; a last sample that is not whole is left out.
 class WavReader {
  public:
   // Appends the mean of the channels, from -1 to 1 (floats may go beyond). kInvalidFormat: no WAV
@@ -54,10 +54,10 @@ class WavReader {
   std::vector<std::byte> head_;
   std::vector<std::byte> held_;  // sound before its format, or a begun block
   WavFormat format_;
-  bool long_ = false;           // RF64
+  bool long_ = false;  // RF64
   bool has_data_ = false;
-  uint64_t chunk_size_ = 0;     // of the chunk that is read, from its head
-  uint64_t left_ = 0;           // of what is skipped, or of the data
+  uint64_t chunk_size_ = 0;  // of the chunk that is read, from its head
+  uint64_t left_ = 0;        // of what is skipped, or of the data
   uint64_t long_data_size_ = 0;
   uint64_t samples_ = 0;
 };

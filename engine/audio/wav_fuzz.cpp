@@ -1,5 +1,5 @@
-// Any bytes as a WAV file: read whole and in pieces of varying size, which must agree, and made into
-// frames, which must be finite.
+// Any bytes as a WAV file: read whole and in pieces of varying size, which must agree, and made
+// into frames, which must be finite.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -59,8 +59,9 @@ TEST(Wav, EveryCoding) {
 
 // Values of ITU-T G.711, tables 1a to 2b: the outermost and the innermost ones, and one between.
 TEST(Wav, LogarithmicCodings) {
-  EXPECT_EQ(read(mono(6, 8, samples_of<uint8_t>({0xaa, 0x2a, 0xd5, 0x55, 0x80}))).value(),
-            (Samples{4032 / 4096.0f, -4032 / 4096.0f, 1 / 4096.0f, -1 / 4096.0f, 688 / 8192.0f * 2}));
+  EXPECT_EQ(
+      read(mono(6, 8, samples_of<uint8_t>({0xaa, 0x2a, 0xd5, 0x55, 0x80}))).value(),
+      (Samples{4032 / 4096.0f, -4032 / 4096.0f, 1 / 4096.0f, -1 / 4096.0f, 688 / 8192.0f * 2}));
   EXPECT_EQ(read(mono(7, 8, samples_of<uint8_t>({0x80, 0x00, 0xff, 0x7f, 0xef}))).value(),
             (Samples{8031 / 8192.0f, -8031 / 8192.0f, 0, 0, 33 / 8192.0f}));
 }
@@ -79,8 +80,8 @@ TEST(Wav, ExtensibleFormat) {
   const auto file = [](uint16_t tag, uint16_t channels, uint16_t bits, const std::string& rest) {
     const auto block = static_cast<uint16_t>(bits / 8 * channels);
     return riff(chunk("fmt ", raw(uint16_t{0xfffe}) + raw(channels) + raw(48'000u) + raw(0u) +
-                                  raw(block) + raw(bits) + raw(uint16_t{22}) + raw(bits) +
-                                  raw(3u) + raw(tag) + rest) +
+                                  raw(block) + raw(bits) + raw(uint16_t{22}) + raw(bits) + raw(3u) +
+                                  raw(tag) + rest) +
                 chunk("data", samples_of<float>({0.5, 0.25})));
   };
   const std::string rest("\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71", 14);
@@ -95,8 +96,8 @@ TEST(Wav, ChunksInAnyOrderAndOfOddLength) {
   const std::string list = chunk("LIST", "odd");
   const Samples wanted = {0.5, -0.5, 0.5};
   for (const std::string& chunks :
-       {format + data, list + format + list + data + list, data + format, data + list + format + list,
-        format + data + data, list + data + format + format}) {
+       {format + data, list + format + list + data + list, data + format,
+        data + list + format + list, format + data + data, list + data + format + format}) {
     EXPECT_EQ(read(riff(chunks)).value(), wanted);
   }
 }
@@ -127,10 +128,16 @@ TEST(Wav, RefusesWhatIsNone) {
   EXPECT_EQ(code_of(riff(format_chunk(1, 1, 8000, 16))), ErrorCode::kInvalidFormat);
   EXPECT_EQ(code_of(riff(format_chunk(1, 1, 8000, 16)).substr(0, 30)), ErrorCode::kTruncated);
   EXPECT_EQ(code_of(riff(chunk("fmt ", "short") + data)), ErrorCode::kInvalidFormat);
-  for (const auto& [tag, channels, rate, bits] :
-       {std::tuple{1, 0, 8000u, 16}, {1, 33, 8000u, 16}, {1, 1, 999u, 16}, {1, 1, 384'001u, 16},
-        {1, 1, 8000u, 40}, {1, 1, 8000u, 0}, {3, 1, 8000u, 16}, {2, 1, 8000u, 4}, {0x55, 1, 8000u, 0},
-        {1, 0xffff, 0xffffffffu, 0xffff}}) {
+  for (const auto& [tag, channels, rate, bits] : {std::tuple{1, 0, 8000u, 16},
+                                                  {1, 33, 8000u, 16},
+                                                  {1, 1, 999u, 16},
+                                                  {1, 1, 384'001u, 16},
+                                                  {1, 1, 8000u, 40},
+                                                  {1, 1, 8000u, 0},
+                                                  {3, 1, 8000u, 16},
+                                                  {2, 1, 8000u, 4},
+                                                  {0x55, 1, 8000u, 0},
+                                                  {1, 0xffff, 0xffffffffu, 0xffff}}) {
     const std::string format =
         format_chunk(static_cast<uint16_t>(tag), static_cast<uint16_t>(channels), rate,
                      static_cast<uint16_t>(bits));

@@ -39,9 +39,9 @@ Groups audio_subsample_groups(const AudioSubsampleSpec& spec, uint32_t out_rows)
 struct AudioAttentionSpec {
   uint32_t heads = 1;
   uint32_t head_dim = 128;
-  uint32_t keys = 12;    // that a query sees, itself included; at most 16
-  float k_scale = 1;     // times k
-  float cap = 50;        // of a score: cap * tanh(score / cap)
+  uint32_t keys = 12;  // that a query sees, itself included; at most 16
+  float k_scale = 1;   // times k
+  float cap = 50;      // of a score: cap * tanh(score / cap)
 };
 // score(i, j) = (q_i q_scale) . (k_j k_scale + distances[i - j])
 //   0 r q, 1 r k, 2 r v f32 [T][heads * head_dim]

@@ -77,8 +77,8 @@ Status check_tensors(const AudioTensors& tensors, AudioConfig& config) {
   for (uint32_t i = 0; i < 2; ++i) {
     const std::string name = cat("a.conv1d.", i);
     TRY(config.channels[i], extent(check, name + ".weight", 3, kMaxChannels));
-    TRY_VOID(check.has(name + ".weight", {3, 3, i == 0 ? 1 : config.channels[0], config.channels[i]},
-                       false));
+    TRY_VOID(check.has(name + ".weight",
+                       {3, 3, i == 0 ? 1 : config.channels[0], config.channels[i]}, false));
     TRY_VOID(check.vector(name + ".norm.weight", config.channels[i]));
   }
   TRY_VOID(check.has("a.input_projection.weight",

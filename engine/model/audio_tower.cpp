@@ -94,8 +94,7 @@ Task<Status> AudioTower::load_weights(const AudioTensors& tensors, uint32_t sour
     add_vector(pre, at + hidden);
   };
 
-  CO_TRY_VOID(plan(input_, "a.input_projection.weight",
-                   audio::kMelBins / 4 * config_.channels[1]));
+  CO_TRY_VOID(plan(input_, "a.input_projection.weight", audio::kMelBins / 4 * config_.channels[1]));
   CO_TRY_VOID(plan(output_, "a.pre_encode.out.weight", hidden));
   CO_TRY_VOID(plan(projector_, "mm.a.input_projection.weight", config_.embedding));
   for (uint32_t i = 0; i < 2; ++i) {
@@ -116,8 +115,8 @@ Task<Status> AudioTower::load_weights(const AudioTensors& tensors, uint32_t sour
     const auto name = [&](std::string_view part) { return audio_tensor_name(l, part); };
     for (size_t i = 0; i < kLinears; ++i) {
       const bool down = kAudioLinears[i].starts_with("ffn_down");
-      CO_TRY_VOID(plan(layer.linears[i].weights, name(kAudioLinears[i]),
-                       down ? config_.ffn : hidden));
+      CO_TRY_VOID(
+          plan(layer.linears[i].weights, name(kAudioLinears[i]), down ? config_.ffn : hidden));
       layer.linears[i].clip = linears.size() * kClipBytes;
       linears.push_back(audio_tensor_name(l, kAudioLinears[i], ""));
     }
@@ -162,8 +161,7 @@ Task<Status> AudioTower::load_weights(const AudioTensors& tensors, uint32_t sour
 Task<Status> AudioTower::project_distances() {
   const std::vector<float> table = distance_table(config_.hidden);
   uint64_t passing_bytes = 0;
-  CO_TRY(const gpu::Buffer waves,
-         buffer(table.size() * sizeof(float), "distances", passing_bytes));
+  CO_TRY(const gpu::Buffer waves, buffer(table.size() * sizeof(float), "distances", passing_bytes));
   device_.write(waves, 0, std::as_bytes(std::span(table)));
   const kernels::Step step{.tokens = kKeys};
   device_.write(step_, 0, std::as_bytes(std::span(&step, 1)));
@@ -218,11 +216,10 @@ Status AudioTower::allocate(uint32_t tokens) {
     TRY(*narrow, buffer(row * config_.hidden, "activations", scratch_bytes_));
   }
   // Frames and rows that n tokens are made of: at most 4 n + 3, and 2 n + 1.
-  const uint64_t convolved = (2 * uint64_t{tokens} + 1) * sizeof(float) * (audio::kMelBins / 2) *
-                             config_.channels[0];
+  const uint64_t convolved =
+      (2 * uint64_t{tokens} + 1) * sizeof(float) * (audio::kMelBins / 2) * config_.channels[0];
   const uint64_t flat = row * (audio::kMelBins / 4) * config_.channels[1];
-  const uint64_t wide =
-      row * std::max({config_.ffn, 2 * config_.hidden, config_.embedding});
+  const uint64_t wide = row * std::max({config_.ffn, 2 * config_.hidden, config_.embedding});
   TRY(scratch_.frames, buffer((4 * uint64_t{tokens} + 3) * audio::kMelBins * sizeof(float),
                               "frames", scratch_bytes_));
   TRY(scratch_.wide[0], buffer(std::max(wide, convolved), "wide activations", scratch_bytes_));
@@ -278,9 +275,8 @@ void AudioTower::record_convolution(Program& program, const Layer& layer, uint32
   const auto& [up, down, q, k, v, out, pw1, pw2, up1, down1] = layer.linears;
   auto& [a, b] = scratch_.wide;
   record_linear(program, pw1, a, scratch_.h, step_);
-  const kernels::SigmoidGateSpec glu{.width = config_.hidden,
-                                     .z_stride = 2 * config_.hidden,
-                                     .gate_offset = config_.hidden};
+  const kernels::SigmoidGateSpec glu{
+      .width = config_.hidden, .z_stride = 2 * config_.hidden, .gate_offset = config_.hidden};
   // The queries have been used.
   program.add(cache_, kernels::sigmoid_gate_source(glu),
               std::vector<gpu::Range>{a, scratch_.q, step_},
@@ -362,8 +358,8 @@ Result<AudioTower::Piece> AudioTower::take(AudioStream& stream, std::span<const 
   const uint32_t end = last ? audio::soft_tokens(stream.frames) : stream.frames / 4;
   Piece piece{.tokens = end - begin};
   const uint32_t offset = begin == 0 ? 0 : 1;
-  const uint32_t rows = (last ? (stream.frames + 1) / 2 : 2 * end) -
-                        (begin == 0 ? 0 : 2 * begin - 1);
+  const uint32_t rows =
+      (last ? (stream.frames + 1) / 2 : 2 * end) - (begin == 0 ? 0 : 2 * begin - 1);
   const auto held = static_cast<uint32_t>(stream.kept.size() / audio::kMelBins);
   piece.first = {.offset = offset, .in_rows = held, .out_rows = rows};
   piece.second = {.offset = offset, .in_rows = rows, .out_rows = piece.tokens};

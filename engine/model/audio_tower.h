@@ -17,14 +17,14 @@ namespace lapidary::model {
 
 // A window that is being encoded. Empty: one to begin.
 struct AudioStream {
-  uint32_t tokens = 0;        // encoded so far
-  uint32_t frames = 0;        // taken so far
-  std::vector<float> kept;    // the last of them, from which the next tokens are made
-  gpu::Buffer past;           // of the layers: keys, values and inputs of the convolution
+  uint32_t tokens = 0;      // encoded so far
+  uint32_t frames = 0;      // taken so far
+  std::vector<float> kept;  // the last of them, from which the next tokens are made
+  gpu::Buffer past;         // of the layers: keys, values and inputs of the convolution
 };
 
 struct AudioRows {
-  gpu::Buffer rows;     // f32 [tokens][output]; none where there are no tokens
+  gpu::Buffer rows;  // f32 [tokens][output]; none where there are no tokens
   uint32_t tokens = 0;
 };
 

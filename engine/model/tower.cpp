@@ -24,10 +24,10 @@ size_t reserve_floats(std::vector<float>& floats, Site& site, size_t count) {
 
 Result<gpu::Buffer> Tower::buffer(uint64_t bytes, std::string_view label, uint64_t& total) {
   if (static_cast<double>(bytes) > device_.info().max_binding_size) {
-    return fail(ErrorCode::kOutOfMemory, cat(label, " of the ", name_, " tower needs a binding of ",
-                                             bytes, " bytes; this adapter allows ",
-                                             device_.info().max_binding_size,
-                                             ". Fewer tokens at once need less"));
+    return fail(ErrorCode::kOutOfMemory,
+                cat(label, " of the ", name_, " tower needs a binding of ", bytes,
+                    " bytes; this adapter allows ", device_.info().max_binding_size,
+                    ". Fewer tokens at once need less"));
   }
   TRY(gpu::Buffer made, device_.create_buffer(bytes, gpu::kStorageUsage, label));
   total += made.size();

@@ -6,8 +6,7 @@
 
 namespace lapidary::model {
 
-TowerTensors::TowerTensors(const gguf::Header& header,
-                           std::span<const std::string_view> prefixes) {
+TowerTensors::TowerTensors(const gguf::Header& header, std::span<const std::string_view> prefixes) {
   for (const gguf::TensorInfo& tensor : header.tensors()) {
     const auto begins = [&](std::string_view prefix) { return tensor.name.starts_with(prefix); };
     if (!std::ranges::any_of(prefixes, begins)) continue;

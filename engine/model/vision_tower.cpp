@@ -83,7 +83,7 @@ Task<Status> VisionTower::load_weights(const VisionTensors& tensors, uint32_t so
     for (size_t i = 0; i < kVisionLinears.size(); ++i) {
       const bool down = kVisionLinears[i] == "ffn_down";
       CO_TRY_VOID(plan(layer.linears[i].weights, vision_tensor_name(l, kVisionLinears[i]),
-                              down ? config_.ffn : config_.hidden));
+                       down ? config_.ffn : config_.hidden));
       layer.linears[i].clip = (l * kVisionLinears.size() + i) * kClipBytes;
     }
     const std::string before = l == 0 ? "" : vision_tensor_name(l - 1, "ffn_post_norm");

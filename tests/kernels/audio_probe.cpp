@@ -23,14 +23,14 @@ Task<Status> encode_all(gpu::Device& device, AudioTower& tower, std::span<const 
     if (rows.tokens == 0) continue;
     const size_t begin = out.size();
     out.resize(begin + size_t{rows.tokens} * hidden);
-    CO_TRY_VOID(co_await device.read(rows.rows, 0,
-                                     std::as_writable_bytes(std::span(out).subspan(begin))));
+    CO_TRY_VOID(
+        co_await device.read(rows.rows, 0, std::as_writable_bytes(std::span(out).subspan(begin))));
   }
   co_return Status{};
 }
 
-Task<Result<std::vector<float>>> encode(uint32_t source, uint32_t hidden,
-                                        std::vector<float> frames, uint32_t piece, bool again) {
+Task<Result<std::vector<float>>> encode(uint32_t source, uint32_t hidden, std::vector<float> frames,
+                                        uint32_t piece, bool again) {
   gpu::Device device;
   CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
   CO_TRY(const std::optional<AudioConfig> config, AudioConfig::from_gguf(header, hidden));

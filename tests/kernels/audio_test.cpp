@@ -1,4 +1,5 @@
-// The audio tower's kernels against plain double loops: windows from their start, and tokens that have others before them.
+// The audio tower's kernels against plain double loops: windows from their start, and tokens that
+// have others before them.
 #include "engine/kernels/audio.h"
 
 #include <algorithm>
