@@ -140,6 +140,13 @@ std::string text_member(const Json& json, std::string_view key) {
   return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
 }
 
+Json media_report(const generate::Media::Medium* medium) {
+  if (medium == nullptr) return {{"tokens", 0}, {"windows", 0}, {"seconds", 0}};
+  return {{"tokens", medium->tokens()},
+          {"windows", medium->pieces.size()},
+          {"seconds", medium->seconds}};
+}
+
 // What chat and generate share: find the model, parse the request, run, serialise.
 void start_reply(uint32_t call, uint32_t model, std::string_view request, bool chat) {
   start(call, [=, text = std::string(request)]() -> Task<Result<std::string>> {
@@ -271,14 +278,16 @@ void lap_generate(uint32_t call, uint32_t model, const char* request, uint32_t l
 }
 
 // A medium that the engine has soft tokens of is kept until it is released as often as it was held
-// or added. The answer: {tokens}, 0 where it is not there. Errors of generate::Media::can_see.
+// or added. The answer: {tokens, windows, seconds}, tokens 0 where it is not there. audio: 0 for a
+// picture. Errors of generate::Media::can_see and can_hear.
 LAPIDARY_EXPORT(lap_media_hold)
-uint32_t lap_media_hold(uint32_t model, const char* key, uint32_t length) {
+uint32_t lap_media_hold(uint32_t model, const char* key, uint32_t length, uint32_t audio) {
   const auto target = models().find(model);
   if (!target) return answer(target.error());
-  if (const Status can = (*target)->media().can_see(); !can) return answer(can.error());
-  const auto* medium = (*target)->media().hold({key, length});
-  return answer(dump_json({{"tokens", medium == nullptr ? 0 : medium->ids.size()}}));
+  generate::Media& media = (*target)->media();
+  if (const Status can = audio != 0 ? media.can_hear() : media.can_see(); !can)
+    return answer(can.error());
+  return answer(dump_json(media_report(media.hold({key, length}))));
 }
 
 LAPIDARY_EXPORT(lap_media_release)
@@ -289,18 +298,21 @@ uint32_t lap_media_release(uint32_t model, const char* key, uint32_t length) {
   return answer(std::string());
 }
 
-// Completes with {tokens}. source: a picture's pixels; spec: {key}, and as in
-// generate::Media::add_image.
-LAPIDARY_EXPORT(lap_media_add_image)
-void lap_media_add_image(uint32_t call, uint32_t model, uint32_t source, const char* spec,
-                         uint32_t length) {
+// Completes with what lap_media_hold answers. source: a picture's pixels, or sound; spec: {key},
+// and as in generate::Media::add_image and add_sound.
+LAPIDARY_EXPORT(lap_media_add)
+void lap_media_add(uint32_t call, uint32_t model, uint32_t source, const char* spec,
+                   uint32_t length, uint32_t audio) {
   start(call, [=, text = std::string(spec, length)]() -> Task<Result<std::string>> {
-    CO_TRY(Json json, parse_json(text, "a picture"));
+    CO_TRY(Json json, parse_json(text, "a medium"));
     CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
+    generate::Media& media = target->media();
     std::string key = text_member(json, "key");
-    CO_TRY(const auto* medium, co_await target->media().add_image(
-                                   std::move(key), source, std::move(json), cancel_check(call)));
-    co_return dump_json({{"tokens", medium->ids.size()}});
+    auto work = audio != 0
+                    ? media.add_sound(std::move(key), source, std::move(json), cancel_check(call))
+                    : media.add_image(std::move(key), source, std::move(json), cancel_check(call));
+    CO_TRY(const auto* medium, co_await std::move(work));
+    co_return dump_json(media_report(medium));
   });
 }
 

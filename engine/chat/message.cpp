@@ -66,6 +66,9 @@ Result<std::vector<ContentPart>> parse_parts(const Json& list, std::string_view 
       part.text = *text;
     } else if (const std::string* medium = string_member(item, "media")) {
       part.medium = *medium;
+      const Json* window = present(item, "window");
+      if (window != nullptr && window->is_number_unsigned() && *window <= UINT32_MAX)
+        part.window = window->get<uint32_t>();
     }
     parts.push_back(std::move(part));
   }

@@ -3,34 +3,25 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <fstream>
-#include <sstream>
 
 #include "engine/chat/render.h"
+#include "engine/reference/fixture.h"
 #include "engine/tokenizer/test_vocabulary.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace lapidary::chat {
 namespace {
 
-Json read_json(const std::string& path) {
-  std::ifstream file(LAPIDARY_ROOT "/tests/fixtures/" + path, std::ios::binary);
-  EXPECT_TRUE(file.good()) << path;
-  std::stringstream text;
-  text << file.rdbuf();
-  auto json = parse_json(text.str(), path);
-  EXPECT_TRUE(json.has_value()) << path;
-  return json ? *std::move(json) : Json();
-}
+using reference::read_fixture_json;
 
 tokenizer::Tokenizer nano_tokenizer() {
-  const auto vocabulary = tokenizer::nano_vocabulary(read_json("nano/tokenizer.json"));
+  const auto vocabulary = tokenizer::nano_vocabulary(read_fixture_json("nano/tokenizer.json.gz"));
   return *tokenizer::Tokenizer::create(vocabulary.source());
 }
 
 TEST(PromptIds, MatchEveryNanoCase) {
   const auto nano = nano_tokenizer();
-  const Json cases = read_json("nano/chat_cases.json");
+  const Json cases = read_fixture_json("nano/chat_cases.json.gz");
   ASSERT_EQ(cases.size(), 64u);
   for (const Json& c : cases) {
     const auto conversation = parse_messages(c["messages"], c["tools"]);

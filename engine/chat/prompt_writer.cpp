@@ -83,7 +83,7 @@ void PromptWriter::medium(const ContentPart& part) {
                                 : part.kind == PartKind::kAudio ? kAudio
                                                                 : kVideo;
   if (part.medium.empty()) return tag(text);
-  pieces_.push_back({std::string(text), true, learn_, part.medium});
+  pieces_.push_back({std::string(text), true, learn_, part.medium, part.window});
 }
 
 void PromptWriter::quoted(std::string_view content) {

@@ -2,6 +2,7 @@
 // (gemma4.md §6.1).
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct Piece {
   bool learn = false;
   // The one tag of this piece stands for it (ContentPart::medium).
   std::string medium = {};
+  std::optional<uint32_t> window = {};
 
   bool operator==(const Piece&) const = default;
 };

@@ -3,24 +3,14 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <sstream>
-
 #include "engine/base/text.h"
 #include "engine/chat/prompt_writer.h"
+#include "engine/reference/fixture.h"
 
 namespace lapidary::chat {
 namespace {
 
-Json read_json(const std::string& path) {
-  std::ifstream file(LAPIDARY_ROOT "/tests/fixtures/" + path, std::ios::binary);
-  EXPECT_TRUE(file.good()) << path;
-  std::stringstream text;
-  text << file.rdbuf();
-  auto json = parse_json(text.str(), path);
-  EXPECT_TRUE(json.has_value()) << path;
-  return json ? *std::move(json) : Json();
-}
+using reference::read_fixture_json;
 
 Json json(std::string_view text) {
   auto value = parse_json(text, "test");
@@ -52,14 +42,14 @@ void check_case(const Json& c, const Json& small, const Json& large) {
 }
 
 TEST(Render, MatchesNanoCases) {
-  const Json cases = read_json("nano/chat_cases.json");
+  const Json cases = read_fixture_json("nano/chat_cases.json.gz");
   ASSERT_EQ(cases.size(), 64u);
   for (const Json& c : cases)
     check_case(c, c["text"], c.contains("text_31b") ? c["text_31b"] : c["text"]);
 }
 
 TEST(Render, MatchesGemmaVectors) {
-  const Json vectors = read_json("gemma4/chat_vectors.json")["vectors"];
+  const Json vectors = read_fixture_json("gemma4/chat_vectors.json.gz")["vectors"];
   ASSERT_EQ(vectors.size(), 80u);
   for (const Json& c : vectors)
     check_case(c, c["small"], c.contains("large") ? c["large"] : c["small"]);

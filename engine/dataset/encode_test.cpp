@@ -57,7 +57,7 @@ std::vector<bool> model_wrote(const std::vector<uint32_t>& ids) {
 }
 
 TEST(Encode, LearnsWhatTheModelWroteInEveryNanoCase) {
-  const Json cases = reference::read_fixture_json("nano/chat_cases.json");
+  const Json cases = reference::read_fixture_json("nano/chat_cases.json.gz");
   size_t compared = 0, calls = 0;
   for (const Json& c : cases) {
     // A prompt for the next reply is no training text.

@@ -14,7 +14,7 @@ namespace lapidary::dataset {
 
 inline const tokenizer::Tokenizer& nano() {
   static const auto vocabulary =
-      tokenizer::nano_vocabulary(reference::read_fixture_json("nano/tokenizer.json"));
+      tokenizer::nano_vocabulary(reference::read_fixture_json("nano/tokenizer.json.gz"));
   static const auto tokenizer = *tokenizer::Tokenizer::create(vocabulary.source());
   return tokenizer;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <type_traits>
 
 #include "engine/base/random.h"
 #include "engine/base/text.h"
@@ -17,12 +18,15 @@ constexpr size_t kMaxKey = 128;
 // Of a digest, in hexadecimal.
 constexpr size_t kDigestDigits = 64;
 constexpr size_t kWordDigits = 16;
-// Pixels that one read asks for.
+// Pixels, and bytes of sound, that one read asks for.
 constexpr uint32_t kPixelsRead = 1 << 20;
+constexpr uint64_t kSoundRead = 1 << 20;
+// Of one recording: an hour and a half.
+constexpr size_t kMostSoundTokens = 135'000;
 
 // Ids that say which medium they are of: what the KV cache holds of one serves that one alone, in
 // this engine and, in a snapshot, in the next.
-Result<std::vector<uint32_t>> ids_of(std::string_view key, uint32_t count) {
+Result<std::vector<uint32_t>> ids_of(std::string_view key, uint32_t piece, uint32_t count) {
   uint64_t words[kDigestDigits / kWordDigits] = {};
   bool good = key.size() >= kDigestDigits && key.size() <= kMaxKey;
   for (size_t i = 0; good && i < std::size(words); ++i) {
@@ -34,7 +38,7 @@ Result<std::vector<uint32_t>> ids_of(std::string_view key, uint32_t count) {
     return fail(ErrorCode::kInvalidArgument,
                 "a medium is named by the 64 hexadecimal digits of its digest");
   }
-  uint64_t more = count;
+  uint64_t more = uint64_t{piece} << 32 | count;
   for (const char c : key.substr(kDigestDigits)) more = more * 31 + static_cast<unsigned char>(c);
   Random first(words[0], words[1]);
   Random second(words[2] + more, words[3]);
@@ -46,7 +50,7 @@ Result<std::vector<uint32_t>> ids_of(std::string_view key, uint32_t count) {
 Result<uint32_t> number(const Json& spec, std::string_view key) {
   const Json* value = json_member(spec, key);
   if (value == nullptr || !value->is_number_unsigned() || value->get<uint64_t>() > UINT32_MAX)
-    return fail(ErrorCode::kInvalidArgument, cat("a picture needs a ", key));
+    return fail(ErrorCode::kInvalidArgument, cat("a medium needs a ", key));
   return value->get<uint32_t>();
 }
 
@@ -80,32 +84,69 @@ Task<Result<std::vector<uint8_t>>> scaled(uint32_t source, uint32_t channels,
 
 }  // namespace
 
+uint64_t Media::Medium::bytes() const {
+  uint64_t sum = 0;
+  for (const Piece& piece : pieces) sum += piece.rows->size();
+  return sum;
+}
+
+size_t Media::Medium::tokens() const {
+  size_t sum = 0;
+  for (const Piece& piece : pieces) sum += piece.ids.size();
+  return sum;
+}
+
 Status Media::find_towers(const gguf::Header& header, uint32_t source, bool projector) {
-  auto config = model::VisionConfig::from_gguf(header, hidden_);
-  if (!config && config.error().code != ErrorCode::kUnsupported)
-    return std::unexpected(std::move(config).error());
-  if (config && !*config) {
-    if (!projector) return {};
-    return fail(ErrorCode::kInvalidFormat, "the projector's file has no vision tower");
+  const auto place = [&](auto& found, auto config) -> Status {
+    using Found = std::remove_reference_t<decltype(found)>;
+    if (!config && config.error().code != ErrorCode::kUnsupported)
+      return std::unexpected(std::move(config).error());
+    if (config && !*config) return {};
+    found = Found();
+    if (!config) {
+      found.refused = std::unexpected(std::move(config).error());
+      return {};
+    }
+    found.config = std::move(*config);
+    found.tensors = std::make_unique<typename decltype(found.tensors)::element_type>(header);
+    found.source = source;
+    return {};
+  };
+  TRY_VOID(place(eyes_, model::VisionConfig::from_gguf(header, hidden_)));
+  TRY(auto raw, model::RawAudioConfig::from_gguf(header, hidden_));
+  if (raw) {
+    raw_config_ = std::move(raw);
+    ears_ = {.source = source};
+  } else {
+    TRY_VOID(place(ears_, model::AudioConfig::from_gguf(header, hidden_)));
   }
-  refused_ = config ? Status{} : std::unexpected(config.error());
-  vision_ = config ? *config : std::nullopt;
-  tensors_ = config ? std::make_unique<model::VisionTensors>(header) : nullptr;
-  source_ = source;
-  return {};
+  if (!projector || eyes_.source == source || ears_.source == source) return {};
+  TRY_VOID(eyes_.refused);
+  TRY_VOID(ears_.refused);
+  return fail(ErrorCode::kInvalidFormat, "the projector's file has no tower");
 }
 
 Status Media::can_see() const {
-  TRY_VOID(refused_);
-  if (vision_) return {};
+  TRY_VOID(eyes_.refused);
+  if (eyes_.config) return {};
   return fail(ErrorCode::kUnsupported,
               "this model takes no pictures: neither its file has a vision tower, nor was a "
-              "projector's file given");
+              "projector's file given that has one");
+}
+
+Status Media::can_hear() const {
+  TRY_VOID(ears_.refused);
+  if (ears_.config || raw_config_) return {};
+  return fail(ErrorCode::kUnsupported,
+              "this model takes no sound: neither its file has an audio tower, nor was a "
+              "projector's file given that has one");
 }
 
 uint64_t Media::bytes() const {
-  uint64_t sum = tower_ ? tower_->bytes() : 0;
-  for (const auto& [key, medium] : media_) sum += medium.rows->size();
+  uint64_t sum = eyes_.tower ? eyes_.tower->bytes() : 0;
+  if (ears_.tower) sum += ears_.tower->bytes();
+  if (raw_ears_) sum += raw_ears_->bytes();
+  for (const auto& [key, medium] : media_) sum += medium.bytes();
   return sum;
 }
 
@@ -135,12 +176,19 @@ void Media::forget_oldest() {
     auto oldest = media_.end();
     for (auto it = media_.begin(); it != media_.end(); ++it) {
       if (it->second.holds > 0) continue;
-      kept += it->second.rows->size();
+      kept += it->second.bytes();
       if (oldest == media_.end() || it->second.used < oldest->second.used) oldest = it;
     }
     if (kept <= kKeptBytes) return;
     media_.erase(oldest);
   }
+}
+
+const Media::Medium* Media::keep(const std::string& key, Medium medium) {
+  media_[key] = std::move(medium);
+  const Medium* kept = hold(key);
+  forget_oldest();
+  return kept;
 }
 
 Task<Result<const Media::Medium*>> Media::add_image(std::string key, uint32_t source, Json spec,
@@ -154,22 +202,105 @@ Task<Result<const Media::Medium*>> Media::add_image(std::string key, uint32_t so
     co_return fail(ErrorCode::kInvalidArgument, "a picture has 3 or 4 channels");
   CO_TRY(const uint32_t budget, number(spec, "maxTokens"));
   CO_TRY(const vision::ImageSize size, vision::tower_size(given, budget));
-  CO_TRY(std::vector<uint32_t> ids, ids_of(key, vision::soft_tokens(size)));
+  CO_TRY(std::vector<uint32_t> ids, ids_of(key, 0, vision::soft_tokens(size)));
 
   const Lock::Held held = co_await lock_.enter();
   // Another reply may have brought the same meanwhile.
   if (const Medium* medium = hold(key)) co_return medium;
-  if (tower_ == nullptr) {
-    CO_TRY(tower_, co_await model::VisionTower::load(*device_, *vision_, *tensors_, source_,
-                                                     variant_, cancelled));
+  if (eyes_.tower == nullptr) {
+    CO_TRY(eyes_.tower, co_await model::VisionTower::load(*device_, *eyes_.config, *eyes_.tensors,
+                                                          eyes_.source, variant_, cancelled));
   }
   CO_TRY(const std::vector<uint8_t> rgb, co_await scaled(source, channels, given, size, cancelled));
-  CO_TRY(gpu::Buffer rows, co_await tower_->encode(rgb, size));
-  media_[key] = {.ids = std::move(ids),
-                 .rows = std::make_shared<const gpu::Buffer>(std::move(rows))};
-  const Medium* medium = hold(key);
-  forget_oldest();
-  co_return medium;
+  CO_TRY(gpu::Buffer rows, co_await eyes_.tower->encode(rgb, size));
+  Medium medium{.kind = model::SoftKind::kImage};
+  medium.pieces.push_back(
+      {.ids = std::move(ids), .rows = std::make_shared<const gpu::Buffer>(std::move(rows))});
+  co_return keep(key, std::move(medium));
+}
+
+Task<Status> Media::load_ears(const std::function<bool()>& cancelled) {
+  if (raw_config_ && raw_ears_ == nullptr) {
+    CO_TRY(raw_ears_, co_await model::RawAudio::load(*device_, *raw_config_, ears_.source, variant_,
+                                                     cancelled));
+  }
+  if (ears_.config && ears_.tower == nullptr) {
+    CO_TRY(ears_.tower, co_await model::AudioTower::load(*device_, *ears_.config, *ears_.tensors,
+                                                         ears_.source, variant_, cancelled));
+  }
+  co_return Status{};
+}
+
+Task<Status> Media::encode_windows(audio::Recording& recording, model::AudioStream& stream,
+                                   Medium& medium) {
+  // Only whole windows: each is one piece.
+  while (const std::optional<audio::Frames> frames = recording.take(true)) {
+    model::AudioRows rows;
+    if (raw_ears_) {
+      rows.tokens = model::RawAudio::soft_tokens(frames->values.size());
+      CO_TRY(rows.rows, co_await raw_ears_->encode(frames->values));
+    } else {
+      CO_TRY(rows, co_await ears_.tower->encode(stream, frames->values, true));
+    }
+    if (rows.tokens == 0) continue;
+    medium.pieces.push_back({.ids = std::vector<uint32_t>(rows.tokens),
+                             .rows = std::make_shared<const gpu::Buffer>(std::move(rows.rows))});
+    if (medium.tokens() > kMostSoundTokens) {
+      co_return fail(ErrorCode::kInvalidArgument,
+                     cat("a recording of more than ", kMostSoundTokens,
+                         " tokens, 25 a second, is longer than is read at once: cut it"));
+    }
+  }
+  co_return Status{};
+}
+
+Task<Result<const Media::Medium*>> Media::add_sound(std::string key, uint32_t source, Json spec,
+                                                    std::function<bool()> cancelled) {
+  CO_TRY_VOID(can_hear());
+  const Json* format = json_member(spec, "format");
+  const bool samples = format != nullptr && *format == "f32";
+  if (!samples && (format == nullptr || *format != "wav"))
+    co_return fail(ErrorCode::kInvalidArgument, "the format of sound is wav or f32");
+  audio::Recording recording;
+  uint32_t channels = 1;
+  if (samples) {
+    CO_TRY(const uint32_t rate, number(spec, "rate"));
+    CO_TRY(channels, number(spec, "channels"));
+    CO_TRY(recording, audio::Recording::of_samples(rate, channels));
+  }
+  if (raw_config_) recording.keep_samples();
+  CO_TRY_VOID(ids_of(key, 0, 1));
+
+  const Lock::Held held = co_await lock_.enter();
+  if (const Medium* medium = hold(key)) co_return medium;
+  CO_TRY_VOID(co_await load_ears(cancelled));
+  Medium medium{.kind = model::SoftKind::kAudio};
+  model::AudioStream stream;
+  const auto size = static_cast<uint64_t>(gpu::host_source_size(source));
+  const uint64_t step =
+      samples ? kSoundRead / (channels * sizeof(float)) * (channels * sizeof(float)) : kSoundRead;
+  std::vector<float> values;
+  for (uint64_t at = 0; at < size; at += step) {
+    if (cancelled()) co_return fail(ErrorCode::kCancelled, "cancelled");
+    const uint64_t count = std::min(step, size - at);
+    values.resize((count + sizeof(float) - 1) / sizeof(float));
+    CO_TRY_VOID(co_await gpu::HostCall([&](uint32_t ticket) {
+      gpu::host_source_read(source, static_cast<double>(at), values.data(),
+                            static_cast<uint32_t>(count), ticket);
+    }));
+    const Bytes bytes = std::as_bytes(std::span(values)).first(count);
+    CO_TRY_VOID(samples ? recording.push_samples(std::span(values).first(count / sizeof(float)))
+                        : recording.push(bytes));
+    CO_TRY_VOID(co_await encode_windows(recording, stream, medium));
+  }
+  CO_TRY_VOID(recording.finish());
+  CO_TRY_VOID(co_await encode_windows(recording, stream, medium));
+  medium.seconds = recording.seconds();
+  for (size_t w = 0; w < medium.pieces.size(); ++w) {
+    std::vector<uint32_t>& ids = medium.pieces[w].ids;
+    CO_TRY(ids, ids_of(key, static_cast<uint32_t>(w), static_cast<uint32_t>(ids.size())));
+  }
+  co_return keep(key, std::move(medium));
 }
 
 }  // namespace lapidary::generate

@@ -1,5 +1,5 @@
-// Pictures of conversations: their soft tokens, made when a picture is first met and kept for the
-// turns that follow.
+// Pictures and sound of conversations: their soft tokens, made when a medium is first met and kept
+// for the turns that follow.
 #pragma once
 
 #include <functional>
@@ -10,21 +10,34 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/audio/recording.h"
 #include "engine/base/json.h"
 #include "engine/base/lock.h"
 #include "engine/gguf/header.h"
+#include "engine/model/audio_tower.h"
+#include "engine/model/decoder.h"
+#include "engine/model/raw_audio.h"
 #include "engine/model/vision_tower.h"
 
 namespace lapidary::generate {
 
 class Media {
  public:
-  // Of one picture.
-  struct Medium {
-    std::vector<uint32_t> ids;                // of its soft tokens: from model::kSoftToken on
+  // Soft tokens side by side.
+  struct Piece {
+    std::vector<uint32_t> ids;                // from model::kSoftToken on
     std::shared_ptr<const gpu::Buffer> rows;  // f32 [ids][hidden of the text model]
+  };
+  // A picture is one piece; of sound each window is one.
+  struct Medium {
+    model::SoftKind kind = model::SoftKind::kImage;
+    std::vector<Piece> pieces;
+    double seconds = 0;  // of sound
     uint32_t holds = 0;
     uint64_t used = 0;
+
+    uint64_t bytes() const;
+    size_t tokens() const;
   };
 
   // hidden: of the text model.
@@ -41,12 +54,13 @@ class Media {
     variant_ = variant;
   }
 
-  // Nothing: the model can take pictures. kUnsupported: it cannot.
+  // Nothing: the model can take pictures, or sound. kUnsupported: it cannot.
   Status can_see() const;
+  Status can_hear() const;
   uint64_t bytes() const;  // of GPU memory
 
   // A medium is kept from here on until as many calls of release() as there were of hold() and
-  // add_image(); nullptr: it is not there. key: 64 hexadecimal digits of a digest of its bytes, and
+  // add_…(); nullptr: it is not there. key: 64 hexadecimal digits of a digest of its bytes, and
   // whatever else tells it from others.
   const Medium* hold(std::string_view key);
   void release(std::string_view key);
@@ -58,18 +72,37 @@ class Media {
   // many or too few; errors of can_see, VisionTower and of the source; kCancelled.
   Task<Result<const Medium*>> add_image(std::string key, uint32_t source, Json spec,
                                         std::function<bool()> cancelled);
+  // The same of a recording. spec: {format: "wav", or "f32" for samples of {rate, channels},
+  // channel after channel for each moment}. Errors of audio::Recording, too; kInvalidArgument: too
+  // long.
+  Task<Result<const Medium*>> add_sound(std::string key, uint32_t source, Json spec,
+                                        std::function<bool()> cancelled);
 
  private:
+  // What a file says of a tower, and the tower once it was needed.
+  template <typename Config, typename Tensors, typename Tower>
+  struct Place {
+    Status refused;  // why that of the file is none
+    std::optional<Config> config;
+    std::unique_ptr<Tensors> tensors;
+    uint32_t source = 0;
+    std::unique_ptr<Tower> tower;
+  };
+  // Encodes the windows that have come.
+  Task<Status> load_ears(const std::function<bool()>& cancelled);
+  Task<Status> encode_windows(audio::Recording& recording, model::AudioStream& stream,
+                              Medium& medium);
+  const Medium* keep(const std::string& key, Medium medium);
   void forget_oldest();
 
   gpu::Device* device_ = nullptr;
   uint32_t hidden_;
   kernels::Variant variant_;
-  Status refused_;  // why the tower of the file is none
-  std::optional<model::VisionConfig> vision_;
-  std::unique_ptr<model::VisionTensors> tensors_;
-  uint32_t source_ = 0;
-  std::unique_ptr<model::VisionTower> tower_;
+  Place<model::VisionConfig, model::VisionTensors, model::VisionTower> eyes_;
+  Place<model::AudioConfig, model::AudioTensors, model::AudioTower> ears_;
+  // Of a model that takes samples as they are.
+  std::optional<model::RawAudioConfig> raw_config_;
+  std::unique_ptr<model::RawAudio> raw_ears_;
   Lock lock_;
   std::map<std::string, Medium, std::less<>> media_;
   uint64_t clock_ = 0;  // of Medium::used

@@ -357,6 +357,7 @@ Json TextModel::info() const {
                {"kernels", cache_.size()},
                {"cuts", std::move(cuts)}};
   if (media_->can_see()) info["modalities"].push_back("image");
+  if (media_->can_hear()) info["modalities"].push_back("audio");
   if (config_.per_layer_dim > 0)
     info["perLayerEmbeddings"] = decoder.rows_in_source() ? "source" : "gpu";
   return info;
@@ -391,48 +392,56 @@ Result<std::vector<chat::Piece>> TextModel::render(const Json& request,
 Status TextModel::check_media(const chat::Conversation& conversation) const {
   for (const chat::Message& message : conversation.messages) {
     for (const chat::ContentPart& part : message.content) {
-      if (part.kind == chat::PartKind::kText) continue;
-      if (part.kind != chat::PartKind::kImage)
-        return fail(ErrorCode::kUnsupported, "this model takes text and pictures, no other media");
-      TRY_VOID(media_->can_see());
+      if (part.kind == chat::PartKind::kImage) TRY_VOID(media_->can_see());
+      if (part.kind == chat::PartKind::kAudio) TRY_VOID(media_->can_hear());
+      if (part.kind == chat::PartKind::kVideo)
+        return fail(ErrorCode::kUnsupported, "video is not supported: give its pictures");
     }
   }
   return {};
 }
 
 Result<TextModel::Prompt> TextModel::prompt_of(std::span<const chat::Piece> pieces) const {
+  struct Tags {
+    std::optional<uint32_t> place, open, close;
+  };
+  const auto tags = [&](std::string_view place, std::string_view open, std::string_view close) {
+    return Tags{tokenizer_.find_special(place), tokenizer_.find_special(open),
+                tokenizer_.find_special(close)};
+  };
+  const Tags image = tags(chat::kImage, chat::kImageOpen, chat::kImageClose);
+  const Tags audio = tags(chat::kAudio, chat::kAudioOpen, chat::kAudioClose);
+  const auto not_given = [] {
+    return fail(ErrorCode::kInvalidArgument, "a medium of the conversation was not given");
+  };
   Prompt prompt;
-  std::vector<const Media::Medium*> media;
-  for (const chat::Piece& piece : pieces) {
-    if (piece.medium.empty()) continue;
-    media.push_back(media_->find(piece.medium));
-    if (media.back() == nullptr)
-      return fail(ErrorCode::kInvalidArgument, "a picture of the conversation was not given");
-  }
-  std::vector<uint32_t> tokens = tokenizer_.encode_pieces_of(pieces);
-  const auto place = tokenizer_.find_special(chat::kImage);
-  const auto open = tokenizer_.find_special(chat::kImageOpen);
-  const auto close = tokenizer_.find_special(chat::kImageClose);
-  // Text never becomes the place of a picture: each is a tag of the template.
-  const size_t places = place ? static_cast<size_t>(std::ranges::count(tokens, *place)) : 0;
-  if (places != media.size())
-    return fail(ErrorCode::kInvalidArgument, "a picture of the conversation was not given");
-  if (media.empty()) return Prompt{std::move(tokens), {}};
-  if (!open || !close)
-    return fail(ErrorCode::kUnsupported, "this model's vocabulary has no tokens around pictures");
-  auto medium = media.begin();
-  for (const uint32_t id : tokens) {
-    if (id != *place) {
+  auto piece = pieces.begin();
+  // Text never becomes the place of a medium: each is a tag of the template.
+  for (const uint32_t id : tokenizer_.encode_pieces_of(pieces)) {
+    if (id != image.place && id != audio.place) {
       prompt.tokens.push_back(id);
       continue;
     }
-    const auto& [ids, rows, holds, used] = **medium++;
-    prompt.tokens.push_back(*open);
-    prompt.soft.push_back({.position = static_cast<uint32_t>(prompt.tokens.size()),
-                           .rows = static_cast<uint32_t>(ids.size()),
-                           .values = rows});
-    prompt.tokens.insert(prompt.tokens.end(), ids.begin(), ids.end());
-    prompt.tokens.push_back(*close);
+    const Tags& tag = id == image.place ? image : audio;
+    if (!tag.open || !tag.close) {
+      return fail(ErrorCode::kUnsupported, "this model's vocabulary has no tokens around media");
+    }
+    while (piece != pieces.end() && piece->medium.empty()) ++piece;
+    const Media::Medium* medium = piece == pieces.end() ? nullptr : media_->find(piece->medium);
+    if (medium == nullptr) return not_given();
+    const auto window = (piece++)->window;
+    if (window && *window >= medium->pieces.size()) return not_given();
+    prompt.tokens.push_back(*tag.open);
+    for (size_t w = window.value_or(0); w < medium->pieces.size(); ++w) {
+      const auto& [ids, rows] = medium->pieces[w];
+      prompt.soft.push_back({.position = static_cast<uint32_t>(prompt.tokens.size()),
+                             .rows = static_cast<uint32_t>(ids.size()),
+                             .values = rows,
+                             .kind = medium->kind});
+      prompt.tokens.insert(prompt.tokens.end(), ids.begin(), ids.end());
+      if (window) break;
+    }
+    prompt.tokens.push_back(*tag.close);
   }
   return prompt;
 }

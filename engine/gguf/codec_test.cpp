@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdio>
 #include <random>
 #include <string>
 #include <vector>
@@ -11,20 +10,10 @@
 #include "engine/base/json.h"
 #include "engine/base/text.h"
 #include "engine/gguf/encode.h"
+#include "engine/reference/fixture.h"
 
 namespace lapidary::gguf {
 namespace {
-
-std::string read_text(const std::string& path) {
-  std::string text;
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  EXPECT_NE(file, nullptr) << path;
-  if (!file) return text;
-  char buffer[1 << 14];
-  for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) text.append(buffer, n);
-  std::fclose(file);
-  return text;
-}
 
 std::vector<std::byte> from_hex(const std::string& hex) {
   std::vector<std::byte> bytes;
@@ -66,11 +55,9 @@ TEST(TensorTypes, Bytes) {
 
 // Blocks and values that ggml's own dequantisation produced: equal to the last bit.
 TEST(Codec, EqualsGgmlVectors) {
-  const auto json =
-      parse_json(read_text(LAPIDARY_ROOT "/tests/fixtures/dequant.json"), "dequant.json");
-  ASSERT_TRUE(json.has_value());
+  const Json json = reference::read_fixture_json("dequant.json.gz");
   size_t formats = 0;
-  for (const auto& [name, vector] : json->items()) {
+  for (const auto& [name, vector] : json.items()) {
     const auto id = vector["type"].get<uint32_t>();
     const TensorTypeInfo* info = tensor_type_info(id);
     ASSERT_NE(info, nullptr) << name;

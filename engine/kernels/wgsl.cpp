@@ -54,6 +54,18 @@ constexpr char kAttentionPrefill[] = {
 constexpr char kAttentionTrain[] = {
 #embed <attention_train.wgsl>
 };
+constexpr char kAudioAttention[] = {
+#embed <audio_attention.wgsl>
+};
+constexpr char kAudioConvolution[] = {
+#embed <audio_convolution.wgsl>
+};
+constexpr char kAudioSubsample[] = {
+#embed <audio_subsample.wgsl>
+};
+constexpr char kBiasNorm[] = {
+#embed <bias_norm.wgsl>
+};
 constexpr char kBound[] = {
 #embed <bound.wgsl>
 };
@@ -237,6 +249,9 @@ constexpr char kSample[] = {
 constexpr char kSampleParams[] = {
 #embed <sample_params.wgsl>
 };
+constexpr char kSigmoidGate[] = {
+#embed <sigmoid_gate.wgsl>
+};
 constexpr char kSplits[] = {
 #embed <splits.wgsl>
 };
@@ -289,6 +304,10 @@ constexpr Module kModules[] = {
     {"attention_pairs.wgsl", kAttentionPairs},
     {"attention_prefill.wgsl", kAttentionPrefill},
     {"attention_train.wgsl", kAttentionTrain},
+    {"audio_attention.wgsl", kAudioAttention},
+    {"audio_convolution.wgsl", kAudioConvolution},
+    {"audio_subsample.wgsl", kAudioSubsample},
+    {"bias_norm.wgsl", kBiasNorm},
     {"bound.wgsl", kBound},
     {"codec_bf16.wgsl", kCodecBf16},
     {"codec_f16.wgsl", kCodecF16},
@@ -350,6 +369,7 @@ constexpr Module kModules[] = {
     {"residual_norm_back.wgsl", kResidualNormBack},
     {"sample.wgsl", kSample},
     {"sample_params.wgsl", kSampleParams},
+    {"sigmoid_gate.wgsl", kSigmoidGate},
     {"splits.wgsl", kSplits},
     {"step.wgsl", kStep},
     {"sum_heads.wgsl", kSumHeads},

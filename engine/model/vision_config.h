@@ -4,13 +4,12 @@
 #pragma once
 
 #include <array>
-#include <deque>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/base/error.h"
 #include "engine/gguf/header.h"
+#include "engine/model/tower_tensors.h"
 #include "engine/vision/image_size.h"
 
 namespace lapidary::model {
@@ -44,18 +43,9 @@ inline constexpr std::array<std::string_view, 3> kPatchNorms = {"v.patch_norm.1"
                                                                 "v.patch_norm.3"};
 inline constexpr uint32_t kEmbedderValues = 3 * vision::kTokenSide * vision::kTokenSide;
 
-// The entries of a tower's tensors, apart from their header, which may be large: the tower is
-// loaded when it is first needed.
-class VisionTensors {
+class VisionTensors : public TowerTensors {
  public:
-  // The tensors have passed VisionConfig::from_gguf.
   explicit VisionTensors(const gguf::Header& header);
-  // nullptr if absent.
-  const gguf::TensorInfo* find(std::string_view name) const;
-
- private:
-  std::deque<std::string> names_;
-  std::vector<gguf::TensorInfo> tensors_;
 };
 
 // "v.blk.3.attn_q.weight"

@@ -77,7 +77,7 @@ inline TestVocabulary small_vocabulary() {
   return v;
 }
 
-// tests/fixtures/nano/tokenizer.json, in the form and with the types that its GGUF has.
+// tests/fixtures/nano/tokenizer.json.gz, in the form and with the types that its GGUF has.
 inline TestVocabulary nano_vocabulary(const Json& json) {
   std::vector<std::string> texts(json["model"]["vocab"].size());
   for (const auto& [text, id] : json["model"]["vocab"].items()) texts.at(id.get<size_t>()) = text;

@@ -4,26 +4,17 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <fstream>
 #include <random>
-#include <sstream>
 
+#include "engine/reference/fixture.h"
 #include "engine/tokenizer/test_vocabulary.h"
 
 namespace lapidary::tokenizer {
 namespace {
 
-using Ids = std::vector<uint32_t>;
+using reference::read_fixture_json;
 
-Json read_json(const std::string& path) {
-  std::ifstream file(LAPIDARY_ROOT "/tests/fixtures/" + path, std::ios::binary);
-  EXPECT_TRUE(file.good()) << path;
-  std::stringstream text;
-  text << file.rdbuf();
-  auto json = parse_json(text.str(), path);
-  EXPECT_TRUE(json.has_value()) << path;
-  return json ? *std::move(json) : Json();
-}
+using Ids = std::vector<uint32_t>;
 
 Tokenizer make(const TestVocabulary& vocabulary) {
   auto tokenizer = Tokenizer::create(vocabulary.source());
@@ -33,7 +24,7 @@ Tokenizer make(const TestVocabulary& vocabulary) {
 
 // The Gemma 4 vocabulary, filled up to its full size with tokens that no text holds.
 TestVocabulary gemma_vocabulary() {
-  const Json json = read_json("gemma4/vocabulary_excerpt.json");
+  const Json json = read_fixture_json("gemma4/vocabulary_excerpt.json.gz");
   TestVocabulary v;
   const auto fill = [&](uint64_t end) {
     while (v.token_count < end)
@@ -50,8 +41,8 @@ TestVocabulary gemma_vocabulary() {
 }
 
 TEST(Tokenizer, MatchesEveryNanoCase) {
-  const Tokenizer tokenizer = make(nano_vocabulary(read_json("nano/tokenizer.json")));
-  const Json cases = read_json("nano/tokenizer_cases.json");
+  const Tokenizer tokenizer = make(nano_vocabulary(read_fixture_json("nano/tokenizer.json.gz")));
+  const Json cases = read_fixture_json("nano/tokenizer_cases.json");
   ASSERT_EQ(cases.size(), 252u);
   for (const Json& c : cases) {
     const auto text = c["text"].get<std::string>();
@@ -65,7 +56,7 @@ TEST(Tokenizer, MatchesEveryNanoCase) {
 TEST(Tokenizer, MatchesGemmaVectors) {
   const Tokenizer tokenizer = make(gemma_vocabulary());
   ASSERT_EQ(tokenizer.size(), 262144u);
-  const Json vectors = read_json("gemma4/tokenizer_vectors.json");
+  const Json vectors = read_fixture_json("gemma4/tokenizer_vectors.json");
   ASSERT_EQ(vectors["plain_no_special"].size(), 42u);
   ASSERT_EQ(vectors["parse_special"].size(), 11u);
   for (const Json& c : vectors["plain_no_special"]) {
@@ -84,7 +75,7 @@ TEST(Tokenizer, MatchesGemmaVectors) {
 }
 
 TEST(Tokenizer, MatchesTinyModels) {
-  const Json json = read_json("gemma4/tiny_vocabulary.json");
+  const Json json = read_fixture_json("gemma4/tiny_vocabulary.json");
   TestVocabulary v;
   for (size_t i = 0; i < json["tokens"].size(); ++i) {
     v.add_token(json["tokens"][i].get<std::string>(),
@@ -170,7 +161,7 @@ TEST(Tokenizer, InvalidUtf8ComesBack) {
 
 TEST(Tokenizer, EveryWayOfMergingAgreesWithTheDefinition) {
   // The definition, word for word: repeatedly merge the pair of lowest rank, leftmost first.
-  const Tokenizer tokenizer = make(nano_vocabulary(read_json("nano/tokenizer.json")));
+  const Tokenizer tokenizer = make(nano_vocabulary(read_fixture_json("nano/tokenizer.json.gz")));
   const Vocabulary& v = tokenizer.vocabulary();
   const auto naive = [&](const std::string& text) {
     Ids ids;

