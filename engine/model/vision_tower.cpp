@@ -18,14 +18,45 @@ constexpr double kTheta = 100;  // of both axes' rope
 constexpr uint32_t kPatchValues = 3 * vision::kPatch * vision::kPatch;
 // Patches that a side of a picture has at most, by the largest token budget.
 constexpr uint32_t kMostPositions = vision::kTokenBudgets.back() * vision::kPooling;
-// Rows of the position tables that are read at once.
-constexpr uint32_t kPositionRows = 256;
+// Bytes and floats of a linear's clip range: bindings begin at multiples of 256 bytes.
+constexpr uint64_t kClipBytes = 256;
+constexpr size_t kClipFloats = kClipBytes / sizeof(float);
+constexpr float kNoClip = 3.4e38f;
+
+constexpr std::array<std::string_view, 4> kClipSuffixes = {".input_min", ".input_max",
+                                                           ".output_min", ".output_max"};
+
+size_t reserve_floats(std::vector<float>& floats, Site& site, size_t count) {
+  const size_t at = round_up(floats.size(), 64);
+  floats.resize(at + count, 0.0f);
+  site.offset = at * sizeof(float);
+  site.bytes = round_up(count, 4) * sizeof(float);
+  return at;
+}
+
 }  // namespace
+
+Result<gpu::Buffer> VisionTower::buffer(uint64_t bytes, std::string_view label, uint64_t& total) {
+  if (static_cast<double>(bytes) > device_.info().max_binding_size) {
+    return fail(ErrorCode::kOutOfMemory,
+                cat(label, " of the vision tower needs a binding of ", bytes,
+                    " bytes; this adapter allows ", device_.info().max_binding_size,
+                    ". Fewer tokens an image need less"));
+  }
+  TRY(gpu::Buffer made, device_.create_buffer(bytes, gpu::kStorageUsage, label));
+  total += made.size();
+  return made;
+}
 
 Task<Result<std::unique_ptr<VisionTower>>> VisionTower::load(
     gpu::Device& device, const VisionConfig& config, const VisionTensors& tensors, uint32_t source,
     const kernels::Variant& variant, std::function<bool()> cancelled) {
   std::unique_ptr<VisionTower> tower(new VisionTower(device, config, variant));
+  if (config.layers == 0) {
+    CO_TRY(tower->embedder_, co_await VisionEmbedder::load(device, config, tensors, source, variant,
+                                                           std::move(cancelled)));
+    co_return std::move(tower);
+  }
   CO_TRY_VOID(co_await tower->load_weights(tensors, source, std::move(cancelled)));
   co_return std::move(tower);
 }
@@ -33,33 +64,72 @@ Task<Result<std::unique_ptr<VisionTower>>> VisionTower::load(
 // The range of every linear, in the order of v.clamp_data: from that tensor, or from four scalars
 // beside the weights. What has none is left as it is.
 Task<Status> VisionTower::load_clips(const VisionTensors& tensors, uint32_t source) {
-  std::vector<std::string> linears;
-  for (uint32_t l = 0; l < config_.layers; ++l) {
-    for (const std::string_view linear : kVisionLinears)
-      linears.push_back(vision_tensor_name(l, linear, ""));
+  const size_t linears = layers_.size() * kVisionLinears.size() + 1;
+  std::vector<float> clips(linears * kClipFloats);
+  for (size_t i = 0; i < linears; ++i) {
+    for (const size_t k : {0, 2}) {
+      clips[i * kClipFloats + k] = -kNoClip;
+      clips[i * kClipFloats + k + 1] = kNoClip;
+    }
   }
-  linears.emplace_back("mm.input_projection");
-  CO_TRY(std::vector<float> clips, co_await read_clips(tensors, linears, source));
+  std::vector<VectorJob> jobs;
+  for (size_t i = 0; i < linears; ++i) {
+    const auto layer = static_cast<uint32_t>(i / kVisionLinears.size());
+    const std::string name =
+        i + 1 == linears ? "mm.input_projection"
+                         : vision_tensor_name(layer, kVisionLinears[i % kVisionLinears.size()], "");
+    for (size_t k = 0; k < kClipSuffixes.size(); ++k) {
+      const gguf::TensorInfo* scalar = tensors.find(cat(name, kClipSuffixes[k]));
+      if (scalar == nullptr) continue;
+      if (scalar->elements() != 1)
+        co_return fail(ErrorCode::kInvalidFormat,
+                       cat("tensor ", scalar->name, " is no single number"));
+      jobs.push_back({.tensor = scalar, .at = i * kClipFloats + k});
+    }
+  }
+  CO_TRY_VOID(co_await read_vectors(source, jobs, clips));
+  clips_any_ = !jobs.empty();
   if (const gguf::TensorInfo* packed = tensors.find("v.clamp_data"); packed != nullptr) {
-    const size_t count = linears.size() * 4;
-    if (packed->elements() != count || packed->dims[0] != count)
+    if (packed->elements() != linears * 4 || packed->dims[0] != packed->elements())
       co_return fail(ErrorCode::kInvalidFormat, cat("tensor v.clamp_data has ", packed->elements(),
-                                                    " values, expected ", count));
-    std::vector<float> values(count);
+                                                    " values, expected ", linears * 4));
+    std::vector<float> values(linears * 4);
     const VectorJob job{.tensor = packed, .at = 0};
     CO_TRY_VOID(co_await read_vectors(source, {&job, 1}, values));
-    for (size_t i = 0; i < count && !clips_any_; ++i)
+    for (size_t i = 0; i < values.size() && !clips_any_; ++i)
       clips[i / 4 * kClipFloats + i % 4] = values[i];
     clips_any_ = true;
   }
-  co_return upload_clips(std::move(clips));
+  for (size_t i = 0; i < linears; ++i) {
+    for (const size_t k : {0, 2}) {
+      float& low = clips[i * kClipFloats + k];
+      float& high = clips[i * kClipFloats + k + 1];
+      if (!(low <= high))  // or one is not a number
+        co_return fail(ErrorCode::kInvalidFormat,
+                       cat("the clip range of the vision tower's linear ", i, " is ", low, " to ",
+                           high, ": the file is damaged"));
+      low = std::max(low, -kNoClip);
+      high = std::min(high, kNoClip);
+    }
+  }
+  CO_TRY(clips_, buffer(clips.size() * sizeof(float), "clip ranges", weight_bytes_));
+  device_.write(clips_, 0, std::as_bytes(std::span(clips)));
+  co_return Status{};
 }
 
 Task<Status> VisionTower::load_weights(const VisionTensors& tensors, uint32_t source,
                                        std::function<bool()> cancelled) {
   std::vector<MatrixJob> matrices;
-  const auto plan = [&](MatrixGroup& group, std::string_view name, uint32_t cols) {
-    return plan_matrix(group, *tensors.find(name), cols, matrices, weight_bytes_);
+  const auto plan_matrix = [&](MatrixGroup& group, std::string_view name, uint32_t cols) -> Status {
+    const gguf::TensorInfo* tensor = tensors.find(name);
+    const auto rows = static_cast<uint32_t>(tensor->elements() / cols);
+    TRY(const kernels::Codec codec, matrix_codec(*tensor, rows, cols));
+    group.cols = cols;
+    group.segments = {{codec, rows, 0}};
+    TRY(group.buffer, buffer(kernels::packed_bytes(codec, rows, cols), name, weight_bytes_));
+    // Groups do not move any more.
+    matrices.push_back({tensor, codec, cols, 0, rows, &group.buffer, 0});
+    return {};
   };
   std::vector<float> floats;
   std::vector<VectorJob> vectors;
@@ -75,15 +145,15 @@ Task<Status> VisionTower::load_weights(const VisionTensors& tensors, uint32_t so
     if (site.has_post) add_vector(post, at);
     if (site.has_pre) add_vector(pre, at + hidden);
   };
-  CO_TRY_VOID(plan(patch_embedding_, "v.patch_embd.weight", kPatchValues));
-  CO_TRY_VOID(plan(projector_.weights, "mm.input_projection.weight", config_.hidden));
+  CO_TRY_VOID(plan_matrix(patch_embedding_, "v.patch_embd.weight", kPatchValues));
+  CO_TRY_VOID(plan_matrix(projector_.weights, "mm.input_projection.weight", config_.hidden));
   layers_ = std::vector<Layer>(config_.layers);
   for (uint32_t l = 0; l < config_.layers; ++l) {
     Layer& layer = layers_[l];
     for (size_t i = 0; i < kVisionLinears.size(); ++i) {
       const bool down = kVisionLinears[i] == "ffn_down";
-      CO_TRY_VOID(plan(layer.linears[i].weights, vision_tensor_name(l, kVisionLinears[i]),
-                       down ? config_.ffn : config_.hidden));
+      CO_TRY_VOID(plan_matrix(layer.linears[i].weights, vision_tensor_name(l, kVisionLinears[i]),
+                              down ? config_.ffn : config_.hidden));
       layer.linears[i].clip = (l * kVisionLinears.size() + i) * kClipBytes;
     }
     const std::string before = l == 0 ? "" : vision_tensor_name(l - 1, "ffn_post_norm");
@@ -109,20 +179,8 @@ Task<Status> VisionTower::load_weights(const VisionTensors& tensors, uint32_t so
   CO_TRY_VOID(co_await load_clips(tensors, source));
   CO_TRY_VOID(co_await read_vectors(source, vectors, floats));
   device_.write(vectors_, 0, std::as_bytes(std::span(floats)));
-  const gguf::TensorInfo* positions = tensors.find("v.position_embd.weight");
-  for (uint64_t row = 0; row < uint64_t{2} * position_rows_;) {
-    const uint64_t axis = row / position_rows_;
-    const uint64_t in_axis = row % position_rows_;
-    const uint64_t rows = std::min<uint64_t>(kPositionRows, position_rows_ - in_axis);
-    std::vector<float> piece(rows * hidden);
-    const VectorJob job{.tensor = positions,
-                        .at = 0,
-                        .first = (axis * config_.positions + in_axis) * hidden,
-                        .count = piece.size()};
-    CO_TRY_VOID(co_await read_vectors(source, {&job, 1}, piece));
-    device_.write(positions_, row * hidden * sizeof(float), std::as_bytes(std::span(piece)));
-    row += rows;
-  }
+  CO_TRY_VOID(
+      co_await upload_positions(device_, config_, tensors, source, position_rows_, positions_));
   const std::vector<float> turns = kernels::rope_table(
       config_.head_dim() / 2, config_.head_dim() / 4, kTheta, {}, position_rows_);
   CO_TRY(rope_, buffer(turns.size() * sizeof(float), "rotary table", weight_bytes_));
@@ -156,6 +214,19 @@ Status VisionTower::allocate(uint32_t patches) {
       buffer(uint64_t{soft} * config_.output * sizeof(float), "soft tokens", scratch_bytes_));
   scratch_.patches = patches;
   return {};
+}
+
+void VisionTower::record_linear(Program& program, const Linear& linear, const gpu::Buffer& out,
+                                const gpu::Buffer& in, const gpu::Buffer& step) {
+  const kernels::MatmulSpec spec{.segments = linear.weights.segments,
+                                 .cols = linear.weights.cols,
+                                 .clip = clips_any_,
+                                 .light = variant_.light};
+  std::vector<gpu::Range> ranges{linear.weights.buffer, out, in};
+  if (spec.clip) ranges.push_back({clips_, linear.clip, 4 * sizeof(float)});
+  ranges.emplace_back(step);
+  program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
+              [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
 }
 
 void VisionTower::record_norm(Program& program, const Site& site, bool has_delta,
@@ -213,7 +284,13 @@ void VisionTower::record() {
   inputs_.add(cache_, kernels::image_patches_source(vision::kPatch),
               std::vector<gpu::Range>{scratch_.image, scratch_.wide[0], grid_, step_},
               [](uint32_t n) { return kernels::image_patches_groups(vision::kPatch, n); });
-  record_matmul(inputs_, patch_embedding_, scratch_.delta, scratch_.wide[0], step_);
+  const kernels::MatmulSpec embedding{.segments = patch_embedding_.segments,
+                                      .cols = patch_embedding_.cols,
+                                      .light = variant_.light};
+  inputs_.add(
+      cache_, kernels::matmul_source(embedding),
+      std::vector<gpu::Range>{patch_embedding_.buffer, scratch_.delta, scratch_.wide[0], step_},
+      [embedding](uint32_t n) { return kernels::matmul_groups(embedding, n); });
   inputs_.add(
       cache_, kernels::add_positions_source(config_.hidden, position_rows_),
       std::vector<gpu::Range>{scratch_.delta, positions_, scratch_.x[0], grid_, step_},
@@ -244,6 +321,7 @@ Task<Status> VisionTower::prepare(uint32_t patches) {
 
 Task<Result<gpu::Buffer>> VisionTower::encode(std::span<const uint8_t> rgb,
                                               vision::ImageSize size) {
+  if (embedder_) co_return co_await embedder_->encode(rgb, size);
   const kernels::Grid grid{.columns = size.width / vision::kPatch,
                            .rows = size.height / vision::kPatch};
   if (std::max(grid.columns, grid.rows) > position_rows_) {
