@@ -1,4 +1,4 @@
-// What the towers (vision, audio) share: weights in buffers of their own, linears with clip ranges,
+// What a tower has, whatever it takes: weights in buffers of their own, linears with clip ranges,
 // and their dispatches.
 #pragma once
 
@@ -29,7 +29,7 @@ class Tower {
   static constexpr uint64_t kClipBytes = 256;
   static constexpr size_t kClipFloats = kClipBytes / sizeof(float);
 
-  // name: "vision"
+  // name: "audio"
   Tower(gpu::Device& device, const kernels::Variant& variant, std::string_view name)
       : device_(device), cache_(device), variant_(variant), name_(name) {}
 

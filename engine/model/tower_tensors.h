@@ -1,4 +1,4 @@
-// The tensors of a tower (vision, audio) and the checks that they pass before any is read.
+// The tensors of a tower and the checks that they pass before any is read.
 #pragma once
 
 #include <array>
@@ -37,7 +37,7 @@ class TowerTensors {
   std::vector<gguf::TensorInfo> tensors_;
 };
 
-// Errors name the tower ("vision") and the tensor. kNotFound: it is missing; kInvalidFormat: of
+// Errors name the tower ("audio") and the tensor. kNotFound: it is missing; kInvalidFormat: of
 // another shape; kUnsupported: of a type that is not read.
 class TensorCheck {
  public:
