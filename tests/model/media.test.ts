@@ -19,7 +19,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { create, globals } from 'webgpu';
 import { argmax, maxAbsDifference, report } from '../support/compare.ts';
 import { loadBytes, memorySource } from '../support/fixtures.ts';
-import { idBytes, kernelTests } from '../support/kernel-tests.ts';
+import { kernelTests } from '../support/kernel-tests.ts';
 import {
   HIDDEN,
   IMAGE,
@@ -88,14 +88,26 @@ async function expectedLogprobs(messages: Message[], pictures: ReturnType<typeof
     const made = await engine.call('vision_probe', [source, HIDDEN, data, width, height, 0]).done;
     rows.push(...new Float32Array(made.buffer));
   }
-  const places = Array.from<number>({ length: SOFT }).fill(-1);
-  const ids = model
-    .render(messages)
-    .tokens.flatMap((id) => (id === IMAGE ? [IMAGE_OPEN, ...places, IMAGE_CLOSE] : [id]));
+  const spans: { position: number; rows: number; first: number }[] = [];
+  const ids: number[] = [];
+  for (const id of model.render(messages).tokens) {
+    if (id !== IMAGE) {
+      ids.push(id);
+      continue;
+    }
+    const first = SOFT * spans.length;
+    spans.push({ position: ids.length + 1, rows: SOFT, first });
+    const soft = Array.from({ length: SOFT }, (_, row) => 2 ** 31 + first + row);
+    ids.push(IMAGE_OPEN, ...soft, IMAGE_CLOSE);
+  }
   const source = engine.addSource(memorySource('tiny-e.gguf', seeingText()));
+  const request = JSON.stringify({
+    options: { kvType: 'f32', batchSize: 512, tune: false },
+    ops: [{ op: 'all', prompt: { ids, spans } }],
+  });
   const bytes = new Uint8Array(Float32Array.from(rows).buffer);
   const logits = new Float32Array(
-    (await engine.call('soft_probe', [source, idBytes(ids), bytes, 512]).done).buffer,
+    (await engine.call('soft_probe', [source, request, bytes]).done).buffer,
   );
   engine.destroy();
   const { vocab } = model.info;
