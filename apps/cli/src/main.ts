@@ -6,6 +6,7 @@ import { embed } from './commands/embed.js';
 import { list } from './commands/list.js';
 import { run } from './commands/run.js';
 import { show } from './commands/show.js';
+import { transcribe } from './commands/transcribe.js';
 import { tokenize } from './commands/tokenize.js';
 import { EXIT, EXIT_HELP, report } from './exit.js';
 
@@ -110,6 +111,11 @@ program
     'a picture that comes before the prompt: a file or an http(s) address (may be given several times)',
     collect,
   )
+  .option(
+    '--audio <path>',
+    'a recording that comes before the prompt: a WAV file or an http(s) address (may be given several times)',
+    collect,
+  )
   .addOption(
     new Option('--image-tokens <n>', 'what a picture becomes at most: more show more detail')
       .choices(['70', '140', '280', '560', '1120'])
@@ -124,7 +130,7 @@ program
     'after',
     `
 The answer goes to standard output; the GPU, the speed and the thinking go to standard error. In a conversation,
-paths of pictures among what is said are pictures.
+paths of pictures and WAV files among what is said are these.
 
 Examples:
   lapidary run nano "What is the capital of France?"
@@ -136,6 +142,22 @@ Examples:
 ${EXIT_HELP}`,
   )
   .action(guarded(run));
+
+program
+  .command('transcribe')
+  .description('Write down what is said in a recording, by windows of 30 seconds')
+  .argument('<model>', MODEL)
+  .argument('<file>', 'a WAV file of any rate and channels, or its http(s) address')
+  .option('--prompt <text>', 'what the model is told to do with each window')
+  .option('--max-tokens <n>', 'most tokens to write for a window', wholeFrom(1))
+  .option('--json', '{start, end, text} of each window, as JSON, one a line')
+  .addOption(projector())
+  .addOption(context())
+  .addOption(kvType())
+  .addOption(perLayerEmbeddings())
+  .addOption(models())
+  .addHelpText('after', `\nThe words go to standard output as they come, with minutes and seconds.\n${EXIT_HELP}`)
+  .action(guarded(transcribe));
 
 program
   .command('pull')

@@ -18,7 +18,7 @@ import type { DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
 import { loadOn, type Loaded } from './loaded.js';
-import { withMedia, withoutMedia } from './media/media.js';
+import { holdSound, withMedia, withoutMedia } from './media/media.js';
 import {
   engineModule,
   closeFound,
@@ -35,6 +35,7 @@ import { throwIfAborted, type ByteSource } from './source/source.js';
 import { Turns } from './turns.js';
 import type {
   AdapterInfo,
+  AudioInput,
   ChatOptions,
   FileHeader,
   KernelVariant,
@@ -47,6 +48,9 @@ import type {
   RenderOptions,
   ReplyEvent,
   ReplyReport,
+  TranscribeOptions,
+  Transcript,
+  TranscriptSegment,
 } from './types.js';
 
 /** How a model is found and loaded. */
@@ -195,6 +199,42 @@ export class Model {
     const all = [...this.prefix, ...messages];
     const request = { tools, toolChoice, think, continueFinalMessage, options: rest };
     return this.reply('lap_chat', request, signal, all);
+  }
+
+  /**
+   * Writes down what is said in a recording, by windows of 30 s, each on its own. Rejects with `unsupported` where the
+   * model takes no sound, `invalid_format` for what is no WAV file, `cancelled`, and as replies fail.
+   */
+  async transcribe(audio: AudioInput, options: TranscribeOptions = {}): Promise<Transcript> {
+    const { prompt = TRANSCRIBE, onSegment, signal, ...rest } = options;
+    const { windows, seconds, done } = await this.request(() => {
+      throwIfAborted(signal);
+      const host = { engine: this.engine, handle: this.handle };
+      return holdSound(host, audio, this.endingWith(signal));
+    });
+    try {
+      const segments: TranscriptSegment[] = [];
+      for (let window = 0; window < windows; window++) {
+        const content = [
+          { type: 'audio', audio, window },
+          { type: 'text', text: prompt },
+        ] as const;
+        const reply = this.chat([{ role: 'user', content: [...content] }], {
+          temperature: 0,
+          ...rest,
+          ...(signal && { signal }),
+        });
+        const text = (await reply.text()).trim();
+        throwIfAborted(signal);
+        const start = window * WINDOW_SECONDS;
+        const segment = { start, end: Math.min(start + WINDOW_SECONDS, seconds), text };
+        segments.push(segment);
+        onSegment?.(segment);
+      }
+      return { segments, seconds };
+    } finally {
+      done();
+    }
   }
 
   /** Continues a raw prompt, text (`<bos>` is put before it) or token ids, with no chat template. */
@@ -556,6 +596,11 @@ export class Model {
     return new Reply(start, signal);
   }
 }
+
+/** Of sound that is encoded at once. */
+const WINDOW_SECONDS = 30;
+const TRANSCRIBE =
+  'Write down what is said here, word for word, in the language that it is said in. Write nothing else.';
 
 const isCancelled = (error: unknown) =>
   error instanceof LapidaryError && error.code === 'cancelled';

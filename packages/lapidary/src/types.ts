@@ -17,7 +17,7 @@ export interface RawImage {
 
 /**
  * A picture: its file (JPEG, PNG, WebP, GIF and what else the browser, or in Node `sharp`, decodes), as a Blob, as bytes,
- * or by its address (`https:`, `data:`, `blob:`, a path in Node); or pixels. At most 64 MiB and 100 million pixels.
+ * or by its address (`https:`, `data:`, `blob:`, a path in Node); or pixels. At most 100 million pixels.
  */
 export type ImageInput =
   string | URL | Blob | ImageBitmap | RawImage | Uint8Array<ArrayBuffer> | ArrayBuffer;
@@ -30,8 +30,56 @@ export interface ImagePart {
   maxTokens?: 70 | 140 | 280 | 560 | 1120 | undefined;
 }
 
+/** Samples from -1 to 1, channel after channel for each moment. */
+export interface RawAudio {
+  samples: Float32Array;
+  /** Hz, 1,000 to 384,000. */
+  sampleRate: number;
+  /** Default 1. */
+  channels?: number | undefined;
+}
+
+/**
+ * Sound: a WAV file (PCM of 8 to 32 bits, floats, A-law, mu-law; any rate and channels) as a Blob, as bytes, or by its
+ * address (a path in Node); or samples, a bare Float32Array being mono at 16,000 Hz. It becomes 25 tokens a second.
+ */
+export type AudioInput =
+  string | URL | Blob | Uint8Array<ArrayBuffer> | ArrayBuffer | Float32Array<ArrayBuffer> | RawAudio;
+
+/** Sound in a message's content; it stays part of the conversation, as a picture does. */
+export interface AudioPart {
+  type: 'audio';
+  audio: AudioInput;
+  /** Only this window of 30 s, from 0. */
+  window?: number | undefined;
+}
+
+/** What was said in a stretch of a recording. */
+export interface TranscriptSegment {
+  /** Seconds from the beginning of the recording. */
+  start: number;
+  end: number;
+  text: string;
+}
+
+/** A recording in words. */
+export interface Transcript {
+  segments: TranscriptSegment[];
+  /** Of the recording. */
+  seconds: number;
+}
+
+/** Options of {@link Model.transcribe}. */
+export interface TranscribeOptions extends GenerateOptions {
+  /** What the model is told to do with each window. Default: to write down what is said, word for word. */
+  prompt?: string;
+  /** Called after each window of 30 s. */
+  onSegment?: (segment: TranscriptSegment) => void;
+  signal?: AbortSignal;
+}
+
 /** A part of a message's content. */
-export type ContentPart = TextPart | ImagePart;
+export type ContentPart = TextPart | ImagePart | AudioPart;
 
 /** A call that the model made, as it stands in a message of the conversation. */
 export interface ToolCall {
@@ -172,7 +220,7 @@ export interface ReplyReport {
 
 /** What happens while a reply is written, in order; `done` is the last. */
 export type ReplyEvent =
-  /** Pictures of the conversation that the model had not met: so many of them have been looked at. */
+  /** Pictures and sound of the conversation that the model had not met: so many of them have been read. */
   | { type: 'media'; processed: number; total: number }
   | { type: 'prefill'; processed: number; total: number; cached: number }
   | { type: 'text'; text: string }
@@ -234,7 +282,7 @@ export interface ModelInfo {
   sessions: number;
   kvType: 'f16' | 'f32';
   /** What messages may hold. */
-  modalities: ('text' | 'image')[];
+  modalities: ('text' | 'image' | 'audio')[];
   template: 'small' | 'large';
   gpuBytes: { weights: number; kv: number; scratch: number };
   /** Where the per-layer embeddings are; absent where the model has none. */

@@ -10,8 +10,8 @@ export interface Pixels extends ByteSource {
   readonly channels: 3 | 4;
 }
 
-/** Bytes of a picture's file. */
-export const MAX_IMAGE_BYTES = 64 << 20;
+/** Bytes of a medium's file. */
+export const MAX_FILE_BYTES = 512 << 20;
 /** As the engine's vision::kMaxSide and kMaxPixels. */
 const MAX_SIDE = 65_535;
 export const MAX_PIXELS = 100_000_000;

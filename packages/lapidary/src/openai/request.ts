@@ -1,6 +1,7 @@
 // What a request asks for, checked, in the model's own terms.
 
 import type {
+  AudioPart,
   ChatOptions,
   GenerateOptions,
   ImagePart,
@@ -177,7 +178,7 @@ function readFormat(fields: Fields): GenerateOptions['format'] {
 
 const ROLES = ['system', 'developer', 'user', 'assistant', 'tool'] as const;
 const IMAGE = /^(image_url|input_image)$/;
-const MEDIA = /^(image|audio|input_audio|video|video_url|input_video|file)$/;
+const MEDIA = /^(image|audio|video|video_url|input_video|file)$/;
 /** How much of a picture the model sees, in tokens. */
 const DETAIL = { low: 70, auto: undefined, high: 1120 } as const;
 const DETAILS = Object.keys(DETAIL) as (keyof typeof DETAIL)[];
@@ -216,6 +217,19 @@ function readImage(part: Fields, budget: TextBudget): ImagePart {
   return { type: 'image', image, ...(maxTokens && { maxTokens }) };
 }
 
+/** A part of the type `input_audio`: a WAV file in base64. */
+function readAudio(part: Fields, budget: TextBudget): AudioPart {
+  const audio = part.object('input_audio');
+  const data = audio?.string('data', LIMITS.media);
+  if (!audio || data === undefined) throw part.invalid('input_audio', 'an object with data');
+  const format = audio.string('format', LIMITS.name) ?? 'wav';
+  if (format !== 'wav') throw audio.unsupported('format', "give the sound as 'wav'");
+  return {
+    type: 'audio',
+    audio: `data:audio/wav;base64,${budget.takeMedia(data, audio, 'data')}`,
+  };
+}
+
 function readContent(message: Fields, budget: TextBudget): Message['content'] | undefined {
   const content = message.get('content');
   if (content === undefined || typeof content === 'string') {
@@ -224,8 +238,9 @@ function readContent(message: Fields, budget: TextBudget): Message['content'] | 
   return message.objects('content', LIMITS.parts)!.map((part) => {
     const type = part.string('type', LIMITS.name);
     if (type !== undefined && IMAGE.test(type)) return readImage(part, budget);
+    if (type === 'input_audio') return readAudio(part, budget);
     if (type !== undefined && MEDIA.test(type)) {
-      throw part.unsupported('type', `'${type}' cannot be read yet; the model takes text and pictures`);
+      throw part.unsupported('type', `'${type}' cannot be read yet; the model takes text, pictures and sound`);
     }
     if (type !== 'text') throw part.invalid('type', "'text'");
     const text = part.string('text', LIMITS.text);

@@ -23,8 +23,14 @@ export interface ImageContentPart {
   };
 }
 
+/** Sound in a message's content: a WAV file in base64. */
+export interface AudioContentPart {
+  type: 'input_audio';
+  input_audio: { data: string; format: 'wav' };
+}
+
 /** A part of a message's content. */
-export type ContentPartParam = TextContentPart | ImageContentPart;
+export type ContentPartParam = TextContentPart | ImageContentPart | AudioContentPart;
 
 /** A message of a request. */
 export type ChatMessageParam =

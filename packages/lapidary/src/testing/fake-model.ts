@@ -60,7 +60,7 @@ const INFO: ModelInfo = {
   modelContextLength: 8192,
   sessions: 1,
   kvType: 'f16',
-  modalities: ['text', 'image'],
+  modalities: ['text', 'image', 'audio'],
   template: 'small',
   gpuBytes: { weights: 0, kv: 0, scratch: 0 },
   variant: {},
@@ -73,7 +73,7 @@ const STEPS = 3;
 const textOf = ({ content }: Message): string =>
   typeof content === 'string'
     ? content
-    : content.map((part) => (part.type === 'text' ? part.text : '<|image|>')).join('');
+    : content.map((part) => (part.type === 'text' ? part.text : `<|${part.type}|>`)).join('');
 
 /** Some vector of length 1. */
 function directionOf(ids: number[], dimensions: number): Float32Array {
@@ -114,6 +114,19 @@ class Fake implements FakeControls {
 
   queueReply(...replies: FakeReply[]): void {
     this.#replies.push(...replies);
+  }
+
+  /** A scripted reply for a recording of a second. */
+  async transcribe(audio: AudioInput, options: TranscribeOptions = {}): Promise<Transcript> {
+    const { prompt = '', onSegment, ...rest } = options;
+    const content = [
+      { type: 'audio', audio, window: 0 },
+      { type: 'text', text: prompt },
+    ] as const;
+    const text = await this.chat([{ role: 'user', content: [...content] }], rest).text();
+    const segment = { start: 0, end: 1, text };
+    onSegment?.(segment);
+    return { segments: [segment], seconds: 1 };
   }
 
   chat(messages: Message[], { signal, ...options }: ChatOptions = {}): Reply {
