@@ -57,6 +57,9 @@ constexpr char kAttentionTrain[] = {
 constexpr char kBound[] = {
 #embed <bound.wgsl>
 };
+constexpr char kChooseExperts[] = {
+#embed <choose_experts.wgsl>
+};
 constexpr char kCodecBf16[] = {
 #embed <codec_bf16.wgsl>
 };
@@ -195,6 +198,9 @@ constexpr char kMatmulPlace[] = {
 constexpr char kMatvec[] = {
 #embed <matvec.wgsl>
 };
+constexpr char kMixExperts[] = {
+#embed <mix_experts.wgsl>
+};
 constexpr char kPlanes[] = {
 #embed <planes.wgsl>
 };
@@ -287,6 +293,7 @@ constexpr Module kModules[] = {
     {"attention_prefill.wgsl", kAttentionPrefill},
     {"attention_train.wgsl", kAttentionTrain},
     {"bound.wgsl", kBound},
+    {"choose_experts.wgsl", kChooseExperts},
     {"codec_bf16.wgsl", kCodecBf16},
     {"codec_f16.wgsl", kCodecF16},
     {"codec_f32.wgsl", kCodecF32},
@@ -333,6 +340,7 @@ constexpr Module kModules[] = {
     {"matmul_matrix.wgsl", kMatmulMatrix},
     {"matmul_place.wgsl", kMatmulPlace},
     {"matvec.wgsl", kMatvec},
+    {"mix_experts.wgsl", kMixExperts},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
     {"qkv_back.wgsl", kQkvBack},

@@ -180,6 +180,7 @@ Status Decoder::allocate_rows(Scratch& s, uint32_t tokens) {
   const uint64_t row = uint64_t{tokens} * sizeof(float);
   TRY(s.tokens, buffer(row, gpu::kStorageUsage, "tokens"));
   TRY(s.step, buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step"));
+  if (config_.experts.count > 0) TRY_VOID(allocate_experts(s, tokens));
   for (gpu::Buffer& x : s.x) {
     TRY(x, buffer(row * config_.hidden, gpu::kStorageUsage, "residual stream"));
   }

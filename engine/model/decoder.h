@@ -226,6 +226,8 @@ class Decoder {
     gpu::Buffer tokens, spans, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok, ple_ctx,
         ple, ple_gate;
     gpu::Buffer quantized;  // input of a matmul, where the variant has a form that needs it
+    // Of experts: logits, who was chosen (kernels/experts.h), and a row for each of a token's.
+    gpu::Buffer router, chosen, expert_ffn, expert_out;
   };
 
   // Floats of a token of decoding in the buffers between kernels, with the adapters that are set.
@@ -305,6 +307,16 @@ class Decoder {
   void record_decode(Lane& lane);
   void record_entry();
   void record_decode_layer(size_t layer, Lane& lane, uint32_t& current);
+  Status allocate_experts(Scratch& scratch, uint32_t tokens);
+  void record_choice(Program& program, size_t layer, const Scratch& s);
+  void record_mix(Program& program, size_t layer, const Scratch& s, uint32_t delta_stride);
+  void add_expert_matvecs(Program& program, const ExpertMatrices& matrices,
+                          kernels::MatvecSpec spec, const std::vector<gpu::Range>& ranges,
+                          const gpu::Buffer& chosen, bool one);
+  void record_expert_matvecs(Program& program, size_t layer, const Scratch& s,
+                             const gpu::Range& input, uint32_t input_stride, bool norm, bool one);
+  void record_experts(size_t layer, Lane& lane, uint32_t current);
+  void record_batch_experts(size_t layer, Program& program, uint32_t current);
   void record_sampling();
   void record_batch_inputs(Program& program);
   uint32_t max_adjustments() const { return std::min(config_.vocab, options_.context + 4096); }

@@ -33,6 +33,8 @@ test.each([
   ['tiny-e', 512],
   ['tiny-e', 3],
   ['tiny-dense', 512],
+  ['tiny-moe', 512],
+  ['tiny-moe', 3],
 ])(
   '%s, %i tokens at once: every logit within 1e-4, relative to the largest',
   async (name, batch) => {
