@@ -285,7 +285,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
   if (spec.fused.any()) composer.bind('r', "adapter", spec.fused.buffer_type());
   if (spec.fused.next_rank > 0) composer.bind('r', "residual", kVectors);
-  if (spec.experts) composer.bind('r', "chosen", "array<vec2<u32>>");
+  if (spec.experts) composer.bind('r', "routes", "array<vec2<u32>>");
   if (merge) {
     if (spec.tokens) {
       composer.bind('u', "steps", cat("array<Step, ", kMaxStepRows, ">"));

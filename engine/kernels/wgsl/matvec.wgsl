@@ -340,7 +340,7 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   find_rows(group_id.x);
 //#endif
 //#if EXPERTS
-  let expert = chosen[group_id.x].x - FIRST_EXPERT;
+  let expert = routes[group_id.x].x - FIRST_EXPERT;
   if (expert >= EXPERT_COUNT) {
     return;
   }
