@@ -28,6 +28,19 @@ KernelSource choose_experts_source(const ChooseExpertsSpec& spec, const Variant&
   return std::move(composer).finish(cat("choose ", spec.used, " of ", spec.count, " experts"));
 }
 
+KernelSource sort_experts_source(const SortExpertsSpec& spec, const Variant& variant) {
+  Composer composer = start({.light = variant.light}, 256);
+  composer.constant("COUNT", spec.count)
+      .constant("USED", spec.used)
+      .constant("TILE", spec.tile)
+      .bind('r', "chosen", "array<vec2<u32>>")
+      .bind('w', "tiles", "array<vec4<u32>>")
+      .bind('w', "order", "array<u32>")
+      .bind('u', "step", "Step")
+      .include("sort_experts.wgsl");
+  return std::move(composer).finish(cat("sort ", spec.used, " of ", spec.count, " experts"));
+}
+
 KernelSource mix_experts_source(const MixExpertsSpec& spec, const Variant& variant) {
   Composer composer = start(variant, 256);
   composer.constant("COLS", spec.cols)

@@ -80,6 +80,7 @@ struct ExpertRows {
   uint32_t first = 0;   // W has experts [first, first + count); outputs of others are left alone
   uint32_t count = 0;
   bool shared_input = false;  // a token's experts have the same input
+  uint32_t all = 0;           // experts of the mixture; of matmuls only
 };
 
 struct MatvecSpec {

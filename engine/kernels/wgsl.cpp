@@ -195,6 +195,9 @@ constexpr char kMatmulMatrix[] = {
 constexpr char kMatmulPlace[] = {
 #embed <matmul_place.wgsl>
 };
+constexpr char kMatmulTokens[] = {
+#embed <matmul_tokens.wgsl>
+};
 constexpr char kMatvec[] = {
 #embed <matvec.wgsl>
 };
@@ -239,6 +242,9 @@ constexpr char kSample[] = {
 };
 constexpr char kSampleParams[] = {
 #embed <sample_params.wgsl>
+};
+constexpr char kSortExperts[] = {
+#embed <sort_experts.wgsl>
 };
 constexpr char kSplits[] = {
 #embed <splits.wgsl>
@@ -339,6 +345,7 @@ constexpr Module kModules[] = {
     {"matmul_integer.wgsl", kMatmulInteger},
     {"matmul_matrix.wgsl", kMatmulMatrix},
     {"matmul_place.wgsl", kMatmulPlace},
+    {"matmul_tokens.wgsl", kMatmulTokens},
     {"matvec.wgsl", kMatvec},
     {"mix_experts.wgsl", kMixExperts},
     {"planes.wgsl", kPlanes},
@@ -354,6 +361,7 @@ constexpr Module kModules[] = {
     {"residual_norm_back.wgsl", kResidualNormBack},
     {"sample.wgsl", kSample},
     {"sample_params.wgsl", kSampleParams},
+    {"sort_experts.wgsl", kSortExperts},
     {"splits.wgsl", kSplits},
     {"step.wgsl", kStep},
     {"sum_heads.wgsl", kSumHeads},
