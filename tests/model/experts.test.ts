@@ -225,6 +225,7 @@ test('a damaged mixture is refused', async () => {
   for (const [key, value] of [
     ['gemma4.expert_count', 4_000_000_000],
     ['gemma4.expert_count', 16],
+    ['gemma4.expert_count', 0],
     ['gemma4.expert_used_count', 9],
     ['gemma4.expert_used_count', 0],
     ['gemma4.expert_feed_forward_length', 0],
