@@ -270,6 +270,40 @@ void lap_generate(uint32_t call, uint32_t model, const char* request, uint32_t l
   start_reply(call, model, {request, length}, false);
 }
 
+// A medium that the engine has soft tokens of is kept until it is released as often as it was held
+// or added. The answer: {tokens}, 0 where it is not there. Errors of generate::Media::can_see.
+LAPIDARY_EXPORT(lap_media_hold)
+uint32_t lap_media_hold(uint32_t model, const char* key, uint32_t length) {
+  const auto target = models().find(model);
+  if (!target) return answer(target.error());
+  if (const Status can = (*target)->media().can_see(); !can) return answer(can.error());
+  const auto* medium = (*target)->media().hold({key, length});
+  return answer(dump_json({{"tokens", medium == nullptr ? 0 : medium->ids.size()}}));
+}
+
+LAPIDARY_EXPORT(lap_media_release)
+uint32_t lap_media_release(uint32_t model, const char* key, uint32_t length) {
+  const auto target = models().find(model);
+  if (!target) return answer(target.error());
+  (*target)->media().release({key, length});
+  return answer(std::string());
+}
+
+// Completes with {tokens}. source: a picture's pixels; spec: {key}, and as in
+// generate::Media::add_image.
+LAPIDARY_EXPORT(lap_media_add_image)
+void lap_media_add_image(uint32_t call, uint32_t model, uint32_t source, const char* spec,
+                         uint32_t length) {
+  start(call, [=, text = std::string(spec, length)]() -> Task<Result<std::string>> {
+    CO_TRY(Json json, parse_json(text, "a picture"));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
+    std::string key = text_member(json, "key");
+    CO_TRY(const auto* medium, co_await target->media().add_image(
+                                   std::move(key), source, std::move(json), cancel_check(call)));
+    co_return dump_json({{"tokens", medium->ids.size()}});
+  });
+}
+
 LAPIDARY_EXPORT(lap_prefill)
 void lap_prefill(uint32_t call, uint32_t model, const char* request, uint32_t length) {
   start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {

@@ -67,23 +67,24 @@ async function buildTypeScript() {
     say('the TypeScript does not compile');
     process.exit(1);
   }
-  await bundleSha256();
+  await bundlePackage('cache/sha256.js', 'hash-wasm');
+  await bundlePackage('media/image-size.js', 'image-size');
   say(`built the TypeScript in ${seconds(started)}`);
 }
 
-/** Puts the package of SHA-256 into the one file that imports it: pages without a bundler find no packages. */
-async function bundleSha256() {
-  const file = `${root}/packages/lapidary/dist/cache/sha256.js`;
-  if (!existsSync(file) || !/from ['"]hash-wasm['"]/.test(readFileSync(file, 'utf8'))) return;
+/** Puts a package into the one file that imports it: pages without a bundler find no packages. */
+async function bundlePackage(built, name) {
+  const file = `${root}/packages/lapidary/dist/${built}`;
+  if (!existsSync(file) || !readFileSync(file, 'utf8').includes(`from '${name}'`)) return;
   const { build } = await import('vite');
   const [{ output }] = await build({
     configFile: false,
     logLevel: 'warn',
     build: { write: false, target: 'es2022', lib: { entry: file, formats: ['es'] } },
   });
-  const license = readFileSync(`${root}/node_modules/hash-wasm/LICENSE`, 'utf8').trim();
+  const license = readFileSync(`${root}/node_modules/${name}/LICENSE`, 'utf8').trim();
   // Written beside and renamed: a build that is stopped leaves no half of it.
-  writeFileSync(`${file}.new`, `/*!\nhash-wasm\n${license}\n*/\n${output[0].code}`);
+  writeFileSync(`${file}.new`, `/*!\n${name}\n${license}\n*/\n${output[0].code}`);
   rmSync(`${file}.map`, { force: true });
   renameSync(`${file}.new`, file);
 }

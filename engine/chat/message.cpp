@@ -64,6 +64,8 @@ Result<std::vector<ContentPart>> parse_parts(const Json& list, std::string_view 
       const std::string* text = string_member(item, "text");
       if (text == nullptr) return invalid(where, ": content part ", i, " has no text");
       part.text = *text;
+    } else if (const std::string* medium = string_member(item, "media")) {
+      part.medium = *medium;
     }
     parts.push_back(std::move(part));
   }

@@ -12,11 +12,11 @@ namespace lapidary::chat {
 enum class Role : uint8_t { kSystem, kDeveloper, kUser, kAssistant, kTool };
 enum class PartKind : uint8_t { kText, kImage, kAudio, kVideo };
 
-// A stretch of text, or the place of a medium whose bytes travel elsewhere (in order of
-// appearance).
+// A stretch of text, or the place of a medium whose bytes travel elsewhere.
 struct ContentPart {
   PartKind kind = PartKind::kText;
-  std::string text;  // kText only
+  std::string text;    // kText only
+  std::string medium;  // else: what the host calls the bytes; may be empty
 };
 
 struct ToolCall {
@@ -57,13 +57,13 @@ struct Conversation {
 
 // messages: an array of {role, content, …}. role: system, developer, user, assistant or model,
 // tool. content: a string, null, or a list of {type:
-// text|image|image_url|input_image|audio|input_audio|video|video_url}; a tool message's may be any
-// JSON. Ollama's `images` list puts that many images before the text. Thinking: reasoning,
-// reasoning_content or thinking. tool_calls, or toolCalls as TypeScript has it: {id,
-// function: {name, arguments}} or {name, arguments}; arguments an object or a string of one. Tool
-// messages: tool_call_id, name or tool_name. tools: null or an array of {type: "function",
-// function: {name, description, parameters}}, with or without that wrapper. kInvalidArgument names
-// the message or tool by its index.
+// text|image|image_url|input_image|audio|input_audio|video|video_url}, of a medium with `media`,
+// which names its bytes; a tool message's may be any JSON. Ollama's `images` list puts that many
+// images before the text. Thinking: reasoning, reasoning_content or thinking. tool_calls, or
+// toolCalls as TypeScript has it: {id, function: {name, arguments}} or {name, arguments}; arguments
+// an object or a string of one. Tool messages: tool_call_id, name or tool_name. tools: null or an
+// array of {type: "function", function: {name, description, parameters}}, with or without that
+// wrapper. kInvalidArgument names the message or tool by its index.
 Result<Conversation> parse_messages(const Json& messages, const Json& tools = Json());
 Result<std::vector<ToolDeclaration>> parse_tools(const Json& tools);
 

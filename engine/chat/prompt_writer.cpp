@@ -71,10 +71,19 @@ std::string format_float(double value) {
 
 void PromptWriter::append(std::string_view text, bool special) {
   if (text.empty()) return;
-  if (pieces_.empty() || pieces_.back().special != special || pieces_.back().learn != learn_) {
+  if (pieces_.empty() || pieces_.back().special != special || pieces_.back().learn != learn_ ||
+      !pieces_.back().medium.empty()) {
     pieces_.push_back({{}, special, learn_});
   }
   pieces_.back().text.append(text);
+}
+
+void PromptWriter::medium(const ContentPart& part) {
+  const std::string_view text = part.kind == PartKind::kImage   ? kImage
+                                : part.kind == PartKind::kAudio ? kAudio
+                                                                : kVideo;
+  if (part.medium.empty()) return tag(text);
+  pieces_.push_back({std::string(text), true, learn_, part.medium});
 }
 
 void PromptWriter::quoted(std::string_view content) {

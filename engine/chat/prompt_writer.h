@@ -16,6 +16,8 @@ class PromptWriter {
  public:
   // The template's own text, where special tokens are recognised.
   void tag(std::string_view text) { append(text, true); }
+  // The place of a medium; one with a name stands in a piece of its own.
+  void medium(const ContentPart& part);
   // Anybody else's text, which stays plain.
   void text(std::string_view text) { append(text, false); }
   // Whether what follows is Piece::learn.

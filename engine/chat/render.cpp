@@ -127,27 +127,16 @@ class Renderer {
   bool render_content(const Message& message) {
     bool any = false;
     for (const ContentPart& part : message.content) {
-      switch (part.kind) {
-        case PartKind::kText: {
-          const std::string stripped =
-              message.role == Role::kAssistant ? strip_thoughts(part.text) : std::string();
-          const std::string_view text =
-              trim(message.role == Role::kAssistant ? stripped : part.text);
-          any |= !text.empty();
-          writer_.text(text);
-          continue;
-        }
-        case PartKind::kImage:
-          writer_.tag(kImage);
-          break;
-        case PartKind::kAudio:
-          writer_.tag(kAudio);
-          break;
-        case PartKind::kVideo:
-          writer_.tag(kVideo);
-          break;
+      if (part.kind != PartKind::kText) {
+        writer_.medium(part);
+        any = true;
+        continue;
       }
-      any = true;
+      const std::string stripped =
+          message.role == Role::kAssistant ? strip_thoughts(part.text) : std::string();
+      const std::string_view text = trim(message.role == Role::kAssistant ? stripped : part.text);
+      any |= !text.empty();
+      writer_.text(text);
     }
     return any;
   }
@@ -184,11 +173,8 @@ class Renderer {
     std::string text;
     for (const ContentPart& part : tool.content) text.append(part.text);
     render_response(name, Json(text));
-    for (const ContentPart& part : tool.content) {
-      if (part.kind == PartKind::kImage) writer_.tag(kImage);
-      if (part.kind == PartKind::kAudio) writer_.tag(kAudio);
-      if (part.kind == PartKind::kVideo) writer_.tag(kVideo);
-    }
+    for (const ContentPart& part : tool.content)
+      if (part.kind != PartKind::kText) writer_.medium(part);
   }
 
   // The results of the message's calls: its own, or those of the tool messages right behind it.

@@ -21,6 +21,8 @@ struct Piece {
   // What the model itself writes in a turn whose Message::learn is set: its thinking, calls and
   // text, and the tag that ends each (<turn|>, or <|tool_response> after calls).
   bool learn = false;
+  // The one tag of this piece stands for it (ContentPart::medium).
+  std::string medium = {};
 
   bool operator==(const Piece&) const = default;
 };

@@ -5,6 +5,7 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/chat/tags.h"
 #include "engine/generate/listeners.h"
 #include "engine/gguf/header_parser.h"
 #include "engine/kernels/rope.h"
@@ -170,6 +171,7 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
       return fail(ErrorCode::kInvalidArgument, "perLayerEmbeddings must be gpu, source or auto");
     out.per_layer = *place == "gpu" ? model::TablePlace::kGpu : model::TablePlace::kSource;
   }
+  TRY_VOID(parse_count(json, "projector", UINT32_MAX, out.projector));
   for (const auto& [key, target] : {std::pair{"name", &out.name}, std::pair{"system", &out.system},
                                     std::pair{"digest", &out.digest}}) {
     const Json* value = json_member(json, key);
@@ -244,6 +246,12 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
                    cat("the tokenizer has ", tokenizer.size(), " tokens, the embedding only ",
                        config.vocab, " rows"));
   }
+  auto media = std::make_unique<Media>(config.hidden);
+  CO_TRY_VOID(media->find_towers(header, source, /*projector=*/false));
+  if (options.projector != 0) {
+    CO_TRY(const gguf::Header projector, co_await read_header(options.projector, nullptr));
+    CO_TRY_VOID(media->find_towers(projector, options.projector, /*projector=*/true));
+  }
   if (options.context == 0) options.context = kDefaultContext;
   options.context = std::min({options.context, config.context_length, kernels::kRopeMaxContext});
 
@@ -261,6 +269,8 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
     return kernels::codec_for(tensor.type).transform(kernels::is_rare).value_or(false);
   });
   CO_TRY(self->variant_, co_await kernels::choose_variant(self->device_, wish));
+  media->use(self->device_, self->variant_);
+  self->media_ = std::move(media);
   progress("selftest", 1, 1);
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,
@@ -337,6 +347,7 @@ Json TextModel::info() const {
                {"modelContextLength", config_.context_length},
                {"sessions", decoder.sequences()},
                {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+               {"modalities", Json::array({"text"})},
                {"template", large_template_ ? "large" : "small"},
                {"gpuBytes",
                 {{"weights", decoder.weights().bytes},
@@ -345,6 +356,7 @@ Json TextModel::info() const {
                {"variant", std::move(variant)},
                {"kernels", cache_.size()},
                {"cuts", std::move(cuts)}};
+  if (media_->can_see()) info["modalities"].push_back("image");
   if (config_.per_layer_dim > 0)
     info["perLayerEmbeddings"] = decoder.rows_in_source() ? "source" : "gpu";
   return info;
@@ -365,14 +377,7 @@ Result<std::vector<chat::Piece>> TextModel::render(const Json& request,
     system.content.push_back({.text = load_options_.system});
     conversation.messages.insert(conversation.messages.begin(), std::move(system));
   }
-  for (const chat::Message& message : conversation.messages) {
-    for (const chat::ContentPart& part : message.content) {
-      if (part.kind != chat::PartKind::kText) {
-        return fail(ErrorCode::kUnsupported,
-                    "this model takes text only: images, audio and video are not supported yet");
-      }
-    }
-  }
+  TRY_VOID(check_media(conversation));
   TRY(std::vector<chat::Piece> pieces,
       chat::render(conversation,
                    {.thinking = flag(request, "think", false),
@@ -383,13 +388,62 @@ Result<std::vector<chat::Piece>> TextModel::render(const Json& request,
   return pieces;
 }
 
+Status TextModel::check_media(const chat::Conversation& conversation) const {
+  for (const chat::Message& message : conversation.messages) {
+    for (const chat::ContentPart& part : message.content) {
+      if (part.kind == chat::PartKind::kText) continue;
+      if (part.kind != chat::PartKind::kImage)
+        return fail(ErrorCode::kUnsupported, "this model takes text and pictures, no other media");
+      TRY_VOID(media_->can_see());
+    }
+  }
+  return {};
+}
+
+Result<TextModel::Prompt> TextModel::prompt_of(std::span<const chat::Piece> pieces) const {
+  Prompt prompt;
+  std::vector<const Media::Medium*> media;
+  for (const chat::Piece& piece : pieces) {
+    if (piece.medium.empty()) continue;
+    media.push_back(media_->find(piece.medium));
+    if (media.back() == nullptr)
+      return fail(ErrorCode::kInvalidArgument, "a picture of the conversation was not given");
+  }
+  std::vector<uint32_t> tokens = tokenizer_.encode_pieces_of(pieces);
+  const auto place = tokenizer_.find_special(chat::kImage);
+  const auto open = tokenizer_.find_special(chat::kImageOpen);
+  const auto close = tokenizer_.find_special(chat::kImageClose);
+  // Text never becomes the place of a picture: each is a tag of the template.
+  const size_t places = place ? static_cast<size_t>(std::ranges::count(tokens, *place)) : 0;
+  if (places != media.size())
+    return fail(ErrorCode::kInvalidArgument, "a picture of the conversation was not given");
+  if (media.empty()) return Prompt{std::move(tokens), {}};
+  if (!open || !close)
+    return fail(ErrorCode::kUnsupported, "this model's vocabulary has no tokens around pictures");
+  auto medium = media.begin();
+  for (const uint32_t id : tokens) {
+    if (id != *place) {
+      prompt.tokens.push_back(id);
+      continue;
+    }
+    const auto& [ids, rows, holds, used] = **medium++;
+    prompt.tokens.push_back(*open);
+    prompt.soft.push_back({.position = static_cast<uint32_t>(prompt.tokens.size()),
+                           .rows = static_cast<uint32_t>(ids.size()),
+                           .values = rows});
+    prompt.tokens.insert(prompt.tokens.end(), ids.begin(), ids.end());
+    prompt.tokens.push_back(*close);
+  }
+  return prompt;
+}
+
 Result<GenerateOptions> TextModel::options_of(const Json& request) const {
   const Json* options = json_member(request, "options");
   return parse_options(options == nullptr || options->is_null() ? Json::object() : *options,
                        load_options_.options, config_.vocab);
 }
 
-Task<Result<Json>> TextModel::run(std::vector<uint32_t> prompt, GenerateOptions options,
+Task<Result<Json>> TextModel::run(Prompt prompt, GenerateOptions options,
                                   const grammar::ReplyFormat& format, const Json& request,
                                   const Emit& emit, Listener& listener, Cancelled cancelled) {
   uint64_t seed = options.sampling.seed.value_or(gpu::host_random());
@@ -413,9 +467,10 @@ Task<Result<Json>> TextModel::run(std::vector<uint32_t> prompt, GenerateOptions 
   const bool recoverable = flag(request, "recoverable", false);
   if (recoverable) emit({{"type", "begun"}, {"seed", seed}});
   CO_TRY(const RunResult result,
-         co_await session_->run(std::move(prompt), options, seed,
+         co_await session_->run(std::move(prompt.tokens), options, seed,
                                 recoverable ? static_cast<Listener&>(keeping) : listener, cancelled,
-                                constraint ? &*constraint : nullptr, std::move(written)));
+                                constraint ? &*constraint : nullptr, std::move(written),
+                                std::move(prompt.soft)));
   co_return Json{{"reason", finish_reason_name(result.reason)},
                  {"usage",
                   {{"promptTokens", result.prompt_tokens},
@@ -448,8 +503,9 @@ Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled)
                         {.thinking = flag(request, "think", false),
                          .start_in_thinking = chat::ends_in_thinking(pieces),
                          .tools = std::move(conversation.tools)});
-  CO_TRY(Json report, co_await run(tokenizer_.encode_pieces_of(pieces), options, format, request,
-                                   emit, listener, std::move(cancelled)));
+  CO_TRY(Prompt prompt, prompt_of(pieces));
+  CO_TRY(Json report, co_await run(std::move(prompt), options, format, request, emit, listener,
+                                   std::move(cancelled)));
   listener.finish();
   if (listener.stopped_by().empty()) {
     if (listener.tool_calls() > 0 && report["reason"] == "stop") report["reason"] = "tool_calls";
@@ -478,17 +534,20 @@ Task<Result<Json>> TextModel::prefill(Json request, Cancelled cancelled) {
   if (list == nullptr || !list->is_array())
     co_return fail(ErrorCode::kInvalidArgument, "a prefill needs a list of 'prompts'");
   std::vector<std::vector<uint32_t>> prompts;
+  std::vector<SoftSpans> soft(list->size());
   for (const Json& prompt : *list) {
     if (json_member(prompt, "messages") != nullptr) {
       CO_TRY(const std::vector<chat::Piece> pieces, render(prompt));
-      prompts.push_back(tokenizer_.encode_pieces_of(pieces));
+      CO_TRY(Prompt whole, prompt_of(pieces));
+      soft[prompts.size()] = std::move(whole.soft);
+      prompts.push_back(std::move(whole.tokens));
     } else {
       CO_TRY(std::vector<uint32_t> raw, raw_prompt(prompt));
       prompts.push_back(std::move(raw));
     }
   }
   CO_TRY(const std::vector<Prefilled> done,
-         co_await session_->prefill(std::move(prompts), std::move(cancelled)));
+         co_await session_->prefill(std::move(prompts), std::move(cancelled), std::move(soft)));
   Json out = Json::array();
   for (const Prefilled& one : done) {
     out.push_back({{"promptTokens", one.prompt_tokens}, {"cachedTokens", one.cached_tokens}});
@@ -524,8 +583,8 @@ Task<Result<Json>> TextModel::generate(Json request, Emit emit, Cancelled cancel
   CO_TRY(const GenerateOptions options, options_of(request));
   CO_TRY(std::vector<uint32_t> prompt, raw_prompt(request));
   TextListener listener(tokenizer_, options.stop, emit);
-  CO_TRY(Json report, co_await run(std::move(prompt), options, {.format = options.format}, request,
-                                   emit, listener, std::move(cancelled)));
+  CO_TRY(Json report, co_await run({std::move(prompt), {}}, options, {.format = options.format},
+                                   request, emit, listener, std::move(cancelled)));
   listener.finish();
   if (!listener.stopped_by().empty()) report["stop"] = listener.stopped_by();
   co_return report;

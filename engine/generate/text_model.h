@@ -11,6 +11,7 @@
 #include "engine/chat/message.h"
 #include "engine/chat/render.h"
 #include "engine/generate/adapters.h"
+#include "engine/generate/media.h"
 #include "engine/generate/session.h"
 #include "engine/gguf/header.h"
 #include "engine/grammar/reply_format.h"
@@ -35,6 +36,7 @@ struct LoadOptions {
   uint32_t processors = 1;  // that compile kernels side by side meanwhile
   // Where the per-layer embedding is; nothing: on the GPU, unless memory runs out there.
   std::optional<model::TablePlace> per_layer;
+  uint32_t projector = 0;  // a byte source of the file that has the towers; 0: the model's own
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 
@@ -53,8 +55,8 @@ Json describe(const gguf::Header& header);
 class TextModel {
  public:
   // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, digest,
-  // variant, cuts, tune, perLayerEmbeddings}. With the per-layer embedding in the source, `source`
-  // must stay open.
+  // variant, cuts, tune, perLayerEmbeddings, projector}. `source` and that of the projector must
+  // stay open: a tower is read when it is first needed, and rows of the per-layer embedding.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 
@@ -62,12 +64,12 @@ class TextModel {
   const tokenizer::Tokenizer& tokenizer() const { return tokenizer_; }
 
   // request: {messages, tools, think, continueFinalMessage, addGenerationPrompt}; kInvalidArgument
-  // when unusable.
+  // when unusable, kUnsupported for media that the model does not take.
   Result<std::vector<chat::Piece>> render(const Json& request,
                                           chat::Conversation* conversation = nullptr) const;
 
-  // request: as render's, options, and toolChoice ("auto", "required" or {name}). Emits events; the
-  // result is the final report.
+  // request: as render's, with every medium in media() and held there, options, and toolChoice
+  // ("auto", "required" or {name}). Emits events; the result is the final report.
   Task<Result<Json>> chat(Json request, Emit emit, Cancelled cancelled);
   // request: {prompt or tokens, special: "plain" | "parse", options}. Emits text as the model
   // writes it.
@@ -96,17 +98,27 @@ class TextModel {
   training::Base training_base();
   // LoRA adapters: load and leave them, switch them on and off.
   Adapters& adapters() { return *adapters_; }
+  Media& media() { return *media_; }
 
  private:
+  // Token ids, and the rows of those that are soft.
+  struct Prompt {
+    std::vector<uint32_t> tokens;
+    SoftSpans soft;
+  };
+
   TextModel(model::Config config, tokenizer::Tokenizer tokenizer)
       : config_(std::move(config)), tokenizer_(std::move(tokenizer)), cache_(device_) {}
   // format: what the reply must be, if it constrains anything. request: {recoverable, resume}, as
   // chat and generate have them. Recoverable replies emit {"type": "begun", seed} and {"type":
   // "kept", id} of each token, which `resume`: {seed, tokens} takes, in another engine, to go on
   // after them; their events then come again.
-  Task<Result<Json>> run(std::vector<uint32_t> prompt, GenerateOptions options,
-                         const grammar::ReplyFormat& format, const Json& request, const Emit& emit,
-                         Listener& listener, Cancelled cancelled);
+  Task<Result<Json>> run(Prompt prompt, GenerateOptions options, const grammar::ReplyFormat& format,
+                         const Json& request, const Emit& emit, Listener& listener,
+                         Cancelled cancelled);
+  Status check_media(const chat::Conversation& conversation) const;
+  // kInvalidArgument: a medium that is not in media().
+  Result<Prompt> prompt_of(std::span<const chat::Piece> pieces) const;
   // request: {prompt or tokens, special}
   Result<std::vector<uint32_t>> raw_prompt(const Json& request) const;
   Result<GenerateOptions> options_of(const Json& request) const;
@@ -117,6 +129,7 @@ class TextModel {
   kernels::KernelCache cache_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<Adapters> adapters_;
+  std::unique_ptr<Media> media_;
   std::unique_ptr<grammar::TokenBytes> token_bytes_;  // made for the first reply in a format
   LoadOptions load_options_;
   kernels::Variant variant_;

@@ -58,17 +58,6 @@ test('loads over HTTP range, answers, stops when told, answers again', async () 
   await page.close();
 });
 
-test('loads a file that the visitor chose', async () => {
-  const page = await shared.browser.newPage();
-  await page.goto(shared.site.url);
-  await page.getByLabel('or a file on this machine').setInputFiles(await nanoPath());
-  await inState(page, 'ready');
-  await ask(page, 'What is the capital of France?');
-  await inState(page, 'ready');
-  expect(await answers(page).nth(0).textContent()).toContain('Paris');
-  await page.close();
-});
-
 test('says what is wrong with an address, and can be told another', async () => {
   const page = await shared.browser.newPage();
   await page.goto(shared.site.url);

@@ -8,6 +8,7 @@ export interface LoadFlags extends StoreFlags {
   context?: number;
   kvType?: 'f16' | 'f32';
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  projector?: string;
 }
 
 function line({ phase, loaded, total }: LoadProgress): string {
@@ -29,6 +30,7 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     ...(flags.context !== undefined && { contextLength: flags.context }),
     ...(flags.kvType !== undefined && { kvType: flags.kvType }),
     ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+    ...(flags.projector !== undefined && { projector: flags.projector }),
     ...(status.terminal && {
       onProgress: (progress: LoadProgress) =>
         status.show(() => line(progress), progress.loaded >= progress.total),

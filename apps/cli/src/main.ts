@@ -74,6 +74,11 @@ const perLayerEmbeddings = () =>
     "the table of per-layer embeddings: in the GPU's memory, or read from the file by token (default auto: the GPU, " +
       'if it has room)',
   ).choices(['gpu', 'source', 'auto']);
+const projector = () =>
+  new Option(
+    '--projector <path>',
+    "the file of the vision tower (llama.cpp's mmproj), where it is neither the model's own nor beside it in the store",
+  );
 const MODEL = 'a name (nano, gemma4:e2b, hf.co/user/repo:tag), a .gguf file, or an http(s) address';
 
 program
@@ -100,6 +105,17 @@ program
     "a LoRA adapter: a .gguf or .safetensors file, PEFT's folder, or an http(s) address (may be given several times)",
     collect,
   )
+  .option(
+    '--image <path>',
+    'a picture that comes before the prompt: a file or an http(s) address (may be given several times)',
+    collect,
+  )
+  .addOption(
+    new Option('--image-tokens <n>', 'what a picture becomes at most: more show more detail')
+      .choices(['70', '140', '280', '560', '1120'])
+      .default('280'),
+  )
+  .addOption(projector())
   .option('--raw', 'give the prompt to the model as it is, without the chat template')
   .option('--json', 'events as JSON, one a line; the last has the type "done"')
   .option('--verbose', 'all timings and counts at the end')
@@ -107,12 +123,14 @@ program
   .addHelpText(
     'after',
     `
-The answer goes to standard output; the GPU, the speed and the thinking go to standard error.
+The answer goes to standard output; the GPU, the speed and the thinking go to standard error. In a conversation,
+paths of pictures among what is said are pictures.
 
 Examples:
   lapidary run nano "What is the capital of France?"
   lapidary run gemma4:e2b
   git diff | lapidary run gemma4:e2b "Review this change."
+  lapidary run gemma4:e2b --image cat.png "What is in this picture?"
   lapidary run ./model.gguf --temperature 0 --json "Hello"
   lapidary run gemma4:e2b --adapter ./my-lora --adapter ./style.gguf:0.5 "Hello"
 ${EXIT_HELP}`,

@@ -9,6 +9,7 @@ import {
 } from 'lapidary';
 import { element } from './element.js';
 import { openLibrary, showLibrary } from './library.js';
+import { thumbnail, Tray } from './pictures.js';
 import type { FromWorker, ToWorker } from './protocol.js';
 
 const url = element<HTMLInputElement>('url');
@@ -74,6 +75,8 @@ function onEvent(event: ReplyEvent): void {
     answer.node.textContent = answer.text;
   } else if (event.type === 'thinking') {
     answer.thinking.textContent += event.text;
+  } else if (event.type === 'media') {
+    if (event.processed < event.total) say('Looking at the pictures …');
   } else if (event.type === 'done') {
     conversation.push({ role: 'assistant', content: answer.text });
     const { usage, timings, reason } = event;
@@ -106,6 +109,7 @@ worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
       log.replaceChildren();
       progressBar.value = 1;
       say(`${data.title} on ${data.device}${data.software ? ' (software)' : ''}: ready.`);
+      tray.open(data.modalities.includes('image'));
       enter('ready');
       prompt.focus();
       void refresh();
@@ -138,15 +142,17 @@ function progressText({ phase, retry }: LoadProgress): string {
   return `${PHASES[phase]}: ${reason}; try ${attempt + 1} of ${tries} in ${seconds} s …`;
 }
 
-function load(from: string | File, keep: boolean): void {
+function load(from: string | File, keep: boolean, projector?: File): void {
   if (state === 'unusable') return; // the status says why
   enter('loading');
   say('Loading …');
   // The browser may ask the visitor, or answer by itself; a model that may be deleted is one all the same.
   if (keep) cache?.persist().catch(() => {});
-  tell({ type: 'load', from, keep: keep && cache !== undefined });
+  const kept = keep && cache !== undefined;
+  tell({ type: 'load', from, keep: kept, ...(projector && { projector }) });
 }
 
+const tray = new Tray((text) => say(text, true));
 let cache: ModelCache | undefined;
 
 /** Shows what is kept; the page works without, and says why where it must. */
@@ -174,17 +180,28 @@ element<HTMLFormElement>('load').addEventListener('submit', (event) => {
   }
 });
 file.addEventListener('change', () => {
-  const [chosen] = file.files ?? [];
-  if (chosen) load(chosen, false);
+  const chosen = [...(file.files ?? [])];
+  const projector =
+    chosen.length > 1 ? chosen.find(({ name }) => /mmproj|projector/i.test(name)) : undefined;
+  const [model, ...more] = chosen.filter((each) => each !== projector);
+  if (more.length > 0) say('Choose one model, and beside it at most its projector (mmproj).', true);
+  else if (model) load(model, false, projector);
 });
 element<HTMLFormElement>('chat').addEventListener('submit', (event) => {
   event.preventDefault();
   const text = prompt.value.trim();
   if (text === '' || state !== 'ready') return;
   prompt.value = '';
-  addTurn('You').node.textContent = text;
+  const pictures = tray.take();
+  const turn = addTurn('You').node;
+  turn.textContent = text;
+  for (const each of pictures) {
+    thumbnail(each).then((drawn) => turn.prepend(drawn), tellError);
+  }
   answer = { text: '', ...addTurn('Model') };
-  conversation.push({ role: 'user', content: text });
+  const parts = pictures.map((image) => ({ type: 'image', image }) as const);
+  const content = parts.length > 0 ? [...parts, { type: 'text', text } as const] : text;
+  conversation.push({ role: 'user', content });
   enter('answering');
   tell({ type: 'chat', messages: conversation, options: {} });
 });

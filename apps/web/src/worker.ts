@@ -7,12 +7,13 @@ const say = (message: FromWorker) => postMessage(message);
 let model: Model | undefined;
 let stop: AbortController | undefined;
 
-async function load({ from, keep }: Extract<ToWorker, { type: 'load' }>): Promise<void> {
+async function load({ from, keep, projector }: Extract<ToWorker, { type: 'load' }>): Promise<void> {
   await model?.close();
   model = undefined;
   const source = typeof from === 'string' ? new URL(from) : from;
   model = await Model.load(source, {
     cache: keep,
+    projector,
     onProgress: (progress) => say({ type: 'progress', progress }),
   });
   const { info, device } = model;
@@ -22,6 +23,7 @@ async function load({ from, keep }: Extract<ToWorker, { type: 'load' }>): Promis
     device: device.description,
     software: device.software,
     contextLength: info.contextLength,
+    modalities: info.modalities,
   });
 }
 

@@ -15,8 +15,8 @@ export interface Loaded {
   engine: Engine;
   /** The engine's handle of the model. */
   handle: number;
-  /** The engine's handle of the model's source, from which rows may be read as long as the model lives. */
-  source: number;
+  /** The engine's handles of the model's files, from which it may read as long as the model lives. */
+  sources: number[];
   info: ModelInfo;
   device: DeviceInfo;
   /** Keeps for later loads what cuts of kernels were found since the last time: an adapter brings new ones. */
@@ -55,6 +55,7 @@ export async function loadOn(
       known = { ...known, ...found };
     };
     const source = engine.addSource(found.source, reading.signal);
+    const projector = found.projector && engine.addSource(found.projector, reading.signal);
     const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
       'lap_model_load',
       [
@@ -71,6 +72,7 @@ export async function loadOn(
           digest: found.digest,
           variant: options.variant,
           cuts: known,
+          projector,
           tune,
           processors: Math.min(currentPlatform().processors(), MAX_PROCESSORS),
         }),
@@ -84,7 +86,7 @@ export async function loadOn(
     return {
       engine,
       handle: model,
-      source,
+      sources: projector === undefined ? [source] : [source, projector],
       info,
       device: opened.info,
       async keepCuts() {

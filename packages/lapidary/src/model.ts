@@ -18,9 +18,12 @@ import type { DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
 import { loadOn, type Loaded } from './loaded.js';
+import { withMedia, withoutMedia } from './media/media.js';
 import {
   engineModule,
+  closeFound,
   findModel,
+  findProjector,
   type FindOptions,
   type FoundModel,
   type ModelLocation,
@@ -71,6 +74,11 @@ export interface LoadOptions extends FindOptions {
    * says so.
    */
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  /**
+   * The file of the vision tower, where it is not the model's own: what llama.cpp calls mmproj. Default: the one that an
+   * Ollama model has beside its weights.
+   */
+  projector?: ModelLocation | undefined;
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
   /**
@@ -166,9 +174,14 @@ export class Model {
     throwIfAborted(signal);
     const found = await findModel(where, options);
     try {
+      if (options.projector !== undefined) {
+        const { source } = await findProjector(options.projector, options);
+        await found.projector?.close?.();
+        found.projector = source;
+      }
       return new Model(await loadOn(found, options, signal), found, options);
     } catch (error) {
-      await found.source.close?.().catch(() => {});
+      await closeFound(found).catch(() => {});
       throw error;
     }
   }
@@ -180,9 +193,8 @@ export class Model {
   chat(messages: Message[], options: ChatOptions = {}): Reply {
     const { think, tools, toolChoice, continueFinalMessage, signal, ...rest } = options;
     const all = [...this.prefix, ...messages];
-    const chosen = { tools, toolChoice, think, continueFinalMessage };
-    const request = { messages: all, ...chosen, options: rest };
-    return this.reply('lap_chat', request, signal);
+    const request = { tools, toolChoice, think, continueFinalMessage, options: rest };
+    return this.reply('lap_chat', request, signal, all);
   }
 
   /** Continues a raw prompt, text (`<bos>` is put before it) or token ids, with no chat template. */
@@ -204,16 +216,24 @@ export class Model {
   ): Promise<PrefillReport[]> {
     return this.request(async () => {
       throwIfAborted(signal);
-      const request = prompts.map((prompt) =>
-        'messages' in prompt
-          ? { ...prompt, messages: [...this.prefix, ...prompt.messages] }
-          : prompt,
-      );
       const ending = this.endingWith(signal);
-      const args = [this.handle, JSON.stringify({ prompts: request })];
-      const done = await this.engine.callJson<PrefillReport[]>('lap_prefill', args, {
-        signal: ending,
-      });
+      // All prompts' pictures are there while one call runs them all.
+      const run = async (at: number, ready: object[]): Promise<PrefillReport[]> => {
+        const prompt = prompts[at];
+        if (!prompt) {
+          const args = [this.handle, JSON.stringify({ prompts: ready })];
+          return this.engine.callJson('lap_prefill', args, { signal: ending });
+        }
+        if (!('messages' in prompt)) return run(at + 1, [...ready, prompt]);
+        const all = [...this.prefix, ...prompt.messages];
+        return this.withMedia(
+          all,
+          ending,
+          () => {},
+          (messages) => run(at + 1, [...ready, { ...prompt, messages }]),
+        );
+      };
+      const done = await run(0, []);
       throwIfAborted(ending);
       return done;
     });
@@ -241,10 +261,14 @@ export class Model {
     );
   }
 
-  /** The prompt that {@link chat} would make of a conversation, as text and as token ids. */
+  /**
+   * The prompt that {@link chat} would make of a conversation, as text and as token ids. A picture is one tag there, in the
+   * place of its tokens.
+   */
   render(messages: Message[], options: RenderOptions = {}): { text: string; tokens: number[] } {
     this.checkOpen();
-    const request = JSON.stringify({ ...options, messages: [...this.prefix, ...messages] });
+    const all = withoutMedia([...this.prefix, ...messages]);
+    const request = JSON.stringify({ ...options, messages: all });
     return this.engine.callSyncJson('lap_render', this.handle, request);
   }
 
@@ -444,7 +468,7 @@ export class Model {
         // An engine that has stopped holds nothing that destroy() does not free.
       }
       this.engine.destroy();
-      await this.found.source.close?.();
+      await closeFound(this.found);
     })();
     return this.closed;
   }
@@ -473,7 +497,10 @@ export class Model {
   private endingWith(signal?: AbortSignal): AbortSignal {
     const closing = this.closing.signal;
     const ending = signal ? AbortSignal.any([signal, closing]) : closing;
-    this.engine.readUntil(this.recovery.loaded.source, this.replying > 1 ? closing : ending);
+    const { sources } = this.recovery.loaded;
+    for (const source of sources) {
+      this.engine.readUntil(source, this.replying > 1 ? closing : ending);
+    }
     return ending;
   }
 
@@ -483,22 +510,45 @@ export class Model {
     return (this.identity ??= await modelIdentity(source, digest, signal));
   }
 
-  private reply(name: string, request: object, signal: AbortSignal | undefined): Reply {
+  private withMedia<T>(
+    messages: readonly unknown[],
+    signal: AbortSignal,
+    onEvent: (event: ReplyEvent) => void,
+    work: (messages: readonly unknown[]) => Promise<T>,
+  ): Promise<T> {
+    const host = { engine: this.engine, handle: this.handle };
+    const told = (processed: number, total: number) => onEvent({ type: 'media', processed, total });
+    return withMedia(host, messages, signal, told, work);
+  }
+
+  private reply(
+    name: string,
+    request: object,
+    signal: AbortSignal | undefined,
+    messages?: unknown[],
+  ): Reply {
     const start = (emit: (event: ReplyEvent) => void, stop: AbortSignal) =>
       this.turns.beside(async () => {
         if (stop.aborted) return NEVER_STARTED;
         this.checkOpen();
-        const kept = this.recovery.wanted ? new KeptReply(request, emit) : undefined;
-        const json = JSON.stringify(request);
+        const kept = this.recovery.wanted ? new KeptReply(emit) : undefined;
+        const onEvent = (event: unknown) =>
+          kept ? kept.take(event as ReplyEvent) : emit(event as ReplyEvent);
         this.replying++;
         try {
-          return await this.recovery.run(() =>
-            this.engine.callJson<ReplyReport>(name, [this.handle, kept?.json() ?? json], {
-              signal: this.endingWith(stop),
-              onEvent: (event) =>
-                kept ? kept.take(event as ReplyEvent) : emit(event as ReplyEvent),
-            }),
-          );
+          return await this.recovery.run(() => {
+            const ending = this.endingWith(stop);
+            const ask = (conversation?: readonly unknown[]) => {
+              const json = JSON.stringify({ ...request, messages: conversation, ...kept?.how });
+              const args = [this.handle, json];
+              return this.engine.callJson<ReplyReport>(name, args, { signal: ending, onEvent });
+            };
+            return messages ? this.withMedia(messages, ending, onEvent, ask) : ask();
+          });
+        } catch (error) {
+          // While pictures are read: a reply that is stopped ends well, and there is none yet.
+          if (stop.aborted && messages && isCancelled(error)) return NEVER_STARTED;
+          throw error;
         } finally {
           this.replying--;
         }
@@ -506,6 +556,9 @@ export class Model {
     return new Reply(start, signal);
   }
 }
+
+const isCancelled = (error: unknown) =>
+  error instanceof LapidaryError && error.code === 'cancelled';
 
 const NEVER_STARTED: ReplyReport = {
   reason: 'cancelled',

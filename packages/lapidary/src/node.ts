@@ -9,6 +9,8 @@ import { LapidaryError, messageOf } from './errors.js';
 import { dawnFlags } from './gpu/dawn.js';
 import { isSoftware } from './gpu/device.js';
 import { waitPatiently, type WaitedFor } from './gpu/patience.js';
+import { tooLarge } from './media/fetch.js';
+import { decodeWithSharp } from './media/sharp.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
 import { FileSource } from './source/file.js';
 import { OllamaStore } from './source/ollama-store.js';
@@ -129,6 +131,19 @@ const fileCache: TextCache = {
   },
 };
 
+/** A file at a path, whole. */
+async function readSmallFile(name: string | URL, most: number, signal: AbortSignal) {
+  const source = await FileSource.open(name instanceof URL ? fileURLToPath(name) : name);
+  try {
+    if (source.size > most) throw tooLarge(source.name, most);
+    const bytes = new Uint8Array(source.size);
+    await source.readInto(0, bytes, signal);
+    return bytes;
+  } finally {
+    await source.close();
+  }
+}
+
 setPlatform({
   cache: fileCache,
   processors: availableParallelism,
@@ -136,4 +151,6 @@ setPlatform({
   wasm: async (url) => WebAssembly.compile(await readFile(url)),
   find,
   findAdapter,
+  readFile: readSmallFile,
+  decodeImage: decodeWithSharp,
 });

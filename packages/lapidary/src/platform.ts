@@ -5,6 +5,9 @@ import type { ModelCache } from './cache/cache.js';
 import { openCache } from './cache/open.js';
 import type { DownloadProgress, ExpectedFile } from './cache/types.js';
 import { LapidaryError } from './errors.js';
+import { fetchBytes } from './media/fetch.js';
+import { decodeInPage } from './media/page.js';
+import type { Pixels } from './media/pixels.js';
 import { BlobSource } from './source/blob.js';
 import { HttpRangeSource } from './source/http.js';
 import type { ByteSource } from './source/source.js';
@@ -22,6 +25,8 @@ export interface FoundModel {
   digest?: string | undefined;
   params?: Record<string, unknown> | undefined;
   system?: string | undefined;
+  /** A file of vision and audio towers beside the weights. */
+  projector?: ByteSource | undefined;
   /** Messages that stand before every chat. */
   messages?: unknown[] | undefined;
 }
@@ -55,6 +60,10 @@ export interface Platform {
   find(name: string | URL, options: FindOptions): Promise<FoundModel>;
   /** The same for an adapter's files. */
   findAdapter(name: string | URL, options: FindOptions): Promise<FoundAdapter>;
+  /** All of a small file at a path; `invalid_argument` for one of more than `most` bytes. */
+  readFile(name: string | URL, most: number, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer>>;
+  /** Decodes the file of a picture; `invalid_format` where it cannot. */
+  decodeImage(bytes: Uint8Array<ArrayBuffer>, name: string): Promise<Pixels>;
 }
 
 let base: string | undefined;
@@ -111,6 +120,11 @@ const browser: Platform = {
     const refusal = `a page cannot read '${String(name)}': give a URL, a File or a Blob`;
     return adapterAtAddress(pageUrl(name, refusal), options);
   },
+  readFile(name, most, signal) {
+    const refusal = `a page cannot read '${String(name)}': give a URL, a File or a Blob`;
+    return fetchBytes(pageUrl(name, refusal).href, most, signal);
+  },
+  decodeImage: decodeInPage,
 };
 
 let platform = browser;
@@ -162,6 +176,20 @@ export async function findModel(where: ModelLocation, options: FindOptions): Pro
     'invalid_argument',
     'a model is a name, a URL, a File, a Blob or a ByteSource',
   );
+}
+
+/** Opens the file of a projector: by its path, its address, or as {@link findModel} does what is no name. */
+export async function findProjector(
+  where: ModelLocation,
+  { headers, signal }: FindOptions,
+): Promise<FoundModel> {
+  return findModel(where, { headers, signal });
+}
+
+/** Closes a model's files. */
+export async function closeFound({ source, projector }: FoundModel): Promise<void> {
+  await source.close?.();
+  await projector?.close?.();
 }
 
 let compiled: Promise<WebAssembly.Module> | undefined;

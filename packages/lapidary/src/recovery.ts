@@ -105,16 +105,13 @@ export class KeptReply {
   private repeats = 0;
   private resumed = false;
 
-  constructor(
-    private readonly request: object,
-    private readonly emit: (event: ReplyEvent) => void,
-  ) {}
+  constructor(private readonly emit: (event: ReplyEvent) => void) {}
 
-  /** The request, as it was or to go on. */
-  json(): string {
+  /** What a request says beside what it was, to be begun or to go on. */
+  get how(): object {
     const { seed, tokens } = this;
     const resume = seed === undefined ? undefined : { seed, tokens };
-    return JSON.stringify({ ...this.request, recoverable: true, resume });
+    return { recoverable: true, resume };
   }
 
   take(event: EngineEvent): void {
@@ -128,6 +125,7 @@ export class KeptReply {
       case 'kept':
         this.tokens.push(event.id);
         break;
+      case 'media':
       case 'prefill':
         // Of the reply so far: that is not the caller's prompt.
         if (!this.resumed) this.emit(event);

@@ -2,11 +2,36 @@
 
 import type { Retry } from './source/retry.js';
 
-/** A part of a message's content. */
+/** Text in a message's content. */
 export interface TextPart {
   type: 'text';
   text: string;
 }
+
+/** Pixels, row by row from the top, in 3 bytes (RGB) or 4 (the last unused); an `ImageData` is one. */
+export interface RawImage {
+  width: number;
+  height: number;
+  data: Uint8Array | Uint8ClampedArray;
+}
+
+/**
+ * A picture: its file (JPEG, PNG, WebP, GIF and what else the browser, or in Node `sharp`, decodes), as a Blob, as bytes,
+ * or by its address (`https:`, `data:`, `blob:`, a path in Node); or pixels. At most 64 MiB and 100 million pixels.
+ */
+export type ImageInput =
+  string | URL | Blob | ImageBitmap | RawImage | Uint8Array<ArrayBuffer> | ArrayBuffer;
+
+/** A picture in a message's content. It stays part of the conversation: give it again with every turn that follows. */
+export interface ImagePart {
+  type: 'image';
+  image: ImageInput;
+  /** Tokens that it becomes at most: more show the model more of its detail. Default 280. */
+  maxTokens?: 70 | 140 | 280 | 560 | 1120 | undefined;
+}
+
+/** A part of a message's content. */
+export type ContentPart = TextPart | ImagePart;
 
 /** A call that the model made, as it stands in a message of the conversation. */
 export interface ToolCall {
@@ -17,7 +42,7 @@ export interface ToolCall {
 /** A message of a conversation, in the shape of OpenAI's and Ollama's. */
 export interface Message {
   role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';
-  content: string | TextPart[];
+  content: string | ContentPart[];
   /** assistant: what it thought before it answered. */
   thinking?: string;
   /** assistant: tools it called. */
@@ -147,6 +172,8 @@ export interface ReplyReport {
 
 /** What happens while a reply is written, in order; `done` is the last. */
 export type ReplyEvent =
+  /** Pictures of the conversation that the model had not met: so many of them have been looked at. */
+  | { type: 'media'; processed: number; total: number }
   | { type: 'prefill'; processed: number; total: number; cached: number }
   | { type: 'text'; text: string }
   | { type: 'thinking'; text: string }
@@ -206,6 +233,8 @@ export interface ModelInfo {
   /** Conversations that the KV cache holds side by side. */
   sessions: number;
   kvType: 'f16' | 'f32';
+  /** What messages may hold. */
+  modalities: ('text' | 'image')[];
   template: 'small' | 'large';
   gpuBytes: { weights: number; kv: number; scratch: number };
   /** Where the per-layer embeddings are; absent where the model has none. */

@@ -4,7 +4,8 @@ import { createInterface, type Interface } from 'node:readline';
 import { LapidaryError, type Message, type Model } from 'lapidary/node';
 import { applyAdapter } from '../adapters.js';
 import { EXIT, report as showError } from '../exit.js';
-import { chatOptions, show, summary, type RunFlags } from './run.js';
+import { namedPictures } from '../media.js';
+import { chatOptions, imageTokens, show, summary, type RunFlags } from './run.js';
 
 const HELP = `  /clear                 begin a new conversation
   /set think on|off      let the model think before it answers
@@ -17,6 +18,7 @@ const HELP = `  /clear                 begin a new conversation
   /adapter off           switch all of them off
   /adapter remove ID     free its memory
   /bye                   leave (Ctrl-D does, too)
+A path of a picture among the words is the picture.
 Ctrl-C stops an answer; at the prompt it clears the line, and leaves when that is empty.
 `;
 
@@ -79,6 +81,12 @@ export async function converse(model: Model, flags: RunFlags): Promise<number> {
     `${model.info.name} on ${model.device.description}${model.device.software ? ' (software)' : ''}. /? for help.`,
   );
   let conversation: Message[] = [];
+  const commandLine = () =>
+    (flags.image ?? []).map((image) => ({
+      type: 'image' as const,
+      image,
+      maxTokens: imageTokens(flags),
+    }));
   for (;;) {
     const input = (await ask(terminal))?.trim();
     if (input === undefined || input === '/bye' || input === '/exit') break;
@@ -98,7 +106,12 @@ export async function converse(model: Model, flags: RunFlags): Promise<number> {
     } else if (input.startsWith('/'))
       say(`there is no command ${input.split(' ')[0]}; /? lists them`);
     else {
-      const turn: Message[] = [...conversation, { role: 'user', content: input }];
+      const content = namedPictures(input, imageTokens(flags));
+      // Those of the command line go with the first that is said.
+      if (conversation.length === 0) content.unshift(...commandLine());
+      const pictures = content.filter(({ type }) => type === 'image').length;
+      if (pictures > 0) say(`with ${pictures} picture${pictures > 1 ? 's' : ''}`);
+      const turn: Message[] = [...conversation, { role: 'user', content }];
       const system: Message[] = flags.system ? [{ role: 'system', content: flags.system }] : [];
       const reply = model.chat([...system, ...turn], chatOptions(flags));
       // readline keeps the terminal raw: Ctrl-C comes as its event, not as a signal.

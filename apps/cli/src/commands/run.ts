@@ -4,6 +4,7 @@ import { fstatSync, readFileSync, statSync } from 'node:fs';
 import {
   LapidaryError,
   type ChatOptions,
+  type ImagePart,
   type JsonSchema,
   type Message,
   type Model,
@@ -14,6 +15,7 @@ import { EXIT, UsageError } from '../exit.js';
 import { bytes, duration } from '../format.js';
 import { load, type LoadFlags } from '../loading.js';
 import { parseAdapter } from '../adapters.js';
+import { withPictures } from '../media.js';
 import { converse } from './interactive.js';
 
 export interface RunFlags extends LoadFlags {
@@ -30,6 +32,8 @@ export interface RunFlags extends LoadFlags {
   /** `json`, or the path of a JSON schema. */
   format?: string;
   adapter?: string[];
+  image?: string[];
+  imageTokens?: string;
   raw?: boolean;
   json?: boolean;
   verbose?: boolean;
@@ -54,6 +58,10 @@ export function chatOptions(flags: RunFlags): ChatOptions {
   if (flags.think !== undefined) options.think = flags.think;
   return options;
 }
+
+/** What a picture becomes at most; commander has checked the number. */
+export const imageTokens = ({ imageTokens }: RunFlags) =>
+  Number(imageTokens ?? 280) as NonNullable<ImagePart['maxTokens']>;
 
 /** Of a schema's file; the engine takes less. */
 const MAX_SCHEMA_BYTES = 1 << 20;
@@ -189,6 +197,7 @@ export async function run(name: string, words: string[], flags: RunFlags): Promi
   if (prompt === '' && !interactive) {
     throw new UsageError('there is no prompt: give one as an argument or on standard input');
   }
+  if (flags.raw && flags.image) throw new UsageError('--raw takes no --image: it is text alone');
   if (interactive && (flags.raw || flags.json || flags.format !== undefined)) {
     throw new UsageError('--raw, --json and --format need a prompt');
   }
@@ -201,7 +210,7 @@ export async function run(name: string, words: string[], flags: RunFlags): Promi
     if (interactive) return await converse(model, flags);
     const messages: Message[] = [
       ...(flags.system ? [{ role: 'system', content: flags.system } as const] : []),
-      { role: 'user', content: prompt },
+      { role: 'user', content: withPictures(flags.image ?? [], prompt, imageTokens(flags)) },
     ];
     const reply = flags.raw
       ? model.generate(prompt, { ...options, special: 'parse' })

@@ -47,7 +47,7 @@ export function refusal(c: Ctx, error: unknown): Response {
 }
 
 /** Bytes of a body that are read, and of one that is only listened to, so that its sender hears the refusal. */
-const MAX_BODY = 8 << 20;
+const MAX_BODY = 20 << 20;
 const MAX_UNREAD = 64 << 20;
 
 async function readBody(c: Ctx): Promise<Buffer> {

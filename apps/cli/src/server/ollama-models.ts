@@ -82,6 +82,8 @@ async function describe(store: OllamaStore, asked: string) {
     textOf(files, 'system'),
     metadataOf(files),
   ]);
+  const sees =
+    'gemma4.vision.block_count' in info || files.layers.some(({ kind }) => kind === 'projector');
   return {
     modelfile: `FROM ${files.name}\n`,
     license,
@@ -90,7 +92,7 @@ async function describe(store: OllamaStore, asked: string) {
     parameters: parameterLines(params),
     details: detailsOf(model),
     model_info: info,
-    capabilities: ['completion', 'tools', 'thinking'],
+    capabilities: ['completion', 'tools', 'thinking', ...(sees ? ['vision'] : [])],
     modified_at: (model?.modified ?? new Date(0)).toISOString(),
   };
 }

@@ -1,6 +1,12 @@
 // Requests to Ollama's interface, checked, in the model's own terms. Unknown members are ignored, as Ollama does.
 
-import { LapidaryError, type GenerateOptions, type Message, type Tool } from 'lapidary/node';
+import {
+  LapidaryError,
+  type GenerateOptions,
+  type ImagePart,
+  type Message,
+  type Tool,
+} from 'lapidary/node';
 import {
   Fields,
   LIMITS,
@@ -32,6 +38,7 @@ export interface AskedChat extends AskedOllama {
 }
 export interface AskedGenerate extends AskedOllama {
   prompt: string;
+  images: ImagePart[];
   system: string | undefined;
   /** Whether the prompt is given to the model as it is. */
   raw: boolean;
@@ -95,11 +102,21 @@ export function readOptions(request: Fields): {
   return { options: Object.fromEntries(given), contextLength };
 }
 
-function refuseMedia(fields: Fields): void {
-  if (fields.list('images', LIMITS.parts)?.length) {
-    throw fields.unsupported('images', 'pictures cannot be read yet; the model takes text');
-  }
+const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;
+
+/** The member `images`: files in base64. */
+function readImages(fields: Fields): ImagePart[] {
+  const images = fields.list('images', LIMITS.parts) ?? [];
+  return images.map((image) => {
+    if (typeof image !== 'string' || !BASE64.test(image))
+      throw fields.invalid('images', 'a list of files in base64');
+    return { type: 'image', image: new Uint8Array(Buffer.from(image, 'base64')) };
+  });
 }
+
+/** The content of a message, in which pictures come first. */
+export const withImages = (images: ImagePart[], text: string): Message['content'] =>
+  images.length === 0 ? text : [...images, { type: 'text', text }];
 
 function readThink(fields: Fields): boolean {
   const value = fields.get('think');
@@ -135,7 +152,7 @@ function readCommon(fields: Fields): AskedOllama {
 }
 
 function readMessage(message: Fields): Message {
-  refuseMedia(message);
+  const images = readImages(message);
   const calls = message.objects('tool_calls', LIMITS.parts)?.map((call) => {
     const called = call.object('function');
     if (!called?.string('name', LIMITS.name))
@@ -146,7 +163,7 @@ function readMessage(message: Fields): Message {
   if (!role) throw message.invalid('role', 'system, user, assistant or tool');
   return {
     role,
-    content: message.string('content', LIMITS.text) ?? '',
+    content: withImages(images, message.string('content', LIMITS.text) ?? ''),
     thinking: message.string('thinking', LIMITS.text),
     name: message.string('tool_name', LIMITS.name),
     // In Ollama's own shape: the engine reads it.
@@ -172,7 +189,6 @@ export function readChat(value: unknown): AskedChat {
 /** A request to /api/generate; throws as {@link readChat} does. */
 export function readGenerate(value: unknown): AskedGenerate {
   const fields = Fields.of(value);
-  refuseMedia(fields);
   for (const key of ['suffix', 'template']) {
     if (fields.string(key, LIMITS.text)) {
       throw fields.unsupported(key, "use 'raw' for a prompt of one's own making");
@@ -181,10 +197,16 @@ export function readGenerate(value: unknown): AskedGenerate {
   if (fields.list('context', LIMITS.promptTokens)?.length) {
     throw fields.unsupported('context', 'use /api/chat, which keeps what was said as messages');
   }
+  const images = readImages(fields);
+  const raw = fields.boolean('raw') ?? false;
+  if (raw && images.length > 0) {
+    throw fields.unsupported('images', "'raw' prompts are text: leave it out, or use /api/chat");
+  }
   return {
     ...readCommon(fields),
     prompt: fields.string('prompt', LIMITS.text) ?? '',
+    images,
     system: fields.string('system', LIMITS.text),
-    raw: fields.boolean('raw') ?? false,
+    raw,
   };
 }

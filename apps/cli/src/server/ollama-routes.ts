@@ -11,6 +11,7 @@ import {
   nanoseconds,
   readChat,
   readGenerate,
+  withImages,
   type AskedChat,
   type AskedGenerate,
 } from './ollama-request.js';
@@ -166,13 +167,13 @@ export function addOllama(app: Hono<Env>, services: Services): void {
   });
   app.post('/api/generate', async (c) => {
     const asked = readGenerate(await readJson(c));
-    const { prompt, system, raw, think, options } = asked;
+    const { prompt, images, system, raw, think, options } = asked;
     const start = (model: ServedModel, signal: AbortSignal) => {
       if (raw) {
         return model.generate(withoutBos(prompt), { ...options, special: 'parse', signal });
       }
       const said = system ? [{ role: 'system' as const, content: system }] : [];
-      const messages = [...said, { role: 'user' as const, content: prompt }];
+      const messages = [...said, { role: 'user' as const, content: withImages(images, prompt) }];
       return model.chat(messages, { ...options, think, signal });
     };
     return answer(c, services, { asked, shape: GENERATE, start: prompt ? start : undefined });

@@ -7,17 +7,31 @@ import type {
   LanguageModelV4ToolResultOutput,
 } from '@ai-sdk/provider';
 import { LapidaryError } from '../errors.js';
-import type { Message, ToolCall } from '../types.js';
+import type { ContentPart, Message, ToolCall } from '../types.js';
 
 const unsupported = (what: string) =>
   new LapidaryError(
     'unsupported',
-    `the prompt has ${what}: messages are text, thinking and tool calls`,
+    `the prompt has ${what}: messages are text, pictures, thinking and tool calls`,
   );
 
-function textOfFile({ data, mediaType }: LanguageModelV4FilePart): string {
-  if (data.type === 'text') return data.text;
-  throw unsupported(`a file (${mediaType})`);
+function partOfFile({ data, mediaType }: LanguageModelV4FilePart): ContentPart {
+  if (data.type === 'text') return { type: 'text', text: data.text };
+  if (!/^image(\/|$)/i.test(mediaType)) throw unsupported(`a file (${mediaType})`);
+  switch (data.type) {
+    case 'url':
+      return { type: 'image', image: data.url };
+    case 'data':
+      return {
+        type: 'image',
+        image:
+          typeof data.data === 'string'
+            ? `data:${mediaType};base64,${data.data}`
+            : new Uint8Array(data.data),
+      };
+    default:
+      throw unsupported(`a picture by a provider's reference`);
+  }
 }
 
 /** What a tool answered, as the model reads it. */
@@ -70,10 +84,10 @@ function messagesOf(message: LanguageModelV4Message): Message[] {
     case 'system':
       return [{ role: 'system', content: message.content }];
     case 'user': {
-      const texts = message.content.map((part) =>
-        part.type === 'text' ? part.text : textOfFile(part),
+      const content = message.content.map((part): ContentPart =>
+        part.type === 'text' ? { type: 'text', text: part.text } : partOfFile(part),
       );
-      return [{ role: 'user', content: texts.map((text) => ({ type: 'text', text })) }];
+      return [{ role: 'user', content }];
     }
     case 'assistant':
       return [assistantMessage(message.content)];
@@ -85,6 +99,6 @@ function messagesOf(message: LanguageModelV4Message): Message[] {
   }
 }
 
-/** The conversation; `unsupported` for parts that are not text, thinking or calls. */
+/** The conversation; `unsupported` for parts that are not text, pictures, thinking or calls. */
 export const conversationOf = (prompt: LanguageModelV4Prompt): Message[] =>
   prompt.flatMap(messagesOf);

@@ -4,6 +4,8 @@
 export const LIMITS = {
   /** UTF-16 units of one text, and of all texts of a request. */
   text: 4 << 20,
+  /** UTF-16 units of the address of one picture, and of all of a request: base64 of 64 MiB, and more. */
+  media: 96 << 20,
   messages: 4096,
   /** Parts of one message's content, and calls that one message makes. */
   parts: 1024,

@@ -3,6 +3,7 @@
 import type {
   ChatOptions,
   GenerateOptions,
+  ImagePart,
   JsonSchema,
   Message,
   RawOptions,
@@ -175,11 +176,22 @@ function readFormat(fields: Fields): GenerateOptions['format'] {
 }
 
 const ROLES = ['system', 'developer', 'user', 'assistant', 'tool'] as const;
-const MEDIA = /^(image|image_url|input_image|audio|input_audio|video|video_url|input_video|file)$/;
+const IMAGE = /^(image_url|input_image)$/;
+const MEDIA = /^(image|audio|input_audio|video|video_url|input_video|file)$/;
+/** How much of a picture the model sees, in tokens. */
+const DETAIL = { low: 70, auto: undefined, high: 1120 } as const;
+const DETAILS = Object.keys(DETAIL) as (keyof typeof DETAIL)[];
 
 /** Counts texts against what one request may hold. */
 class TextBudget {
   private left: number = LIMITS.text;
+  private media: number = LIMITS.media;
+
+  takeMedia(address: string, fields: Fields, key: string): string {
+    this.media -= address.length;
+    if (this.media >= 0) return address;
+    throw fields.invalid(key, `shorter: a request holds ${LIMITS.media} characters of pictures`);
+  }
 
   take(text: string, fields: Fields, key: string): string {
     this.left -= text.length;
@@ -189,6 +201,21 @@ class TextBudget {
   }
 }
 
+/** A part of the type `image_url`, whose address is an object's member, or `input_image`, where it is a text. */
+function readImage(part: Fields, budget: TextBudget): ImagePart {
+  const flat = typeof part.get('image_url') === 'string';
+  const holder = flat ? part : part.object('image_url');
+  const key = flat ? 'image_url' : 'url';
+  const url = holder?.string(key, LIMITS.media);
+  if (!holder || url === undefined) throw part.invalid('image_url', 'an object with a url');
+  if (!/^data:/i.test(url)) {
+    throw holder.unsupported(key, "nothing is fetched: give the picture's bytes as a data: URL");
+  }
+  const maxTokens = DETAIL[holder.oneOf('detail', DETAILS) ?? 'auto'];
+  const image = budget.takeMedia(url, holder, key);
+  return { type: 'image', image, ...(maxTokens && { maxTokens }) };
+}
+
 function readContent(message: Fields, budget: TextBudget): Message['content'] | undefined {
   const content = message.get('content');
   if (content === undefined || typeof content === 'string') {
@@ -196,8 +223,9 @@ function readContent(message: Fields, budget: TextBudget): Message['content'] | 
   }
   return message.objects('content', LIMITS.parts)!.map((part) => {
     const type = part.string('type', LIMITS.name);
+    if (type !== undefined && IMAGE.test(type)) return readImage(part, budget);
     if (type !== undefined && MEDIA.test(type)) {
-      throw part.unsupported('type', `'${type}' cannot be read yet; the model takes text`);
+      throw part.unsupported('type', `'${type}' cannot be read yet; the model takes text and pictures`);
     }
     if (type !== 'text') throw part.invalid('type', "'text'");
     const text = part.string('text', LIMITS.text);

@@ -150,7 +150,6 @@ export class OllamaStore {
       readLayer('system'),
       readLayer('messages'),
     ]);
-    // The weights are opened last: nothing after that can fail and leave the file open.
     const found = {
       name: files.name,
       digest: files.layers.find(({ kind }) => kind === 'model')?.digest,
@@ -162,7 +161,15 @@ export class OllamaStore {
           ? undefined
           : parseArray(messages, `${files.name}: the messages layer`),
     };
-    return { source: await FileSource.open(weights), ...found };
+    const projector = projectorOf(files);
+    const source = await FileSource.open(weights);
+    if (projector === undefined) return { source, ...found };
+    try {
+      return { source, projector: await FileSource.open(projector), ...found };
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
   }
 
   /** Names in a store whose parts are all valid; anything else under manifests/ is none of Ollama's. */
@@ -315,6 +322,16 @@ function weightsOf({ name, layers }: ModelFiles): string {
     );
   }
   return weights.path;
+}
+
+/** The path of the file of towers, if there is one. */
+function projectorOf({ name, layers }: ModelFiles): string | undefined {
+  const [projector, ...more] = layers.filter(({ kind }) => kind === 'projector');
+  if (more.length === 0) return projector?.path;
+  throw new LapidaryError(
+    'unsupported',
+    `${name} has ${more.length + 1} projector files; one is expected`,
+  );
 }
 
 /** The file of a layer, in its full size. */

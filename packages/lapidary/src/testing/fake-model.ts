@@ -60,6 +60,7 @@ const INFO: ModelInfo = {
   modelContextLength: 8192,
   sessions: 1,
   kvType: 'f16',
+  modalities: ['text', 'image'],
   template: 'small',
   gpuBytes: { weights: 0, kv: 0, scratch: 0 },
   variant: {},
@@ -70,7 +71,9 @@ const NO_COUNTS = { heapBytes: 0 } as Model['counters'];
 const STEPS = 3;
 
 const textOf = ({ content }: Message): string =>
-  typeof content === 'string' ? content : content.map(({ text }) => text).join('');
+  typeof content === 'string'
+    ? content
+    : content.map((part) => (part.type === 'text' ? part.text : '<|image|>')).join('');
 
 /** Some vector of length 1. */
 function directionOf(ids: number[], dimensions: number): Float32Array {
