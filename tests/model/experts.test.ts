@@ -102,7 +102,7 @@ test('experts that do not fit one binding lie in several: every logit the same',
         requestDevice: async (descriptor: GPUDeviceDescriptor) => {
           const device = await adapter!.requestDevice(descriptor);
           const limits = new Proxy(device.limits, {
-            get: (target, name) =>
+            get: (target, name): unknown =>
               name === 'maxStorageBufferBindingSize' ? most : Reflect.get(target, name, target),
           });
           return new Proxy(device, {
@@ -155,7 +155,7 @@ describe('tiny-moe', () => {
     const options = { temperature: 0, ignoreEos: true, maxTokens: 8, logprobs: 5 };
     for await (const event of model.generate(prompt, options)) {
       if (event.type === 'token')
-        said.push(event.id, event.logprob!, ...(event.top ?? []).map(({ logprob }) => logprob));
+        said.push(event.id, event.logprob, ...(event.top ?? []).map(({ logprob }) => logprob));
     }
     return said;
   }
