@@ -44,18 +44,14 @@ std::string_view finish_reason_name(FinishReason reason) {
 
 Status Session::check_prompt(const std::vector<uint32_t>& prompt, const SoftSpans& soft) const {
   if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
-  const auto is_soft = [&](size_t at) {
-    return prompt[at] >= model::kSoftToken && std::ranges::any_of(soft, [&](const auto& span) {
-             return at >= span.position && at - span.position < span.rows;
-           });
-  };
-  if (is_soft(prompt.size() - 1))
-    return fail(ErrorCode::kInvalidArgument, "a prompt ends in a token, not in a picture");
+  TRY_VOID(check_soft(prompt, soft));
+  auto span = soft.begin();
   for (size_t at = 0; at < prompt.size(); ++at) {
-    const uint32_t id = prompt[at];
-    if (id >= vocab_ && !is_soft(at)) {
+    while (span != soft.end() && span->end() <= at) ++span;
+    if (span != soft.end() && span->position <= at) continue;
+    if (prompt[at] >= vocab_) {
       return fail(ErrorCode::kInvalidArgument,
-                  cat("token id ", id, " is outside the vocabulary of ", vocab_));
+                  cat("token id ", prompt[at], " is outside the vocabulary of ", vocab_));
     }
   }
   return {};
@@ -77,7 +73,7 @@ Status Session::check_idle() const {
 Status Session::truncate(uint32_t length) {
   TRY_VOID(check_idle());
   for (Sequence& sequence : sequences_)
-    if (length < sequence.cached.size()) sequence.cached.resize(length);
+    sequence.cached.resize(whole_images(sequence.cached, length));
   return {};
 }
 
@@ -90,20 +86,20 @@ Task<Status> Session::set_adapters(std::span<const model::ActiveAdapter> active,
   co_return status;
 }
 
-uint32_t Session::common_prefix(const Sequence& sequence,
-                                const std::vector<uint32_t>& prompt) const {
+uint32_t Session::common_prefix(const Sequence& sequence, const std::vector<uint32_t>& prompt,
+                                const SoftSpans& soft) const {
   if (sequence.adapters != adapters_) return 0;
   const std::vector<uint32_t>& cached = sequence.cached;
   const auto limit = static_cast<std::ptrdiff_t>(std::min(cached.size(), prompt.size() - 1));
   const auto end = std::mismatch(cached.begin(), cached.begin() + limit, prompt.begin()).first;
-  return static_cast<uint32_t>(end - cached.begin());
+  return whole_images(cached, static_cast<uint32_t>(end - cached.begin()), soft);
 }
 
 // A prompt goes on from the sequence with which it has most in common; unless it would take another
 // turn there and more would be lost than kept (a conversation that shares but its system prompt
 // with this one): then the sequence unused for longest gives way. A prompt that ends within a
 // sequence takes it: its reply is to be written anew.
-void Session::choose_sequence(const std::vector<uint32_t>& prompt,
+void Session::choose_sequence(const std::vector<uint32_t>& prompt, const SoftSpans& soft,
                               std::span<const uint32_t> taken) {
   uint32_t best = UINT32_MAX;
   uint32_t oldest = UINT32_MAX;
@@ -111,7 +107,7 @@ void Session::choose_sequence(const std::vector<uint32_t>& prompt,
   for (uint32_t s = 0; s < sequences_.size(); ++s) {
     if (std::ranges::contains(taken, s)) continue;
     const std::vector<uint32_t>& cached = sequences_[s].cached;
-    const uint32_t common = common_prefix(sequences_[s], prompt);
+    const uint32_t common = common_prefix(sequences_[s], prompt, soft);
     const bool rewound = common + 1 == prompt.size();
     if (common > most && (rewound || 2 * common >= cached.size())) {
       best = s;
@@ -124,9 +120,9 @@ void Session::choose_sequence(const std::vector<uint32_t>& prompt,
   decoder_->use_sequence(current_);
 }
 
-uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt) {
+uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt, const SoftSpans& soft) {
   Sequence& sequence = current();
-  uint32_t common = common_prefix(sequence, prompt);
+  uint32_t common = common_prefix(sequence, prompt, soft);
   sequence.adapters = adapters_;
   // Sliding layers keep a ring. The window before the first new token must be whole, or the prompt
   // runs anew.
@@ -151,14 +147,17 @@ Task<Status> Session::run_prompt(Run& run, const std::function<Readback()>& read
   const auto from = static_cast<uint32_t>(current().cached.size());
   const auto total = static_cast<uint32_t>(run.given.size());
   const std::span<const uint32_t> tokens(run.given);
+  const auto count_from = [&](uint32_t at) {
+    return piece(run.soft, at, std::min(decoder_->max_batch(), total - at));
+  };
   const auto provide_batch = [&](uint32_t at) {
-    const uint32_t count = std::min(decoder_->max_batch(), total - at);
+    const uint32_t count = count_from(at);
     return provide(run, tokens.subspan(at, count), at + count == total);
   };
   CO_TRY_VOID(co_await provide_batch(from));
   for (uint32_t at = from; at < total;) {
     if (run.ended) co_return Status{};
-    const uint32_t count = std::min(decoder_->max_batch(), total - at);
+    const uint32_t count = count_from(at);
     const bool last = at + count == total;
     decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{},
                       run.soft);
@@ -365,11 +364,12 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
                                   std::vector<Prefilled>& results,
                                   const std::function<bool()>& cancelled) {
   std::vector<uint32_t> taken;
-  for (const std::vector<uint32_t>& prompt : prompts) {
-    choose_sequence(prompt, taken);
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    CO_TRY_VOID(co_await reserve(soft[p]));
+    choose_sequence(prompts[p], soft[p], taken);
     taken.push_back(current_);
-    results.push_back({.prompt_tokens = static_cast<uint32_t>(prompt.size()),
-                       .cached_tokens = reuse_prefix(prompt)});
+    results.push_back({.prompt_tokens = static_cast<uint32_t>(prompts[p].size()),
+                       .cached_tokens = reuse_prefix(prompts[p], soft[p])});
   }
   for (size_t p = 0; p < prompts.size() && !cancelled();) {
     std::vector<model::Prompt> batch;
@@ -378,8 +378,10 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
     for (; p < prompts.size() && room > 0; ++p) {
       const std::vector<uint32_t>& prompt = prompts[p];
       const auto at = static_cast<uint32_t>(sequences_[taken[p]].cached.size());
-      const std::span tokens =
-          std::span(prompt).subspan(at, std::min<size_t>(room, prompt.size() - at));
+      const auto left = static_cast<uint32_t>(prompt.size()) - at;
+      const uint32_t count = piece(soft[p], at, std::min(room, left));
+      if (count > room) break;
+      const std::span tokens = std::span(prompt).subspan(at, count);
       batch.push_back({.sequence = taken[p], .position = at, .tokens = tokens, .soft = soft[p]});
       all.insert(all.end(), tokens.begin(), tokens.end());
       room -= static_cast<uint32_t>(tokens.size());
@@ -435,14 +437,17 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
   busy_ = true;
   const auto total = static_cast<uint32_t>(tokens.size());
   std::vector<float> out(size_t{all ? total : 1} * vocab_);
-  choose_sequence(tokens);
-  Status status;
-  if (all) {
+  choose_sequence(tokens, soft);
+  Status status = co_await reserve(soft);
+  const auto count_from = [&](uint32_t at) {
+    return piece(soft, at, std::min(decoder_->max_batch(), total - at));
+  };
+  if (status && all) {
     current() = {.adapters = adapters_, .used = clock_};
     status = co_await decoder_->prepare_all_positions();
     const uint32_t rows = decoder_->logits_rows();
-    for (uint32_t at = 0; status && at < total; at += decoder_->max_batch()) {
-      const uint32_t count = std::min(decoder_->max_batch(), total - at);
+    for (uint32_t at = 0, count = 0; status && at < total; at += count) {
+      count = count_from(at);
       const auto batch = std::span(tokens).subspan(at, count);
       status = co_await decoder_->provide(batch, false);
       if (!status) break;
@@ -455,10 +460,10 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
             row, std::span(out).subspan(size_t{at + row} * vocab_, size_t{block} * vocab_));
       }
     }
-  } else {
-    uint32_t at = reuse_prefix(tokens);
+  } else if (status) {
+    uint32_t at = reuse_prefix(tokens, soft);
     for (; status && at < total;) {
-      const uint32_t count = std::min(decoder_->max_batch(), total - at);
+      const uint32_t count = count_from(at);
       const bool last = at + count == total;
       const auto batch = std::span(tokens).subspan(at, count);
       status = co_await decoder_->provide(batch, last);

@@ -155,13 +155,27 @@ class Session {
   Status check_prompt(const std::vector<uint32_t>& prompt, const SoftSpans& soft = {}) const;
   Status check_room(const std::vector<uint32_t>& prompt) const;
   // Leading tokens of `prompt`, less than all, whose K and V `sequence` holds.
-  uint32_t common_prefix(const Sequence& sequence, const std::vector<uint32_t>& prompt) const;
+  uint32_t common_prefix(const Sequence& sequence, const std::vector<uint32_t>& prompt,
+                         const SoftSpans& soft) const;
   // Makes the sequence that is best for `prompt`, none of `taken`, the current one.
-  void choose_sequence(const std::vector<uint32_t>& prompt, std::span<const uint32_t> taken = {});
+  void choose_sequence(const std::vector<uint32_t>& prompt, const SoftSpans& soft,
+                       std::span<const uint32_t> taken = {});
   Sequence& current() { return sequences_[current_]; }
   // Keeps the longest usable prefix of `prompt` in the current sequence and returns its length,
   // less than prompt.size().
-  uint32_t reuse_prefix(const std::vector<uint32_t>& prompt);
+  uint32_t reuse_prefix(const std::vector<uint32_t>& prompt, const SoftSpans& soft);
+  Status check_soft(const std::vector<uint32_t>& prompt, const SoftSpans& soft) const;
+  // Leading tokens of `cached`, at most `length`, that end in no image which a prompt with `soft`
+  // does not go on with (Decoder::sees_both_ways).
+  uint32_t whole_images(const std::vector<uint32_t>& cached, uint32_t length,
+                        const SoftSpans& soft) const;
+  // The same where it is not known which prompt comes.
+  uint32_t whole_images(const std::vector<uint32_t>& cached, uint32_t length) const;
+  // Tokens of a prompt from `at` on that a batch with room for `most` takes: no part of an image,
+  // and more than `most` where an image begins there that has more.
+  uint32_t piece(const SoftSpans& soft, uint32_t at, uint32_t most) const;
+  // Room for the longest image.
+  Task<Status> reserve(const SoftSpans& soft);
   // What the cache holds is no longer known.
   void forget_all() { sequences_.assign(sequences_.size(), {}); }
   Task<Status> prefill_all(const std::vector<std::vector<uint32_t>>& prompts,
@@ -194,6 +208,8 @@ class Session {
   // Takes turns of all runs until `own` is done.
   Task<void> drive(const Run& own);
   void admit_runs();
+  // Room for the images of those that take part.
+  Task<Status> make_room();
   void drop_cancelled();
   void leave(Run& run);
   void leave_ended();

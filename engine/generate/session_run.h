@@ -37,6 +37,7 @@ struct Session::Run {
   uint32_t draws_end = 0;       // positions below it have their draws on the GPU; 0: none has
   uint32_t cautious = 0;        // steps that must not run ahead of the host
   uint32_t sequence = 0;        // with a place: where its K and V are
+  bool has_room = false;        // for its images
   bool ended = false;           // the reply is
   Status status;                // or this ended it
   bool done = false;            // it has left the scheduler

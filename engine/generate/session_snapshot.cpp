@@ -128,7 +128,10 @@ Task<Result<uint32_t>> Session::restore(uint32_t source, std::string header, std
   std::vector<uint32_t> tokens(snapshot.tokens);
   busy_ = true;
   Status status = co_await read_source_at(source, 0, std::as_writable_bytes(std::span(tokens)));
-  if (status) status = check_prompt(tokens);
+  if (status && std::ranges::any_of(
+                    tokens, [&](uint32_t id) { return id >= vocab_ && id < model::kSoftToken; })) {
+    status = fail(ErrorCode::kInvalidArgument, "the snapshot has tokens outside the vocabulary");
+  }
   if (status) {
     // Only now the cache is touched; until all of it is there, the sequence holds nothing.
     // A conversation that only begins like it stays.

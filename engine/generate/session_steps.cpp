@@ -26,8 +26,11 @@ Task<void> Session::drive(const Run& own) {
     drop_cancelled();
     if (own.done) co_return;
     admit_runs();
+    Status status = co_await make_room();
+    if (status) leave_ended();
     const std::span<Run* const> active = scheduler_.active();
-    const Status status = co_await (active.size() == 1 ? solo(*active[0]) : step());
+    if (status && !active.empty())
+      status = co_await (active.size() == 1 ? solo(*active[0]) : step());
     if (status) {
       leave_ended();
     } else {
@@ -42,9 +45,9 @@ void Session::admit_runs() {
     std::vector<uint32_t> taken;
     for (const Run* run : scheduler_.active()) taken.push_back(run->sequence);
     Run& run = *scheduler_.admit();
-    choose_sequence(run.given, taken);
+    choose_sequence(run.given, run.soft, taken);
     run.sequence = current_;
-    run.result.cached_tokens = reuse_prefix(run.given);
+    run.result.cached_tokens = reuse_prefix(run.given, run.soft);
     run.listener.on_prefill(run.result.cached_tokens, static_cast<uint32_t>(run.given.size()),
                             run.result.cached_tokens);
   }
@@ -167,10 +170,14 @@ Task<Status> Session::step_prompts(const std::vector<Run*>& reading, uint32_t ro
   const std::vector<uint32_t> shares = share_out(lengths, room);
   std::vector<model::Prompt> batch;
   std::vector<uint32_t> all;
+  // An image may take more than its share; then what does not fit waits.
+  uint32_t left = decoder_->max_batch();
   for (size_t i = 0; i < reading.size(); ++i) {
-    if (shares[i] == 0) continue;
     const auto at = static_cast<uint32_t>(sequences_[reading[i]->sequence].cached.size());
-    const auto tokens = std::span<const uint32_t>(reading[i]->given).subspan(at, shares[i]);
+    const uint32_t count = piece(reading[i]->soft, at, std::min(shares[i], left));
+    if (count == 0 || count > left) continue;
+    left -= count;
+    const auto tokens = std::span<const uint32_t>(reading[i]->given).subspan(at, count);
     batch.push_back({.sequence = reading[i]->sequence,
                      .position = at,
                      .tokens = tokens,

@@ -94,6 +94,7 @@ class TextModel {
     return session_->restore(source, std::move(header), std::move(model), std::move(cancelled));
   }
   Status truncate(uint32_t length) { return session_->truncate(length); }
+  Session& session() { return *session_; }
   // For training::Finetune, which must not outlive the model.
   training::Base training_base();
   // LoRA adapters: load and leave them, switch them on and off.

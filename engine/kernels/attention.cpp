@@ -243,13 +243,14 @@ KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& 
   const bool vectors = spec.head_dim % 4 == 0;
   const std::string_view row_type = vectors ? "array<vec4<f32>>" : "array<f32>";
   composer.flag("VECTORS", vectors)
+      .flag("BOTH_WAYS", spec.both_ways)
       .constant("FOURS", fours)
       .constant("KEYS_A_THREAD", kPrefillKeys * fours / kPrefillThreads)
       .bind('r', "qkv", row_type);
   bind_cache(composer, spec, 'r');
-  composer.bind('w', "out", row_type)
-      .bind('r', "spans", "array<TokenSpan>")
-      .bind('u', "step", "Step")
+  composer.bind('w', "out", row_type).bind('r', "spans", "array<TokenSpan>");
+  if (spec.both_ways) composer.bind('r', "last", "array<u32>");
+  composer.bind('u', "step", "Step")
       .include("token_spans.wgsl")
       .include("kv_cache.wgsl")
       .include("attention_prefill.wgsl");

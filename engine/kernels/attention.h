@@ -42,6 +42,7 @@ struct AttentionSpec {
   bool kv_f32 = false;          // cache elements are f32, not f16
   bool shares_kv = false;       // the layer has no K/V of its own: it only reads another's cache
   bool v_from_k = false;        // no V projection: v = rms(k before norm and rope)
+  bool both_ways = false;       // prefill: keys after a query's own are seen, up to its `last`
   float eps = 1e-6f;
   AttentionTiling tiling;  // of decode
 
@@ -117,10 +118,13 @@ KernelSource qkv_post_source(const AttentionSpec& spec, const Variant& variant);
 Groups qkv_post_groups(const AttentionSpec& spec, uint32_t tokens);
 
 // Prefill, second half: causal (and windowed) attention of the queries of every span, whose keys
-// are already in the cache, over their own sequence. At T = 1 it equals decode.
+// are already in the cache, over their own sequence. At T = 1 it equals decode. both_ways: every
+// query says the last position that it sees, its own or one after it, which must be written, too;
+// the window limits what it sees before it only.
 //   0 r qkv  f32 [T][qkv_rows()], the q part only, after qkv_post
 //   1 r K cache   2 r V cache   3 w out f32 [T][heads * head_dim]
-//   4 r spans   5 u step
+//   4 r spans   then r last u32 [T], of a sequence never less than the one before (both_ways)
+//   then u step
 // Dispatch: attention_prefill_groups(spec, T, spans).
 KernelSource attention_prefill_source(const AttentionSpec& spec, const Variant& variant);
 Groups attention_prefill_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t spans);

@@ -63,7 +63,8 @@ void AttentionOracle::append_rows(std::vector<float> k, std::vector<float> v) {
   v_.push_back(std::move(v));
 }
 
-std::vector<double> AttentionOracle::attend(const float* qkv, uint32_t position) const {
+std::vector<double> AttentionOracle::attend(const float* qkv, uint32_t position,
+                                            uint32_t last) const {
   const uint32_t n = spec_.head_dim;
   const uint32_t begin =
       spec_.window != 0 && position + 1 > spec_.window ? position + 1 - spec_.window : 0;
@@ -72,7 +73,7 @@ std::vector<double> AttentionOracle::attend(const float* qkv, uint32_t position)
     const uint32_t at = h / (spec_.heads / spec_.kv_heads) * n;
     const std::vector<double> q = head(qkv + size_t{h} * n, norms_->data(), true, position);
     std::vector<double> scores;
-    for (uint32_t p = begin; p <= position; ++p) {
+    for (uint32_t p = begin; p <= last; ++p) {
       double score = 0;
       for (uint32_t d = 0; d < n; ++d) score += q[d] * k_[p][at + d];
       scores.push_back(score);
@@ -83,7 +84,7 @@ std::vector<double> AttentionOracle::attend(const float* qkv, uint32_t position)
       s = std::exp(s - top);
       sum += s;
     }
-    for (uint32_t p = begin; p <= position; ++p) {
+    for (uint32_t p = begin; p <= last; ++p) {
       for (uint32_t d = 0; d < n; ++d) {
         out[size_t{h} * n + d] += scores[p - begin] / sum * v_[p][at + d];
       }
@@ -107,6 +108,7 @@ Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
   TRY(layer.stats, trial_zeros(device, uint64_t{8} * spec.tiling.splits * spec.heads));
   TRY(layer.out, trial_zeros(device, 4 * tokens * row));
   TRY(layer.spans, trial_zeros(device, kMaxSequences * sizeof(TokenSpan)));
+  TRY(layer.last, trial_zeros(device, uint64_t{4} * tokens));
   TRY(layer.step, trial_zeros(device, sizeof(Step)));
   return layer;
 }
@@ -122,7 +124,8 @@ Task<Result<TrialKernels>> trial_kernels(gpu::Device& device, AttentionSpec spec
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
                                                const TrialKernels& kernels,
                                                std::span<const float> qkv,
-                                               std::vector<TokenSpan> spans) {
+                                               std::vector<TokenSpan> spans,
+                                               std::span<const uint32_t> last) {
   const AttentionSpec& spec = layer.spec;
   const auto tokens = static_cast<uint32_t>(qkv.size() / spec.qkv_rows());
   const auto count = static_cast<uint32_t>(spans.size());
@@ -133,9 +136,13 @@ Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialL
   if (!spec.shares_kv) ranges.insert(ranges.end(), {layer.k, layer.v});
   ranges.insert(ranges.end(), {layer.spans, layer.step});
   CO_TRY(const gpu::Bindings post, device.create_bindings(kernels.post, ranges));
-  CO_TRY(const gpu::Bindings prefill,
-         device.create_bindings(kernels.prefill,
-                                {layer.qkv, layer.k, layer.v, layer.out, layer.spans, layer.step}));
+  std::vector<gpu::Range> seen = {layer.qkv, layer.k, layer.v, layer.out, layer.spans};
+  if (spec.both_ways) {
+    device.write(layer.last, 0, std::as_bytes(last));
+    seen.emplace_back(layer.last);
+  }
+  seen.emplace_back(layer.step);
+  CO_TRY(const gpu::Bindings prefill, device.create_bindings(kernels.prefill, seen));
   const Groups before = qkv_post_groups(spec, tokens);
   const Groups after = attention_prefill_groups(spec, tokens, count);
   gpu::CommandList list;

@@ -22,8 +22,13 @@ class AttentionOracle {
   void append(const float* qkv);
   void append_rows(std::vector<float> k, std::vector<float> v);
 
-  // The output [heads][head_dim] of the token with raw projections qkv at `position`.
-  std::vector<double> attend(const float* qkv, uint32_t position) const;
+  // The output [heads][head_dim] of the token with raw projections qkv at `position`, which sees no
+  // later one.
+  std::vector<double> attend(const float* qkv, uint32_t position) const {
+    return attend(qkv, position, position);
+  }
+  // The same where it sees later ones, up to `last`.
+  std::vector<double> attend(const float* qkv, uint32_t position, uint32_t last) const;
 
  private:
   // Norm (no weights when null) and rope of one head vector.
@@ -42,7 +47,7 @@ float cached_value(float x, const AttentionSpec& spec);
 // A layer's buffers, for up to `tokens` tokens at once and positions below `context`.
 struct TrialLayer {
   AttentionSpec spec;
-  gpu::Buffer qkv, norms, rope, k, v, partial, stats, out, spans, step;
+  gpu::Buffer qkv, norms, rope, k, v, partial, stats, out, spans, last, step;
 };
 Result<TrialLayer> trial_layer(gpu::Device& device, const AttentionSpec& spec,
                                const std::vector<float>& norms, uint32_t tokens, uint32_t context);
@@ -53,11 +58,12 @@ struct TrialKernels {
 Task<Result<TrialKernels>> trial_kernels(gpu::Device& device, AttentionSpec spec, Variant variant);
 
 // qkv_post, then prefill, of raw projections [tokens][qkv_rows] in spans that cover them:
-// [tokens][heads][head_dim].
+// [tokens][heads][head_dim]. last: of each token, where the spec is of both ways.
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
                                                const TrialKernels& kernels,
                                                std::span<const float> qkv,
-                                               std::vector<TokenSpan> spans);
+                                               std::vector<TokenSpan> spans,
+                                               std::span<const uint32_t> last = {});
 // The same of one sequence, from `position` on.
 Task<Result<std::vector<float>>> trial_prefill(gpu::Device& device, const TrialLayer& layer,
                                                const TrialKernels& kernels,

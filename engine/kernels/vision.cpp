@@ -29,9 +29,10 @@ void add_reduction(Composer& composer, const Variant& variant, uint32_t threads)
 
 }  // namespace
 
-KernelSource image_patches_source(uint32_t side) {
+KernelSource image_patches_source(uint32_t side, bool centred) {
   Composer composer;
-  composer.constant("SIDE", side)
+  composer.flag("CENTRED", centred)
+      .constant("SIDE", side)
       .bind('r', "image", "array<u32>")
       .bind('w', "patches", "array<f32>")
       .bind('u', "grid", "Grid")
@@ -116,6 +117,22 @@ KernelSource vision_pool_source(const VisionPoolSpec& spec, const Variant& varia
   add_reduction(composer, variant, kThreads);
   composer.include("vision_pool.wgsl");
   return std::move(composer).finish(cat("vision pool ", spec.cols));
+}
+
+KernelSource layer_norm_source(const LayerNormSpec& spec, const Variant& variant) {
+  Composer composer;
+  composer.flag("ADDS_BEFORE", spec.adds_before)
+      .flag("RMS_AFTER", spec.rms_after)
+      .constant("COLS", spec.cols)
+      .constant("EPS", spec.eps)
+      .constant("RMS_EPS", spec.rms_eps)
+      .bind('r', "x", "array<f32>")
+      .bind('r', "vectors", "array<f32>")
+      .bind('w', "y", "array<f32>")
+      .bind('u', "step", "Step");
+  add_reduction(composer, variant, kThreads);
+  composer.include("layer_norm.wgsl");
+  return std::move(composer).finish(cat("layer norm ", spec.cols));
 }
 
 }  // namespace lapidary::kernels

@@ -14,10 +14,11 @@ struct alignas(16) Grid {
 };
 static_assert(sizeof(Grid) == 16);
 
-// Pixels as the patch embedding takes them: patch t's [channel][y][x] as 2 v / 255 - 1.
+// Pixels as the patch embedding takes them: patch t's [channel][y][x] as 2 v / 255 - 1, or v / 255
+// where they are not centred.
 //   0 r image   RGB bytes of the whole picture, row by row, four in a u32
 //   1 w patches f32 [T][3 * side * side]   2 u grid   3 u step
-KernelSource image_patches_source(uint32_t side);
+KernelSource image_patches_source(uint32_t side, bool centred = true);
 Groups image_patches_groups(uint32_t side, uint32_t patches);
 
 // x[t] = h[t] + table[column of t] + table[rows + row of t].
@@ -56,5 +57,19 @@ struct VisionPoolSpec {
 //   0 r x f32 [patches][cols]   r standard f32 [2][cols]: bias, scale (standardises)
 //   then w out f32 [T][cols], u grid, u step; T counts soft tokens here
 KernelSource vision_pool_source(const VisionPoolSpec& spec, const Variant& variant);
+
+// Layer norm of every row: y = (x - mean) / sqrt(variance + eps) * weight + bias, of x + before
+// where something is added before; then y = rms(y), without weights, where that comes after.
+struct LayerNormSpec {
+  uint32_t cols = 0;
+  bool adds_before = false;
+  bool rms_after = false;
+  float eps = 1e-5f;
+  float rms_eps = 1e-6f;
+};
+//   0 r x f32 [T][cols]   1 r vectors f32: weight [cols], bias [cols], before [cols] (adds_before)
+//   2 w y f32 [T][cols]   3 u step
+// Dispatch: fold_groups(T).
+KernelSource layer_norm_source(const LayerNormSpec& spec, const Variant& variant);
 
 }  // namespace lapidary::kernels

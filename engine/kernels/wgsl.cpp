@@ -171,6 +171,9 @@ constexpr char kKScales[] = {
 constexpr char kKvCache[] = {
 #embed <kv_cache.wgsl>
 };
+constexpr char kLayerNorm[] = {
+#embed <layer_norm.wgsl>
+};
 constexpr char kLogitKey[] = {
 #embed <logit_key.wgsl>
 };
@@ -337,6 +340,7 @@ constexpr Module kModules[] = {
     {"iq4_table.wgsl", kIq4Table},
     {"k_scales.wgsl", kKScales},
     {"kv_cache.wgsl", kKvCache},
+    {"layer_norm.wgsl", kLayerNorm},
     {"logit_key.wgsl", kLogitKey},
     {"low_rank_add.wgsl", kLowRankAdd},
     {"matmul.wgsl", kMatmul},

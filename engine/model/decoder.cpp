@@ -6,6 +6,7 @@
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
 #include "engine/kernels/quantize.h"
+#include "engine/vision/image_size.h"
 
 namespace lapidary::model {
 namespace {
@@ -34,10 +35,11 @@ Decoder::Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config&
     rows_ = std::make_unique<RowSource>(*weights_.per_layer_source,
                                         std::sqrt(static_cast<float>(config_.per_layer_dim)));
   }
+  uint32_t beyond = options_.max_batch + kRingSlack;
+  if (sees_both_ways()) beyond = std::max(beyond, vision::kTokenBudgets.back());
   ring_slots_ = std::max(
       config_.window,
-      std::min(options_.context, static_cast<uint32_t>(round_up(
-                                     config_.window + options_.max_batch + kRingSlack, 64))));
+      std::min(options_.context, static_cast<uint32_t>(round_up(config_.window + beyond, 64))));
   batch_layers_ = 0;
   while (batch_layers_ < config_.layers.size() && !config_.layers[batch_layers_].shares_kv)
     ++batch_layers_;
@@ -135,6 +137,7 @@ kernels::AttentionSpec Decoder::attention_spec(size_t l) const {
   spec.slots = config_.layers[l].sliding ? ring_slots_ : options_.context;
   spec.kv_f32 = options_.kv_f32;
   spec.sequences = options_.sequences;
+  spec.both_ways = sees_both_ways() && config_.layers[l].sliding;
   return spec;
 }
 
@@ -218,6 +221,9 @@ Status Decoder::allocate_batch(Scratch& s, uint32_t tokens) {
   TRY(s.ffn, buffer(row * ffn, gpu::kStorageUsage, "feed-forward activations"));
   TRY(s.spans, buffer(options_.sequences * sizeof(kernels::TokenSpan), gpu::kStorageUsage,
                       "spans of tokens"));
+  if (sees_both_ways()) {
+    TRY(s.last_seen, buffer(row, gpu::kStorageUsage, "last positions seen"));
+  }
   TRY(s.h, buffer(row * config_.hidden, gpu::kStorageUsage, "normed activations"));
   const uint64_t widest = std::max<uint64_t>({config_.hidden, q_width, ffn, config_.per_layer_dim});
   uint64_t quantized = 0;
@@ -239,7 +245,9 @@ Status Decoder::allocate_batch(Scratch& s, uint32_t tokens) {
 
 Status Decoder::allocate() {
   TRY_VOID(allocate_lane(one_, 1));
+  const uint64_t before = scratch_bytes_;
   TRY_VOID(allocate_batch(batch_, options_.max_batch));
+  batch_bytes_ = scratch_bytes_ - before;
   TRY(logits_, buffer(uint64_t{config_.vocab} * 4, gpu::kStorageUsage, "logits"));
   TRY(argmax_partial_,
       buffer(kernels::argmax_partial_bytes(config_.vocab), gpu::kStorageUsage, "argmax"));
@@ -291,6 +299,7 @@ uint32_t Decoder::write_batch(std::span<const Prompt> prompts) {
     for (const uint32_t id : prompt.tokens) tokens.push_back(table_row(id));
   }
   device_.write(batch_.tokens, 0, std::as_bytes(std::span(tokens)));
+  if (sees_both_ways()) write_last_seen(prompts);
   write_spans(spans);
   const auto count = static_cast<uint32_t>(tokens.size());
   write_step(batch_.step, {.tokens = count, .spans = spans_});

@@ -52,14 +52,21 @@ enum class Choose : uint8_t {
 
 // Ids from here on stand for soft tokens: positions whose rows of the residual stream come from
 // elsewhere (a picture), not from the token embedding. Ids say which row it is, so that equal ones
-// may share K and V; as tokens they count as padding (id 0).
+// may share K and V, in this process or by a snapshot in another; as tokens they count as padding
+// (id 0).
 inline constexpr uint32_t kSoftToken = 1u << 31;
 
-// Rows of soft tokens: those of positions [position, position + rows) of a sequence.
+enum class SoftKind : uint8_t { kImage, kAudio };
+
+// Rows of the soft tokens of one image, or of audio: those of positions [position, position + rows)
+// of a sequence.
 struct SoftRows {
   uint32_t position = 0;
   uint32_t rows = 0;
   std::shared_ptr<const gpu::Buffer> values;  // f32 [rows][hidden], not scaled
+  SoftKind kind = SoftKind::kImage;
+
+  uint32_t end() const { return position + rows; }
 };
 
 // Tokens of one sequence, from `position` on, for a batch that may hold those of several.
@@ -116,6 +123,14 @@ class Decoder {
       const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress);
 
   uint32_t max_batch() const { return options_.max_batch; }
+  // Whether tokens of an image see each other both ways, in layers that slide. Then a submission
+  // holds all of an image or nothing of it.
+  bool sees_both_ways() const { return config_.image_bidirectional && window() > 0; }
+  // The most tokens of such an image.
+  uint32_t most_image_tokens() const;
+  // Makes room for batches of as many tokens, at most most_image_tokens(), if there is none. None
+  // may be under way. What the KV cache holds stays. kOutOfMemory: everything is as it was.
+  Task<Status> reserve_batch(uint32_t tokens);
   uint32_t context() const { return options_.context; }
   uint32_t sequences() const { return options_.sequences; }
   // Whose positions prefill(), decode(), set_token() and run_all_layers() speak of.
@@ -224,8 +239,8 @@ class Decoder {
   friend struct DecoderProbe;  // tests/kernels/decoder_probe.cpp: what lies between dispatches
 
   struct Scratch {
-    gpu::Buffer tokens, spans, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok, ple_ctx,
-        ple, ple_gate;
+    gpu::Buffer tokens, spans, last_seen, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok,
+        ple_ctx, ple, ple_gate;
     gpu::Buffer quantized;  // input of a matmul, where the variant has a form that needs it
     // Of experts: logits, who was chosen (kernels/experts.h), and a row for each of a token's.
     gpu::Buffer router, chosen, expert_ffn, expert_out;
@@ -347,6 +362,7 @@ class Decoder {
   void append_tail(gpu::CommandList& list, const Readback& readback, uint32_t position);
   void write_step(const gpu::Buffer& step, const kernels::Step& value);
   void write_spans(std::span<const kernels::TokenSpan> spans);
+  void write_last_seen(std::span<const Prompt> prompts);
   uint32_t write_batch(std::span<const Prompt> prompts);
   void record_batch(std::span<const Prompt> prompts);
   void submit_inputs(std::span<const Prompt> prompts, uint32_t count);
@@ -364,7 +380,8 @@ class Decoder {
   uint32_t topk_ = 0;
   uint64_t kv_bytes_ = 0;
   uint64_t scratch_bytes_ = 0;
-  size_t batch_layers_ = 0;  // layers that the batch program runs: those with K/V of their own
+  uint64_t batch_bytes_ = 0;  // of batch_
+  size_t batch_layers_ = 0;   // layers that the batch program runs: those with K/V of their own
 
   std::vector<gpu::Buffer> k_cache_, v_cache_;  // by layer; empty where a layer shares
   Scratch one_, batch_;

@@ -121,9 +121,10 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   post.insert(post.end(), {batch_.spans, batch_.step});
   program.add(cache_, kernels::qkv_post_source(attention, variant), std::move(post),
               [attention](uint32_t tokens) { return kernels::qkv_post_groups(attention, tokens); });
-  program.add(cache_, kernels::attention_prefill_source(attention, variant),
-              std::vector<gpu::Range>{batch_.qkv, k_cache(l), v_cache(l), batch_.attention,
-                                      batch_.spans, batch_.step},
+  std::vector<gpu::Range> seen{batch_.qkv, k_cache(l), v_cache(l), batch_.attention, batch_.spans};
+  if (attention.both_ways) seen.emplace_back(batch_.last_seen);
+  seen.emplace_back(batch_.step);
+  program.add(cache_, kernels::attention_prefill_source(attention, variant), std::move(seen),
               [this, attention](uint32_t tokens) {
                 return kernels::attention_prefill_groups(attention, tokens, spans_);
               });

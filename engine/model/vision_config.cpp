@@ -53,16 +53,20 @@ class TensorCheck {
   const gguf::Header& header_;
 };
 
+Status check_positions(const gguf::Header& header, const TensorCheck& check, VisionConfig& config) {
+  const gguf::TensorInfo* positions = header.tensor("v.position_embd.weight");
+  if (positions == nullptr)
+    return fail(ErrorCode::kNotFound, "tensor v.position_embd.weight is missing");
+  config.positions = static_cast<uint32_t>(std::min<uint64_t>(positions->dims[1], kMaxPositions));
+  return check.has("v.position_embd.weight", {config.hidden, config.positions, 2, 1}, false);
+}
+
 Status check_tensors(const gguf::Header& header, VisionConfig& config) {
   const TensorCheck check(header);
   const uint64_t hidden = config.hidden;
   const uint64_t ffn = config.ffn;
   TRY_VOID(check.has("v.patch_embd.weight", {vision::kPatch, vision::kPatch, 3, hidden}, false));
-  const gguf::TensorInfo* positions = header.tensor("v.position_embd.weight");
-  if (positions == nullptr)
-    return fail(ErrorCode::kNotFound, "tensor v.position_embd.weight is missing");
-  config.positions = static_cast<uint32_t>(std::min<uint64_t>(positions->dims[1], kMaxPositions));
-  TRY_VOID(check.has("v.position_embd.weight", {hidden, config.positions, 2, 1}, false));
+  TRY_VOID(check_positions(header, check, config));
   for (uint32_t l = 0; l < config.layers; ++l) {
     for (const std::string_view norm : {"ln1", "ln2", "attn_post_norm", "ffn_post_norm"})
       TRY_VOID(check.vector(vision_tensor_name(l, norm), hidden));
@@ -83,6 +87,25 @@ Status check_tensors(const gguf::Header& header, VisionConfig& config) {
   return check.has("mm.input_projection.weight", {hidden, config.output, 1, 1}, true);
 }
 
+// The embedding of patches without a tower: its keys for layers, heads and the like are 0.
+Result<std::optional<VisionConfig>> embedder_config(const gguf::Header& header,
+                                                    uint32_t text_hidden) {
+  VisionConfig config;
+  config.output = text_hidden;
+  TRY(config.hidden, bounded(header, "clip.vision.embedding_length", 4, kMaxHidden));
+  const TensorCheck check(header);
+  const uint64_t hidden = config.hidden;
+  TRY_VOID(check.has("v.patch_embd.weight", {kEmbedderValues, hidden, 1, 1}, true));
+  TRY_VOID(check.vector("v.patch_embd.bias", hidden));
+  for (size_t i = 0; i < kPatchNorms.size(); ++i) {
+    for (const std::string_view part : {".weight", ".bias"})
+      TRY_VOID(check.vector(cat(kPatchNorms[i], part), i == 0 ? kEmbedderValues : hidden));
+  }
+  TRY_VOID(check_positions(header, check, config));
+  TRY_VOID(check.has("mm.input_projection.weight", {hidden, config.output, 1, 1}, true));
+  return config;
+}
+
 }  // namespace
 
 std::string vision_tensor_name(uint32_t layer, std::string_view name, std::string_view suffix) {
@@ -95,9 +118,11 @@ Result<std::optional<VisionConfig>> VisionConfig::from_gguf(const gguf::Header& 
   const std::string prefix = projector ? "clip.vision." : "gemma4.vision.";
   if (projector) {
     TRY(const std::string_view type, header.get_string("clip.vision.projector_type", "gemma4v"));
+    if (type == "gemma4uv") return embedder_config(header, text_hidden);
     if (type != "gemma4v") {
-      return fail(ErrorCode::kUnsupported, cat("a vision encoder of type \"", printable(type),
-                                               "\" is not supported: \"gemma4v\" is"));
+      return fail(ErrorCode::kUnsupported,
+                  cat("a vision encoder of type \"", printable(type),
+                      "\" is not supported: \"gemma4v\" and \"gemma4uv\" are"));
     }
   } else if (header.find(prefix + "block_count") == nullptr) {
     return std::nullopt;

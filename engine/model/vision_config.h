@@ -1,5 +1,6 @@
-// What a vision tower is: its sizes, read from GGUF metadata and validated, and its tensors. Both
-// producers' files are read: the tower in the model's own file, or in a projector file beside it.
+// What a vision tower is: its kind, its sizes, read from GGUF metadata and validated, and its
+// tensors. Both producers' files are read: the tower in the model's own file, or in a projector
+// file beside it.
 #pragma once
 
 #include <array>
@@ -10,11 +11,12 @@
 
 #include "engine/base/error.h"
 #include "engine/gguf/header.h"
+#include "engine/vision/image_size.h"
 
 namespace lapidary::model {
 
 struct VisionConfig {
-  uint32_t layers = 0;
+  uint32_t layers = 0;  // 0: no tower, but an embedding of larger patches (VisionEmbedder)
   uint32_t hidden = 0;
   uint32_t heads = 0;  // hidden / heads is a multiple of 4
   uint32_t ffn = 0;
@@ -35,6 +37,12 @@ struct VisionConfig {
 // The linears of a layer, in the order of v.clamp_data.
 inline constexpr std::array<std::string_view, 7> kVisionLinears = {
     "attn_q", "attn_k", "attn_v", "attn_out", "ffn_gate", "ffn_up", "ffn_down"};
+
+// Of an embedding without a tower: the norms of a patch before and after it, and after positions,
+// and the values of a patch.
+inline constexpr std::array<std::string_view, 3> kPatchNorms = {"v.patch_norm.1", "v.patch_norm.2",
+                                                                "v.patch_norm.3"};
+inline constexpr uint32_t kEmbedderValues = 3 * vision::kTokenSide * vision::kTokenSide;
 
 // The entries of a tower's tensors, apart from their header, which may be large: the tower is
 // loaded when it is first needed.

@@ -18,8 +18,6 @@ constexpr double kTheta = 100;  // of both axes' rope
 constexpr uint32_t kPatchValues = 3 * vision::kPatch * vision::kPatch;
 // Patches that a side of a picture has at most, by the largest token budget.
 constexpr uint32_t kMostPositions = vision::kTokenBudgets.back() * vision::kPooling;
-// Rows of the position tables that are read at once.
-constexpr uint32_t kPositionRows = 256;
 // Bytes and floats of a linear's clip range: bindings begin at multiples of 256 bytes.
 constexpr uint64_t kClipBytes = 256;
 constexpr size_t kClipFloats = kClipBytes / sizeof(float);
@@ -54,6 +52,11 @@ Task<Result<std::unique_ptr<VisionTower>>> VisionTower::load(
     gpu::Device& device, const VisionConfig& config, const VisionTensors& tensors, uint32_t source,
     const kernels::Variant& variant, std::function<bool()> cancelled) {
   std::unique_ptr<VisionTower> tower(new VisionTower(device, config, variant));
+  if (config.layers == 0) {
+    CO_TRY(tower->embedder_, co_await VisionEmbedder::load(device, config, tensors, source, variant,
+                                                           std::move(cancelled)));
+    co_return std::move(tower);
+  }
   CO_TRY_VOID(co_await tower->load_weights(tensors, source, std::move(cancelled)));
   co_return std::move(tower);
 }
@@ -176,20 +179,8 @@ Task<Status> VisionTower::load_weights(const VisionTensors& tensors, uint32_t so
   CO_TRY_VOID(co_await load_clips(tensors, source));
   CO_TRY_VOID(co_await read_vectors(source, vectors, floats));
   device_.write(vectors_, 0, std::as_bytes(std::span(floats)));
-  const gguf::TensorInfo* positions = tensors.find("v.position_embd.weight");
-  for (uint64_t row = 0; row < uint64_t{2} * position_rows_;) {
-    const uint64_t axis = row / position_rows_;
-    const uint64_t in_axis = row % position_rows_;
-    const uint64_t rows = std::min<uint64_t>(kPositionRows, position_rows_ - in_axis);
-    std::vector<float> piece(rows * hidden);
-    const VectorJob job{.tensor = positions,
-                        .at = 0,
-                        .first = (axis * config_.positions + in_axis) * hidden,
-                        .count = piece.size()};
-    CO_TRY_VOID(co_await read_vectors(source, {&job, 1}, piece));
-    device_.write(positions_, row * hidden * sizeof(float), std::as_bytes(std::span(piece)));
-    row += rows;
-  }
+  CO_TRY_VOID(
+      co_await upload_positions(device_, config_, tensors, source, position_rows_, positions_));
   const std::vector<float> turns = kernels::rope_table(
       config_.head_dim() / 2, config_.head_dim() / 4, kTheta, {}, position_rows_);
   CO_TRY(rope_, buffer(turns.size() * sizeof(float), "rotary table", weight_bytes_));
@@ -330,6 +321,7 @@ Task<Status> VisionTower::prepare(uint32_t patches) {
 
 Task<Result<gpu::Buffer>> VisionTower::encode(std::span<const uint8_t> rgb,
                                               vision::ImageSize size) {
+  if (embedder_) co_return co_await embedder_->encode(rgb, size);
   const kernels::Grid grid{.columns = size.width / vision::kPatch,
                            .rows = size.height / vision::kPatch};
   if (std::max(grid.columns, grid.rows) > position_rows_) {

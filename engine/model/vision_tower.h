@@ -1,5 +1,5 @@
 // The vision tower on the GPU: a picture's pixels to rows for the text model's residual stream
-// (gemma4.md §7.2).
+// (gemma4.md §7.2, §7.3).
 #pragma once
 
 #include <functional>
@@ -12,6 +12,7 @@
 #include "engine/kernels/matmul.h"
 #include "engine/model/program.h"
 #include "engine/model/vision_config.h"
+#include "engine/model/vision_embedder.h"
 #include "engine/model/weights.h"
 #include "engine/vision/image_size.h"
 
@@ -30,7 +31,8 @@ class VisionTower {
   // the tower's position tables do not reach so far; kOutOfMemory.
   Task<Result<gpu::Buffer>> encode(std::span<const uint8_t> rgb, vision::ImageSize size);
 
-  uint64_t bytes() const { return weight_bytes_ + scratch_bytes_; }  // of GPU memory
+  // Of GPU memory.
+  uint64_t bytes() const { return embedder_ ? embedder_->bytes() : weight_bytes_ + scratch_bytes_; }
 
  private:
   struct Linear {
@@ -68,6 +70,7 @@ class VisionTower {
   kernels::KernelCache cache_;
   VisionConfig config_;
   kernels::Variant variant_;
+  std::unique_ptr<VisionEmbedder> embedder_;  // does it all where there are no layers
   bool clips_any_ = false;
 
   MatrixGroup patch_embedding_;

@@ -350,11 +350,11 @@ class Pass {
 
   // §4.5: inside an image block, the block's last token; else the token itself.
   uint32_t last_visible(size_t t) const {
-    size_t last = t;
-    if (options_.soft_bidirectional && tokens_[t] == kSoftToken) {
-      while (last + 1 < count_ && tokens_[last + 1] == kSoftToken) ++last;
+    for (const Image& image : options_.images) {
+      if (t >= image.position && t - image.position < image.tokens)
+        return image.position + image.tokens - 1;
     }
-    return static_cast<uint32_t>(last);
+    return static_cast<uint32_t>(t);
   }
 
   // down · (gelu(gate · x) * (up · x))
@@ -466,6 +466,10 @@ Result<std::vector<float>> ReferenceModel::forward(std::span<const uint32_t> tok
   if (options.soft_rows.size() != soft * config_.hidden) {
     return fail(ErrorCode::kInvalidArgument,
                 cat(soft, " soft tokens need as many rows of ", config_.hidden));
+  }
+  for (const Image& image : options.images) {
+    if (image.position > tokens.size() || image.tokens > tokens.size() - image.position)
+      return fail(ErrorCode::kInvalidArgument, "an image ends beyond the last token");
   }
   for (const uint32_t row : options.logit_rows) {
     if (row >= tokens.size())

@@ -30,6 +30,12 @@ class Observer {
   virtual void tensor(std::string_view name, std::span<const float> values) = 0;
 };
 
+// Tokens [position, position + tokens) of a prompt.
+struct Image {
+  uint32_t position = 0;
+  uint32_t tokens = 0;
+};
+
 struct ForwardOptions {
   bool kv_f16 = false;          // round keys and values to halves, as an f16 KV cache does
   uint32_t first_position = 0;  // of the first token; nothing precedes it
@@ -37,9 +43,8 @@ struct ForwardOptions {
   // Rows of width hidden that stand in for the tokens kSoftToken, in order (images, audio); not
   // scaled.
   std::span<const float> soft_rows = {};
-  // Each run of soft tokens is one image whose tokens see each other in sliding layers
-  // (Config::image_bidirectional).
-  bool soft_bidirectional = false;
+  // Images whose tokens see each other both ways in sliding layers (Config::image_bidirectional).
+  std::span<const Image> images = {};
   // Rows of logits to compute, ascending indices into tokens; empty means all.
   std::span<const uint32_t> logit_rows = {};
 };

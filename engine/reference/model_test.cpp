@@ -90,7 +90,10 @@ TEST_P(TinyTest, SoftRows) {
                                read_fixture_floats(cat("gemma4/", name, ".soft_causal.f32"))),
             1e-4);
   if (!model.config().image_bidirectional) return;
-  EXPECT_LT(max_abs_difference(run(model, ids, {.soft_rows = rows, .soft_bidirectional = true}),
+  const auto first = std::ranges::find(ids, kSoftToken);
+  const Image image{.position = static_cast<uint32_t>(first - ids.begin()),
+                    .tokens = static_cast<uint32_t>(std::ranges::count(ids, kSoftToken))};
+  EXPECT_LT(max_abs_difference(run(model, ids, {.soft_rows = rows, .images = {&image, 1}}),
                                read_fixture_floats(cat("gemma4/", name, ".soft_bidi.f32"))),
             1e-4);
 }

@@ -3,7 +3,7 @@
 
 import type { Page } from 'playwright-core';
 import { expect, test } from 'vitest';
-import { nanoPath, siteAndBrowser } from './harness.js';
+import { siteAndBrowser } from './harness.js';
 
 const shared = siteAndBrowser();
 

@@ -266,9 +266,9 @@ describe("OpenAI's client", () => {
       ...([400, 'unsupported_value', null] as const),
     ],
     [
-      'a picture',
+      'a picture at an address',
       { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] },
-      ...([400, 'unsupported_value', 'messages[0].content[0].type'] as const),
+      ...([400, 'unsupported_value', 'messages[0].content[0].image_url.url'] as const),
     ],
     ['what is none of its members', { foo: 1 }, 400, 'invalid_value', 'foo'],
     [

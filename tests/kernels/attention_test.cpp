@@ -288,6 +288,71 @@ KERNEL_TEST(attention_sequences_window) {
   co_return Status{};
 }
 
+// Images whose tokens see each other both ways, in chunks of two sequences whose ring turns:
+// shorter and longer than the window and than a workgroup's queries, side by side, at both ends.
+Task<Status> check_images(gpu::Device& device, AttentionSpec spec, Variant variant) {
+  struct Image {
+    uint32_t position, tokens;
+  };
+  struct Chunk {
+    uint32_t tokens;
+    std::vector<Image> images;
+  };
+  spec.both_ways = true;
+  spec.sequences = 2;
+  const std::vector<Chunk> chunks[] = {{{50, {{0, 3}, {3, 41}}}, {20, {{55, 15}}}, {3, {}}},
+                                       {{7, {{2, 4}}}, {1, {}}, {60, {{9, 59}}}}};
+  TrialRandom random(spec.head_dim + spec.window);
+  const std::vector<float> norms = random.floats(2 * spec.head_dim, 0.15f, 0.45f);
+  CO_TRY(const TrialLayer layer, trial_layer(device, spec, norms, 100, 100));
+  CO_TRY(const TrialKernels kernels, co_await trial_kernels(device, spec, variant));
+  std::vector<AttentionOracle> oracles(2, AttentionOracle(spec, norms));
+  uint32_t position[2] = {};
+  for (size_t c = 0; c < 3; ++c) {
+    std::vector<float> raw;
+    std::vector<TokenSpan> spans;
+    std::vector<uint32_t> last;
+    std::vector<double> wanted;
+    for (uint32_t s = 0; s < 2; ++s) {
+      const Chunk& chunk = chunks[s][c];
+      const std::vector<float> own = random.floats(size_t{chunk.tokens} * spec.qkv_rows(), 2.0f);
+      spans.push_back({.first = static_cast<uint32_t>(last.size()),
+                       .tokens = chunk.tokens,
+                       .position = position[s],
+                       .sequence = s});
+      for (uint32_t t = 0; t < chunk.tokens; ++t)
+        oracles[s].append(own.data() + size_t{t} * spec.qkv_rows());
+      for (uint32_t t = 0; t < chunk.tokens; ++t) {
+        uint32_t end = position[s] + t;
+        for (const Image& image : chunk.images) {
+          if (end >= image.position && end < image.position + image.tokens)
+            end = image.position + image.tokens - 1;
+        }
+        last.push_back(end);
+        const std::vector<double> out =
+            oracles[s].attend(own.data() + size_t{t} * spec.qkv_rows(), position[s] + t, end);
+        wanted.insert(wanted.end(), out.begin(), out.end());
+      }
+      raw.insert(raw.end(), own.begin(), own.end());
+      position[s] += chunk.tokens;
+    }
+    CO_TRY(const std::vector<float> out,
+           co_await trial_prefill(device, layer, kernels, raw, spans, last));
+    const double d = largest_difference(out, wanted);
+    KERNEL_EXPECT(d < tolerance(spec), "chunk ", c, " differs by ", d);
+  }
+  co_return Status{};
+}
+
+KERNEL_TEST(attention_both_ways) {
+  AttentionSpec spec = shape(4, 2, 64, 20, 20 - 1 + 60);
+  spec.kv_f32 = true;
+  for (const Variant& variant : variants(device))
+    CO_TRY_VOID(co_await check_images(device, spec, variant));
+  AttentionSpec ten = shape(2, 1, 10, 5, 5 - 1 + 60);
+  co_return co_await check_images(device, ten, variants(device).front());
+}
+
 // Many splits and tiles: a long cache, written by the host.
 Task<Status> check_long(gpu::Device& device, AttentionSpec spec, std::vector<uint32_t> positions,
                         std::vector<Variant> forms = {}) {

@@ -23,7 +23,7 @@ double inverse_rms(std::span<const double> x, double eps) {
   return 1 / std::sqrt(sum / static_cast<double>(x.size()) + eps);
 }
 
-KERNEL_TEST(image_patches) {
+Task<Status> check_patches(gpu::Device& device, bool centred) {
   constexpr uint32_t kSide = 16;
   const Grid grid{.columns = 3, .rows = 2};
   const uint32_t width = grid.columns * kSide;
@@ -37,7 +37,8 @@ KERNEL_TEST(image_patches) {
         const uint32_t y = t / 3 * kSide + i / kSide;
         const uint32_t x = t % 3 * kSide + i % kSide;
         const uint32_t at = 3 * (y * width + x) + c;
-        wanted.push_back(2 * ((words[at / 4] >> (at % 4 * 8) & 255) / 255.0 - 0.5));
+        const double value = (words[at / 4] >> (at % 4 * 8) & 255) / 255.0;
+        wanted.push_back(centred ? 2 * value - 1 : value);
       }
     }
   }
@@ -45,12 +46,17 @@ KERNEL_TEST(image_patches) {
   CO_TRY(const gpu::Buffer out, trial_zeros(device, wanted.size() * 4));
   CO_TRY(const gpu::Buffer grids, trial_buffer(device, std::vector<Grid>{grid}));
   CO_TRY(const gpu::Buffer step, trial_buffer(device, std::vector<Step>{{.tokens = 6}}));
-  CO_TRY_VOID(co_await trial_run(device, image_patches_source(kSide), {image, out, grids, step},
-                                 image_patches_groups(kSide, 6)));
+  CO_TRY_VOID(co_await trial_run(device, image_patches_source(kSide, centred),
+                                 {image, out, grids, step}, image_patches_groups(kSide, 6)));
   CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, out, wanted.size()));
   const double d = largest_difference(got, wanted);
   KERNEL_EXPECT(d < 1e-6, "differs by ", d);
   co_return Status{};
+}
+
+KERNEL_TEST(image_patches) {
+  CO_TRY_VOID(co_await check_patches(device, true));
+  co_return co_await check_patches(device, false);
 }
 
 KERNEL_TEST(add_positions) {
@@ -237,6 +243,51 @@ KERNEL_TEST(vision_pool) {
 KERNEL_TEST(vision_pool_unrolled) {
   co_return co_await check_pool(device, {.cols = 70, .standardises = true},
                                 {.columns = 6, .rows = 3}, unrolled_variants(device));
+}
+
+Task<Status> check_layer_norm(gpu::Device& device, LayerNormSpec spec,
+                              const std::vector<Variant>& forms) {
+  constexpr uint32_t kTokens = 3;
+  const uint32_t cols = spec.cols;
+  TrialRandom random(cols);
+  const std::vector<float> x = random.floats(size_t{kTokens} * cols, 3);
+  const std::vector<float> vectors = random.floats(size_t{3} * cols, 2);
+  Doubles wanted;
+  for (uint32_t t = 0; t < kTokens; ++t) {
+    Doubles row;
+    double mean = 0;
+    for (uint32_t c = 0; c < cols; ++c) {
+      row.push_back(x[t * cols + c] + (spec.adds_before ? vectors[2 * cols + c] : 0.0));
+      mean += row.back() / cols;
+    }
+    double variance = 0;
+    for (const double value : row) variance += (value - mean) * (value - mean) / cols;
+    for (uint32_t c = 0; c < cols; ++c) {
+      row[c] = (row[c] - mean) / std::sqrt(variance + spec.eps) * vectors[c] + vectors[cols + c];
+    }
+    const double scale = spec.rms_after ? inverse_rms(row, spec.rms_eps) : 1;
+    for (const double value : row) wanted.push_back(value * scale);
+  }
+  for (const Variant& variant : forms) {
+    CO_TRY(const gpu::Buffer in, trial_buffer(device, x));
+    CO_TRY(const gpu::Buffer weights, trial_buffer(device, vectors));
+    CO_TRY(const gpu::Buffer out, trial_zeros(device, wanted.size() * 4));
+    CO_TRY(const gpu::Buffer step, trial_buffer(device, std::vector<Step>{{.tokens = kTokens}}));
+    CO_TRY_VOID(co_await trial_run(device, layer_norm_source(spec, variant),
+                                   {in, weights, out, step}, fold_groups(kTokens)));
+    CO_TRY(const std::vector<float> got, co_await trial_read<float>(device, out, wanted.size()));
+    const double d = largest_difference(got, wanted);
+    KERNEL_EXPECT(d < kTolerance, "differs by ", d, ", subgroups ", variant.subgroups);
+  }
+  co_return Status{};
+}
+
+KERNEL_TEST(layer_norm) {
+  CO_TRY_VOID(co_await check_layer_norm(device, {.cols = 700}, variants(device)));
+  CO_TRY_VOID(
+      co_await check_layer_norm(device, {.cols = 40, .adds_before = true}, variants(device)));
+  co_return co_await check_layer_norm(device, {.cols = 300, .rms_after = true},
+                                      unrolled_variants(device));
 }
 
 // Rows and columns that are no whole tiles.

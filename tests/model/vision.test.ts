@@ -9,6 +9,7 @@ import { maxAbs, maxAbsDifference, report } from '../support/compare.ts';
 import { memorySource, readFixture, readFloats } from '../support/fixtures.ts';
 import { GgmlType, parseGguf, writeGguf, type GgufFile, type Tensor } from '../support/gguf.ts';
 import { kernelTests } from '../support/kernel-tests.ts';
+import { picture } from '../support/raw-media.ts';
 
 const HIDDEN = 32;
 const LIMIT = 1e-3; // relative to the largest value
@@ -26,20 +27,6 @@ const rows = readFloats('vision/rows.f32');
 const variant = (index: number) => rows.subarray(index * 6 * HIDDEN, (index + 1) * 6 * HIDDEN);
 const [HF, QUICK, STANDARDISED] = [variant(0), variant(1), variant(2)];
 
-function picture(): Uint8Array {
-  const rgb: number[] = [];
-  for (let y = 0; y < HEIGHT; y++) {
-    for (let x = 0; x < WIDTH; x++) {
-      rgb.push(
-        (x * 7 + y * 3) % 256,
-        (Math.floor((x * x) / 5) + y * 11) % 256,
-        ((x ^ y) * 5) % 256,
-      );
-    }
-  }
-  return Uint8Array.from(rgb);
-}
-
 let engine: Awaited<ReturnType<typeof kernelTests>>;
 beforeAll(async () => {
   engine = await kernelTests(await openDevice(gpu));
@@ -47,7 +34,7 @@ beforeAll(async () => {
 
 async function encode(file: GgufFile, again = false): Promise<Float32Array> {
   const source = engine.addSource(memorySource('tower.gguf', writeGguf(file)));
-  const args = [source, HIDDEN, picture(), WIDTH, HEIGHT, again ? 1 : 0];
+  const args = [source, HIDDEN, picture(WIDTH, HEIGHT), WIDTH, HEIGHT, again ? 1 : 0];
   const bytes = await engine.call('vision_probe', args).done;
   return new Float32Array(bytes.buffer);
 }
@@ -178,12 +165,12 @@ test('damaged and foreign towers are refused', async () => {
     ],
     [
       'unsupported',
-      'gemma4uv',
+      'pixtral',
       (file) => ({
         ...file,
         metadata: new Map(file.metadata).set('clip.vision.projector_type', {
           type: 'string',
-          value: 'gemma4uv',
+          value: 'pixtral',
         }),
       }),
     ],

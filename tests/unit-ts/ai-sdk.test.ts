@@ -12,6 +12,7 @@ import {
   type LanguageModelUsage,
 } from 'ai';
 import { createLapidary, type LapidaryOptions } from 'lapidary/ai-sdk';
+import type { ImagePart, Message } from 'lapidary/node';
 import { LapidaryError, Model } from 'lapidary/worker';
 import { createFakeModel, fakeWorker, type FakeReply, type FakeRequest } from 'lapidary/testing';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -152,13 +153,39 @@ describe('generateText', () => {
     expect(options.tools).toBeUndefined();
     expect(Object.values(options.logitBias ?? {})).toEqual([-100]);
 
-    const image = { type: 'file' as const, mediaType: 'image/png', data: Uint8Array.of(1, 2, 3) };
+    const file = { type: 'file' as const, mediaType: 'audio/wav', data: Uint8Array.of(1, 2, 3) };
     const refused = generateText({
       model: model(),
-      messages: [{ role: 'user', content: [image] }],
+      messages: [{ role: 'user', content: [file] }],
     });
     await expect(refused).rejects.toMatchObject({ code: 'unsupported' });
     expect(fake.requests).toHaveLength(2);
+  });
+
+  test('hands pictures on', async () => {
+    const { fake, model } = pretend(['ok']);
+    const data = Uint8Array.of(1, 2, 3);
+    await generateText({
+      model: model(),
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'file', mediaType: 'image/png', data },
+            { type: 'text', text: 'What is this?' },
+          ],
+        },
+      ],
+    });
+    const [{ content }] = asked(fake.requests).messages as [Message];
+    expect(content).toMatchObject([{ type: 'image' }, { type: 'text', text: 'What is this?' }]);
+    const { image } = (content as ImagePart[])[0]!;
+    // As bytes, or in base64, as the SDK pleases.
+    const bytes =
+      typeof image === 'string'
+        ? Buffer.from(image.split(',')[1]!, 'base64')
+        : (image as Uint8Array);
+    expect([...bytes]).toEqual([...data]);
   });
 
   test('has JSON and calls forced by the model', async () => {

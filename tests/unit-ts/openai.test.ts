@@ -70,6 +70,27 @@ const text = (word: string): ReplyEvent => ({ type: 'text', text: word });
 const prefill: ReplyEvent = { type: 'prefill', processed: 10, total: 10, cached: 4 };
 const call: ReplyEvent = { type: 'tool_call', name: 'f', arguments: { a: 1 } };
 
+test('pictures are parts, as large as their detail says', async () => {
+  const { openai, calls } = pretend();
+  const url = 'data:image/png;base64,AA==';
+  const content = [
+    { type: 'image_url' as const, image_url: { url, detail: 'low' as const } },
+    { type: 'text' as const, text: 'and' },
+    { type: 'image_url' as const, image_url: { url } },
+  ];
+  await openai.chat.completions.create({ messages: [{ role: 'user', content }] });
+  expect(calls[0]!.messages).toEqual([
+    {
+      role: 'user',
+      content: [
+        { type: 'image', image: url, maxTokens: 70 },
+        { type: 'text', text: 'and' },
+        { type: 'image', image: url },
+      ],
+    },
+  ]);
+});
+
 async function refusal(request: object, create: 'chat' | 'completions' = 'chat') {
   const { openai, calls } = pretend();
   const made =
@@ -91,6 +112,10 @@ const tool = (parameters?: unknown) => ({
   type: 'function' as const,
   function: { name: 'f', parameters: parameters as never },
 });
+
+const picture = (image_url: object) => [
+  { role: 'user', content: [{ type: 'image_url', image_url }] },
+];
 
 const schemaFormat = (schema: unknown, name = 'answer') => ({
   response_format: { type: 'json_schema' as const, json_schema: { name, schema: schema as never } },
@@ -175,6 +200,17 @@ describe('what is refused, by name', () => {
       'messages[0].content[0].type',
       'unsupported',
       { messages: [{ role: 'user', content: [{ type: 'input_audio', input_audio: {} }] }] },
+    ],
+    [
+      'messages[0].content[0].image_url.url',
+      'unsupported',
+      { messages: picture({ url: 'https://example.org/a.png' }) },
+    ],
+    ['messages[0].content[0].image_url', 'invalid_argument', { messages: picture({}) }],
+    [
+      'messages[0].content[0].image_url.detail',
+      'invalid_argument',
+      { messages: picture({ url: 'data:,', detail: 'all' }) },
     ],
     ['messages[0].tool_call_id', 'invalid_argument', { messages: [{ role: 'tool', content: '' }] }],
     [

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { pack, root, temporaryFolder, type Packed } from '../package/harness.js';
 
 /** Bytes; `page` and `worker`: what loading a model takes, bundled and minified. The engine's are tools/check-wasm-size.mjs's. */
-const LIMITS = { packed: 750_000, unpacked: 2_060_000, page: 90_000, worker: 16_000 };
+const LIMITS = { packed: 950_000, unpacked: 2_500_000, page: 105_000, worker: 16_000 };
 
 const folder = temporaryFolder();
 let packed: Packed;

@@ -9,6 +9,7 @@ import {
   parseKeepAlive,
   readChat,
   readGenerate,
+  withImages,
 } from '../../apps/cli/src/server/ollama-request.ts';
 
 const wanted = (name: string): Wanted => ({ name, digest: `sha256:${name}`, size: 1 });
@@ -149,7 +150,9 @@ test.each(['', 'soon', '5 m', '5d', '1e3', true, {}, [5], 'h', '1'.repeat(99)])(
 );
 
 test.each<[string, object]>([
-  ['images', { prompt: 'a', images: ['aGk='] }],
+  ['images', { prompt: 'a', images: ['aGk='], raw: true }],
+  ['images', { prompt: 'a', images: ['no base64'] }],
+  ['images', { prompt: 'a', images: [7] }],
   ['format', { prompt: 'a', format: 'xml' }],
   ['format', { prompt: 'a', format: ['json'] }],
   ['context', { prompt: 'a', context: [1, 2] }],
@@ -163,6 +166,17 @@ test.each<[string, object]>([
   ['stream', { prompt: 'a', stream: 1 }],
 ])('Ollama: %s is refused by name: %j', (name, more) => {
   expect(() => readGenerate({ model: 'nano', ...more })).toThrow(`'${name}'`);
+});
+
+test('Ollama: pictures come before the text', () => {
+  const messages = [{ role: 'user', content: 'What?', images: ['aGk=', 'AA=='] }];
+  expect(readChat({ model: 'nano', messages }).messages[0]!.content).toEqual([
+    { type: 'image', image: Uint8Array.of(104, 105) },
+    { type: 'image', image: Uint8Array.of(0) },
+    { type: 'text', text: 'What?' },
+  ]);
+  const { prompt, images } = readGenerate({ model: 'nano', prompt: 'a', images: ['AA=='] });
+  expect(withImages(images, prompt)).toHaveLength(2);
 });
 
 test('Ollama: what it ignores is ignored, what it has is read', () => {

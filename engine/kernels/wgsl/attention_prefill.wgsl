@@ -71,7 +71,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let first_token = queries.first;
   let end_token = first_token + queries.tokens;
   let first_query = queries.position;
+//#if BOTH_WAYS
+  let end = last[end_token - 1u] + 1u;
+//#else
   let end = first_query + queries.tokens;
+//#endif
   var begin = 0u;
   if (WINDOW != 0u && first_query + 1u > WINDOW) {
     begin = first_query + 1u - WINDOW;
@@ -81,6 +85,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let score_four = thread / KEY_THREADS;
   let score_key = thread % KEY_THREADS;
   let at = vec4<u32>(first_query + 4u * score_four) + vec4<u32>(0u, 1u, 2u, 3u);
+//#if BOTH_WAYS
+  let score_token = vec4<u32>(first_token + 4u * score_four) + vec4<u32>(0u, 1u, 2u, 3u);
+  let of_token = min(score_token, vec4<u32>(end_token - 1u));
+  let until = vec4<u32>(last[of_token.x], last[of_token.y], last[of_token.z], last[of_token.w]);
+//#else
+  let until = at;
+//#endif
   var score_top = vec4<f32>(EMPTY);
   // As one of the threads of the output:
   let four = min(thread / UNITS, FOURS - 1u);
@@ -130,10 +141,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#repeat k KEYS_A_THREAD
     let key${k} = score_key + ${k}u * KEY_THREADS;
     let position${k} = vec4<u32>(first_key + key${k});
-    var seen${k} = (position${k} <= at) & vec4<bool>(key${k} < count);
+    var seen${k} = (position${k} <= until) & vec4<bool>(key${k} < count);
     if (WINDOW != 0u) {
-      // Where the key lies after the query the difference wraps, and the first test has decided.
-      seen${k} = seen${k} & (at - position${k} < vec4<u32>(WINDOW));
+      seen${k} = seen${k} & (at < position${k} + vec4<u32>(WINDOW));
     }
     score${k} = select(vec4<f32>(EMPTY), score${k}, seen${k});
     tile[key${k} * FOURS + score_four] = score${k};

@@ -1,4 +1,4 @@
-// The pixels of a picture, patch by patch, as floats from -1 to 1. One thread a value.
+// The pixels of a picture, patch by patch, as floats from -1 to 1, or from 0. One thread a value.
 //#include step.wgsl
 //#include grid.wgsl
 const VALUES: u32 = 3u * SIDE * SIDE;
@@ -14,5 +14,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let column = patch_index % grid.columns * SIDE + id.x % SIDE;
   let byte = 3u * (row * grid.columns * SIDE + column) + channel;
   let value = extractBits(image[byte >> 2u], 8u * (byte & 3u), 8u);
+//#if CENTRED
   patches[patch_index * VALUES + id.x] = 2.0 * (f32(value) / 255.0) - 1.0;
+//#else
+  patches[patch_index * VALUES + id.x] = f32(value) / 255.0;
+//#endif
 }

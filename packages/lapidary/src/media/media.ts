@@ -1,7 +1,6 @@
 // Pictures of a conversation on their way to the engine: named by the digest of their bytes, decoded only where the engine
 // has no soft tokens of them.
 
-import { sha256 } from '../cache/sha256.js';
 import type { Engine } from '../engine.js';
 import { LapidaryError } from '../errors.js';
 import { currentPlatform } from '../platform.js';
@@ -34,12 +33,15 @@ const isRaw = (image: object): image is RawImage =>
 /** Digests of what does not change. */
 const known = new WeakMap<Blob | ImageBitmap, string>();
 
+/** Loaded when it is needed: most conversations have no pictures. */
+const newHasher = async () => (await import('../cache/sha256.js')).sha256();
+
 /** Bytes of pixels that are hashed at once. */
 const PIECE = 16 << 20;
 
 async function digestOf(pixels: Pixels, signal: AbortSignal): Promise<string> {
   const { width, height, channels, size } = pixels;
-  const hasher = await sha256();
+  const hasher = await newHasher();
   hasher.update(new TextEncoder().encode(`${width} ${height} ${channels} `));
   for (let at = 0; at < size; at += PIECE) {
     hasher.update(await pixels.read(at, Math.min(PIECE, size - at), signal));
@@ -48,7 +50,7 @@ async function digestOf(pixels: Pixels, signal: AbortSignal): Promise<string> {
 }
 
 async function digestOfFile(bytes: Uint8Array): Promise<string> {
-  const hasher = await sha256();
+  const hasher = await newHasher();
   hasher.update(bytes);
   return hasher.digest();
 }

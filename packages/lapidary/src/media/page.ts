@@ -1,7 +1,6 @@
 // Pictures by the browser's own decoders, in pages and workers.
 
 import { LapidaryError, messageOf } from '../errors.js';
-import { sizeOfImage } from './image-size.js';
 import { checkSize, type Pixels } from './pixels.js';
 
 /** A bitmap's pixels, of which only those that are read are drawn. What is transparent becomes white. */
@@ -36,6 +35,8 @@ export function pixelsOfBitmap(name: string, bitmap: ImageBitmap): Pixels {
 
 /** Decodes a picture's file. Its size is read from its header first: decoding takes that much memory. */
 export async function decodeInPage(bytes: Uint8Array<ArrayBuffer>, name: string): Promise<Pixels> {
+  // Loaded when they are needed: most conversations have no pictures.
+  const { sizeOfImage } = await import('./image-size.js');
   let size: { width: number; height: number };
   try {
     size = sizeOfImage(bytes);

@@ -7,17 +7,30 @@ export interface ChatToolCall {
   function: { name: string; /** JSON. */ arguments: string };
 }
 
-/** A part of a message's content. */
+/** Text in a message's content. */
 export interface TextContentPart {
   type: 'text';
   text: string;
 }
 
+/** A picture in a message's content: a `data:` URL of its file. */
+export interface ImageContentPart {
+  type: 'image_url';
+  image_url: {
+    url: string;
+    /** Tokens that it becomes at most: 70, 280 or 1,120. */
+    detail?: 'low' | 'auto' | 'high' | undefined;
+  };
+}
+
+/** A part of a message's content. */
+export type ContentPartParam = TextContentPart | ImageContentPart;
+
 /** A message of a request. */
 export type ChatMessageParam =
   | {
       role: 'system' | 'developer' | 'user';
-      content: string | TextContentPart[];
+      content: string | ContentPartParam[];
       name?: string | undefined;
     }
   | {
