@@ -224,12 +224,18 @@ void add_segments(Composer& composer, std::span<const Segment> segments, uint32_
   for (size_t i = 0; i < segments.size(); ++i) {
     const Segment& segment = segments[i];
     composer.include(cat("codec_", codec_prefix(segment.codec), ".wgsl"));
-    const PackedLayout layout = packed_layout(segment.codec, segment.rows, cols);
+    const uint32_t rows = segment.matrix_rows == 0 ? segment.rows : segment.matrix_rows;
+    const PackedLayout layout = packed_layout(segment.codec, rows, cols);
+    // Planes that are read by vectors have whole ones a row.
+    const PlaneWords row = plane_words(segment.codec, cols);
+    const uint64_t first = segment.first_row;
     const uint64_t vectors = segment.offset / 16;
     const uint64_t words = segment.offset / 4;
-    composer.text(cat("const SEGMENT_", i, " = Planes(", vectors + layout.quants, "u, ",
-                      words + layout.high, "u, ", words + layout.scales, "u, ",
-                      words + layout.deltas, "u, ", vectors + layout.supers, "u);\n"));
+    composer.text(cat(
+        "const SEGMENT_", i, " = Planes(", vectors + layout.quants + first * row.quants / 4, "u, ",
+        words + layout.high + first * row.high, "u, ", words + layout.scales + first * row.scales,
+        "u, ", words + layout.deltas + first * row.deltas, "u, ",
+        vectors + layout.supers + first * row.supers / 4, "u);\n"));
     composer.constant(cat("ROWS_", i), segment.rows);
   }
 }

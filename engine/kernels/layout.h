@@ -116,6 +116,10 @@ struct Segment {
   Codec codec;
   uint32_t rows;
   uint32_t offset = 0;  // bytes from the start of the bound range, a multiple of 256
+  // Where it is rows [first_row, first_row + rows) of a larger matrix, the rows of that one; what
+  // `offset` says is where that one starts.
+  uint32_t matrix_rows = 0;
+  uint32_t first_row = 0;
 };
 uint32_t total_rows(std::span<const Segment> segments);
 // "q4_k 2048 q4_k 256 x 1536": codecs and rows of the segments, and their columns.

@@ -6,16 +6,13 @@
 
 #include "engine/base/bytes.h"
 #include "engine/base/text.h"
+#include "engine/kernels/experts.h"
 #include "engine/kernels/quantize.h"
 
 namespace lapidary::kernels {
 namespace {
 
 uint32_t tile_rows(const MatmulSpec& spec) { return 16 * spec.tiling.rows; }
-uint32_t tile_tokens(const MatmulTiling& tiling, Dot dot) {
-  return tiling.threads / (dot == Dot::kMatrix ? 2 : 4);
-}
-
 bool geglu(const MatmulSpec& spec) { return spec.epilogue == Epilogue::kGeglu; }
 
 // Output rows of a workgroup: half of the tile is `up` with GeGLU.
@@ -53,13 +50,14 @@ void add_by_codec(Composer& composer, const MatmulSpec& spec, std::string_view n
   const auto of = [&](Codec codec, std::string_view planes) {
     return cat("return ", call(codec_prefix(codec), planes), ";");
   };
+  const std::string_view expert = spec.experts ? " + expert_row" : "";
   if (geglu(spec)) {
     const uint32_t half = rows_per_group(spec);
-    text += cat("  let row = min(first_row + r % ", half, "u, segment_rows - 1u);\n  if (r < ",
-                half, "u) { ", of(spec.segments[0].codec, "SEGMENT_0"), " }\n  ",
+    text += cat("  let row = min(first_row + r % ", half, "u, segment_rows - 1u)", expert,
+                ";\n  if (r < ", half, "u) { ", of(spec.segments[0].codec, "SEGMENT_0"), " }\n  ",
                 of(spec.segments[1].codec, "SEGMENT_1"), "\n");
   } else {
-    text += "  let row = min(first_row + r, segment_rows - 1u);\n";
+    text += cat("  let row = min(first_row + r, segment_rows - 1u)", expert, ";\n");
     for (const Codec codec : kCodecs) {
       std::string chosen;
       std::string condition;
@@ -145,6 +143,10 @@ uint32_t tile_bytes(const MatmulTiling& tiling, Dot dot) {
 
 }  // namespace
 
+uint32_t tile_tokens(const MatmulTiling& tiling, Dot dot) {
+  return tiling.threads / (dot == Dot::kMatrix ? 2 : 4);
+}
+
 std::vector<Dot> quantized_forms(const Variant& variant) {
   std::vector<Dot> forms;
   const Dot form = variant.prefill.value_or(variant.dot);
@@ -189,8 +191,19 @@ KernelSource matmul_source(const MatmulSpec& spec) {
                       : "array<f32>");
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", "array<f32>");
   if (spec.clip) composer.bind('r', "clip", "array<f32>");
+  if (spec.experts) {
+    const ExpertRows& experts = *spec.experts;
+    composer.bind('r', "tiles", "array<vec4<u32>>")
+        .bind('r', "order", "array<u32>")
+        .constant("FIRST_EXPERT", experts.first)
+        .constant("EXPERT_COUNT", experts.count)
+        .constant("EXPERT_STRIDE", experts.stride)
+        .constant("SHARING", experts.shared_input ? experts.used : 1)
+        .constant("X_EACH", experts.shared_input ? 1 : experts.used);
+  }
   composer.bind('u', "step", "Step")
       .flag("CLIP", spec.clip)
+      .flag("EXPERTS", spec.experts ? 1 : 0)
       .constant("COLS", spec.cols)
       .constant("CAP", spec.cap)
       .constant("THREADS", spec.tiling.threads)
@@ -231,6 +244,11 @@ Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens) {
   uint32_t groups = div_ceil(spec.window, rows_per_group(spec));
   for (size_t i = 0; spec.window == 0 && i < located_segments(spec); ++i)
     groups += div_ceil(spec.segments[i].rows, rows_per_group(spec));
+  if (spec.experts) {
+    const ExpertRows& experts = *spec.experts;
+    const uint32_t tile = tile_tokens(spec.tiling, spec.dot);
+    return {groups, expert_tiles({experts.all, experts.used, tile}, tokens), 1};
+  }
   return {groups, div_ceil(tokens, tile_tokens(spec.tiling, spec.dot)), 1};
 }
 

@@ -42,11 +42,16 @@ struct MatmulSpec {
   uint32_t window = 0;
   // X is clamped to [clip[0], clip[1]] and Y to [clip[2], clip[3]]; kStore, in the float form only.
   bool clip = false;
+  // A mixture of experts: of the rows of all tokens' experts, sorted by expert (experts.h), a
+  // workgroup has some of one. As a matvec's, with those rows in Y and in an X that is not shared.
+  std::optional<ExpertRows> experts;
   MatmulTiling tiling;
   Dot dot = Dot::kF32;  // not kF32: all segments have integer quants; kMatrix: kFeatureMatrix, too
   bool light = false;   // as Variant's
 };
 
+// Tokens of a workgroup.
+uint32_t tile_tokens(const MatmulTiling& tiling, Dot dot);
 // The forms beside kF32 that matmuls may have.
 std::vector<Dot> quantized_forms(const Variant& variant);
 // The forms to choose from for a product of `segments`: the usual one first.
@@ -54,12 +59,12 @@ std::vector<Dot> matmul_forms(std::span<const Segment> segments, const Variant& 
 
 // X: [T, cols] f32, or what quantize.h makes of it for spec.dot. Y: [T, y_stride] f32.
 // T = step.tokens.
-// Bindings: 0 r weights, 1 w Y, 2 r X, 3 r mul (kGeluMul only) or r clip f32 [4] (clip), last u
-// step.
+// Bindings: 0 r weights, 1 w Y, 2 r X, 3 r mul (kGeluMul only) or r clip f32 [4] (clip), with
+// experts r tiles and r order (experts.h, for tile_tokens()), last u step.
 KernelSource matmul_source(const MatmulSpec& spec);
 // As matvec's, with the forms there are.
 std::string tuning_key(const MatmulSpec& spec, const Variant& variant);
-// T at least 1 and at most 65,535 * 32.
+// T at least 1 and at most 65,535 * 32; with experts used * T at most 65,535.
 Groups matmul_groups(const MatmulSpec& spec, uint32_t tokens);
 
 }  // namespace lapidary::kernels

@@ -42,13 +42,14 @@ MatvecTiling tiling_of(const MatvecSpec& spec) {
   // Several turns a lane hide latency better than wide rows.
   if (lanes > 8 && units / lanes < 2) lanes /= 2;
   MatvecTiling tiling{.threads = 256, .lanes = lanes, .rows = 4 / streams(spec)};
-  constexpr uint32_t kEnough = 192;
+  // Experts run side by side.
+  const uint32_t enough = 192 / (spec.experts ? std::min(spec.experts->used, 8u) : 1);
   // Where there are more rows than that, fewer lanes: each repeats the prologue for more rows.
-  while (tiling.lanes > 8 && group_count(spec, tiling) >= 2 * kEnough) tiling.lanes /= 2;
+  while (tiling.lanes > 8 && group_count(spec, tiling) >= 2 * enough) tiling.lanes /= 2;
   // With a norm, no thread should hold more than 16 values of h, where 256 threads can do that.
   const uint32_t least =
       has_norm(spec) ? std::clamp(std::bit_ceil(div_ceil(spec.cols, 16)), 64u, 256u) : 64;
-  while (group_count(spec, tiling) < kEnough && (tiling.rows > 1 || tiling.threads > least)) {
+  while (group_count(spec, tiling) < enough && (tiling.rows > 1 || tiling.threads > least)) {
     if (tiling.rows > 1) {
       tiling.rows /= 2;
     } else {
@@ -207,10 +208,13 @@ void add_rows(Composer& composer, const MatvecSpec& spec, bool aligned, bool hea
   };
   std::string text;
   std::string find = "fn find_rows(token: u32) {\n";
+  const uint32_t sharing = spec.experts && spec.experts->shared_input ? spec.experts->used : 1;
   for (const auto& [name, stride] : rows) {
     if (spec.tokens) {
       text += cat("var<private> ", name, "_row: u32;\n");
-      find += cat("  ", name, "_row = token * ", stride, "u;\n");
+      find +=
+          cat("  ", name, "_row = token",
+              sharing > 1 && name != "y" ? cat(" / ", sharing, "u") : "", " * ", stride, "u;\n");
     } else {
       text += cat("const ", name, "_row = 0u;\n");
     }
@@ -242,7 +246,8 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   const Dot dot = dot_of(spec, variant);
   const uint32_t tile = tile_units(spec, tiling, dot);
   // Measured on an H100: of two streams, 192 workgroups gain 12 % and 384 lose 12 %.
-  const bool ahead = !variant.light && (streams(spec) == 1 || group_count(spec, tiling) <= 256);
+  const uint32_t side_by_side = group_count(spec, tiling) * (spec.experts ? spec.experts->used : 1);
+  const bool ahead = !variant.light && (streams(spec) == 1 || side_by_side <= 256);
   const bool aligned = spec.cols % 4 == 0;
   const bool merge = spec.prologue == Prologue::kMerge;
   const bool has_post = spec.prologue == Prologue::kResidualNorm && spec.has_post;
@@ -280,6 +285,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
   if (spec.epilogue == Epilogue::kGeluMul) composer.bind('r', "mul", kFloats);
   if (spec.fused.any()) composer.bind('r', "adapter", spec.fused.buffer_type());
   if (spec.fused.next_rank > 0) composer.bind('r', "residual", kVectors);
+  if (spec.experts) composer.bind('r', "routes", "array<vec2<u32>>");
   if (merge) {
     if (spec.tokens) {
       composer.bind('u', "steps", cat("array<Step, ", kMaxStepRows, ">"));
@@ -306,6 +312,7 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
       .flag("SUBGROUPS", variant.subgroups)
       .flag("LIGHT", variant.light)
       .flag("TOKENS", spec.tokens ? 1 : 0)
+      .flag("EXPERTS", spec.experts ? 1 : 0)
       .flag("LOG_SHUFFLES", std::min(log_threads, 7u))
       .flag("LOG_LANES", std::min(static_cast<uint32_t>(std::countr_zero(tiling.lanes)), 7u))
       .flag("PLAIN", spec.prologue == Prologue::kPlain)
@@ -332,6 +339,11 @@ KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant) {
         .constant("WINDOW", spec.window)
         .constant("MAX_SPLITS", spec.attention.splits)
         .constant("KEYS_PER_SPLIT", spec.attention.keys);
+  }
+  if (spec.experts) {
+    composer.constant("FIRST_EXPERT", spec.experts->first)
+        .constant("EXPERT_COUNT", spec.experts->count)
+        .constant("EXPERT_STRIDE", spec.experts->stride);
   }
   set_fused(composer, spec, tiling, variant);
   add_segments(composer, spec.segments, spec.cols, dot);
@@ -370,7 +382,8 @@ bool can_hand_over(const MatvecSpec& first, const MatvecSpec& second, const Vari
 Groups matvec_groups(const MatvecSpec& spec, uint32_t tokens) {
   const MatvecTiling tiling = tiling_of(spec);
   const Groups groups = fold_groups(group_count(spec, tiling) + next_groups(spec));
-  return spec.tokens ? Groups{tokens, groups.x, groups.y} : groups;
+  const uint32_t rows = spec.experts ? tokens * spec.experts->used : tokens;
+  return spec.tokens ? Groups{rows, groups.x, groups.y} : groups;
 }
 
 }  // namespace lapidary::kernels

@@ -72,6 +72,17 @@ struct TokenStrides {
   uint32_t mul = 0;
 };
 
+// A mixture of experts: W is all of them or some, and each token is multiplied by those chosen for
+// it (experts.h). Segments are the first expert's rows of the matrices that hold them all.
+struct ExpertRows {
+  uint32_t used = 1;    // of a token
+  uint32_t stride = 0;  // rows of the matrices from one expert's to the next's
+  uint32_t first = 0;   // W has experts [first, first + count); outputs of others are left alone
+  uint32_t count = 0;
+  bool shared_input = false;  // a token's experts have the same input
+  uint32_t all = 0;           // experts of the mixture; of matmuls only
+};
+
 struct MatvecSpec {
   std::vector<Segment> segments;
   uint32_t cols = 0;
@@ -104,13 +115,17 @@ struct MatvecSpec {
   // same rows of W run side by side, so that a weight comes from memory once. With kMerge the last
   // binding is u steps, array<Step, kMaxStepRows>, instead of u step.
   std::optional<TokenStrides> tokens;
+  // With `tokens`; not with kMerge or a fused change. y, and an input that is not shared, have a
+  // row for each of a token's experts: the strides are those rows'.
+  std::optional<ExpertRows> experts;
 };
 
 // Bindings: 0 r weights, 1 w y, then the prologue's and the epilogue's in the order listed above,
-// with a fused change r adapter, and for `next` r the residual stream f32 [hidden]; last u step
-// where the prologue has it. y[row]: the rows of segment 0, then of segment 1, ...
+// with a fused change r adapter, and for `next` r the residual stream f32 [hidden]; with experts r
+// chosen (experts.h); last u step where the prologue has it. y[row]: the rows of segment 0, then of
+// segment 1, ...
 KernelSource matvec_source(const MatvecSpec& spec, const Variant& variant);
-// tokens: 1, or with spec.tokens those there are, at most 65,535.
+// tokens: 1, or with spec.tokens those there are, at most 65,535, with experts used * tokens.
 Groups matvec_groups(const MatvecSpec& spec, uint32_t tokens = 1);
 // With a handed change: the pieces of the next product's A h, one a workgroup.
 uint32_t handed_pieces(const MatvecSpec& spec);

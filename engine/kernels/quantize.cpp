@@ -15,6 +15,7 @@ KernelSource halves_source(const QuantizeSpec& spec) {
       .bind('u', "step", "Step")
       .constant("THREADS", kThreads)
       .constant("X_ROW", spec.cols / 8)
+      .constant("EACH", spec.each)
       .flag("SUBGROUPS", 0)
       .flag("TWO_BYTES", 0)
       .flag("LIGHT", spec.light)
@@ -37,6 +38,7 @@ KernelSource quantize_source(const QuantizeSpec& spec) {
       .constant("THREADS", kThreads)
       .constant("UNITS", spec.cols / 32)
       .constant("VECTORS", quantized_vectors(spec.dot))
+      .constant("EACH", spec.each)
       .flag("TWO_BYTES", spec.dot == Dot::kInt16)
       .flag("EIGHT", 8)
       .include("quantize.wgsl");
@@ -44,8 +46,9 @@ KernelSource quantize_source(const QuantizeSpec& spec) {
 }
 
 Groups quantize_groups(const QuantizeSpec& spec, uint32_t tokens) {
-  if (spec.dot == Dot::kMatrix) return fold_groups(tokens);
-  return {div_ceil(tokens, kThreads), spec.cols / 32, 1};
+  const uint32_t rows = tokens * spec.each;
+  if (spec.dot == Dot::kMatrix) return fold_groups(rows);
+  return {div_ceil(rows, kThreads), spec.cols / 32, 1};
 }
 
 }  // namespace lapidary::kernels

@@ -20,6 +20,7 @@ struct QuantizeSpec {
   uint32_t cols = 0;      // a multiple of 32, at most 32 * 65,535
   Dot dot = Dot::kInt16;  // not kF32
   bool light = false;     // as Variant's
+  uint32_t each = 1;      // rows that a token has: T = each * step.tokens
 };
 
 // V of the above, of an integer form.

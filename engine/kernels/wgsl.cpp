@@ -69,6 +69,9 @@ constexpr char kBiasNorm[] = {
 constexpr char kBound[] = {
 #embed <bound.wgsl>
 };
+constexpr char kChooseExperts[] = {
+#embed <choose_experts.wgsl>
+};
 constexpr char kCodecBf16[] = {
 #embed <codec_bf16.wgsl>
 };
@@ -207,8 +210,14 @@ constexpr char kMatmulMatrix[] = {
 constexpr char kMatmulPlace[] = {
 #embed <matmul_place.wgsl>
 };
+constexpr char kMatmulTokens[] = {
+#embed <matmul_tokens.wgsl>
+};
 constexpr char kMatvec[] = {
 #embed <matvec.wgsl>
+};
+constexpr char kMixExperts[] = {
+#embed <mix_experts.wgsl>
 };
 constexpr char kPlanes[] = {
 #embed <planes.wgsl>
@@ -251,6 +260,8 @@ constexpr char kSampleParams[] = {
 };
 constexpr char kSigmoidGate[] = {
 #embed <sigmoid_gate.wgsl>
+constexpr char kSortExperts[] = {
+#embed <sort_experts.wgsl>
 };
 constexpr char kSplits[] = {
 #embed <splits.wgsl>
@@ -309,6 +320,7 @@ constexpr Module kModules[] = {
     {"audio_subsample.wgsl", kAudioSubsample},
     {"bias_norm.wgsl", kBiasNorm},
     {"bound.wgsl", kBound},
+    {"choose_experts.wgsl", kChooseExperts},
     {"codec_bf16.wgsl", kCodecBf16},
     {"codec_f16.wgsl", kCodecF16},
     {"codec_f32.wgsl", kCodecF32},
@@ -355,7 +367,9 @@ constexpr Module kModules[] = {
     {"matmul_integer.wgsl", kMatmulInteger},
     {"matmul_matrix.wgsl", kMatmulMatrix},
     {"matmul_place.wgsl", kMatmulPlace},
+    {"matmul_tokens.wgsl", kMatmulTokens},
     {"matvec.wgsl", kMatvec},
+    {"mix_experts.wgsl", kMixExperts},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
     {"qkv_back.wgsl", kQkvBack},
@@ -370,6 +384,7 @@ constexpr Module kModules[] = {
     {"sample.wgsl", kSample},
     {"sample_params.wgsl", kSampleParams},
     {"sigmoid_gate.wgsl", kSigmoidGate},
+    {"sort_experts.wgsl", kSortExperts},
     {"splits.wgsl", kSplits},
     {"step.wgsl", kStep},
     {"sum_heads.wgsl", kSumHeads},

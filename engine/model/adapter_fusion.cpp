@@ -35,6 +35,8 @@ uint32_t padded_rank(const Change* change) {
 
 bool can_fuse(const Config& config, const Weights& weights, const AdapterStack& stack) {
   if (stack.changes(Product::kPleGate) || stack.changes(Product::kPleProj)) return false;
+  // What follows the feed-forward network there is not what its down projection gave.
+  if (config.experts.count > 0) return false;
   if (config.hidden % 32 != 0) return false;
   bool any = false;
   for (size_t l = 0; l < weights.layers.size(); ++l) {

@@ -25,8 +25,8 @@ class AdapterFusion {
   AdapterFusion() = default;  // fuses nothing
   // Empty where the stack has none, or what the kernels cannot do: adapters of the per-layer
   // matrices, more than kernels::kMaxFusedRank ranks on a product, widths that are no multiple of
-  // 32. `entry`: the layer that a token may enter from a batch, of which entry() speaks.
-  // kOutOfMemory.
+  // 32, a mixture of experts. `entry`: the layer that a token may enter from a batch, of which
+  // entry() speaks. kOutOfMemory.
   static Task<Result<AdapterFusion>> create(gpu::Device& device, const Config& config,
                                             const Weights& weights, const kernels::Variant& variant,
                                             const AdapterStack& stack, size_t entry);

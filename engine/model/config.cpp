@@ -227,7 +227,12 @@ class LayerReader {
 
 Status read_experts(const gguf::Header& header, Experts& experts) {
   TRY(experts.count, read_uint(header, "gemma4.expert_count", 0, kMaxExperts, 0));
-  if (experts.count == 0) return {};
+  if (experts.count == 0) {
+    if (!find_tensor(header, TensorRole::kRouter)) return {};
+    return fail(ErrorCode::kInvalidFormat,
+                cat("gemma4.expert_count is 0 or missing, but there is a tensor ",
+                    tensor_name(TensorRole::kRouter), ": the file is damaged"));
+  }
   TRY(experts.used, read_uint(header, "gemma4.expert_used_count", 1, experts.count));
   TRY(experts.ffn, read_uint(header, "gemma4.expert_feed_forward_length", 4, kMaxFfn));
   return check_multiple_of_4("gemma4.expert_feed_forward_length", experts.ffn);

@@ -183,6 +183,7 @@ Status Decoder::allocate_rows(Scratch& s, uint32_t tokens) {
   const uint64_t row = uint64_t{tokens} * sizeof(float);
   TRY(s.tokens, buffer(row, gpu::kStorageUsage, "tokens"));
   TRY(s.step, buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step"));
+  if (config_.experts.count > 0) TRY_VOID(allocate_experts(s, tokens));
   for (gpu::Buffer& x : s.x) {
     TRY(x, buffer(row * config_.hidden, gpu::kStorageUsage, "residual stream"));
   }
@@ -228,6 +229,14 @@ Status Decoder::allocate_batch(Scratch& s, uint32_t tokens) {
   uint64_t quantized = 0;
   for (const kernels::Dot form : kernels::quantized_forms(options_.variant))
     quantized = std::max(quantized, kernels::quantized_bytes(form, widest, tokens));
+  if (config_.experts.count > 0) {
+    TRY_VOID(allocate_expert_tiles(s, tokens));
+    if (expert_form() != kernels::Dot::kF32) {
+      quantized =
+          std::max(quantized, kernels::quantized_bytes(expert_form(), config_.experts.ffn,
+                                                       uint64_t{tokens} * config_.experts.used));
+    }
+  }
   if (quantized > 0) {
     TRY(s.quantized, buffer(quantized, gpu::kStorageUsage, "quantised activations"));
   }

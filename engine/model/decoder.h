@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/kernels/attention.h"
+#include "engine/kernels/experts.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/matvec.h"
 #include "engine/kernels/sampling.h"
@@ -241,6 +242,9 @@ class Decoder {
     gpu::Buffer tokens, spans, last_seen, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok,
         ple_ctx, ple, ple_gate;
     gpu::Buffer quantized;  // input of a matmul, where the variant has a form that needs it
+    // Of experts: logits, who was chosen (kernels/experts.h), and a row for each of a token's.
+    gpu::Buffer router, chosen, expert_ffn, expert_out;
+    gpu::Buffer tiles, order;  // of a batch's
   };
 
   // Floats of a token of decoding in the buffers between kernels, with the adapters that are set.
@@ -320,6 +324,29 @@ class Decoder {
   void record_decode(Lane& lane);
   void record_entry();
   void record_decode_layer(size_t layer, Lane& lane, uint32_t& current);
+  Status allocate_experts(Scratch& scratch, uint32_t tokens);
+  Status allocate_expert_tiles(Scratch& scratch, uint32_t tokens);
+  kernels::SortExpertsSpec sort_spec() const;
+  kernels::Dot expert_form() const;
+  bool sorts_experts(uint32_t tokens) const;
+  void add_expert_matmuls(Program& program, const ExpertMatrices& matrices,
+                          kernels::MatmulSpec spec, const gpu::Range& y, const gpu::Range& x);
+  void record_expert_matmuls(Program& program, size_t layer, const gpu::Range& input);
+  void record_choice(Program& program, size_t layer, const Scratch& s);
+  void record_mix(Program& program, size_t layer, const Scratch& s, uint32_t delta_stride);
+  enum class ExpertRun : uint8_t {
+    kOne,
+    kStep,
+    kBatch
+  };  // one token, one of each of several, many
+  void add_expert_matvecs(Program& program, const ExpertMatrices& matrices,
+                          kernels::MatvecSpec spec, const std::vector<gpu::Range>& ranges,
+                          const gpu::Buffer& chosen, ExpertRun run);
+  void record_expert_matvecs(Program& program, size_t layer, const Scratch& s,
+                             const gpu::Range& input, uint32_t input_stride, bool norm,
+                             ExpertRun run);
+  void record_experts(size_t layer, Lane& lane, uint32_t current);
+  void record_batch_experts(size_t layer, Program& program, uint32_t current);
   void record_sampling();
   void record_batch_inputs(Program& program);
   uint32_t max_adjustments() const { return std::min(config_.vocab, options_.context + 4096); }

@@ -321,6 +321,7 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
   current ^= 1;
   record_matvec(lane, program, down, {w.down.buffer, s.delta, s.ffn},
                 changes(l, Product::kDown, &s.x[current], pieces));
+  if (config_.experts.count > 0) record_experts(l, lane, current);
 
   if (config_.per_layer_dim == 0) return;
   const gpu::AlignedRange ple =

@@ -139,6 +139,7 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
                 change(Product::kGateUp));
   record_matmul(program, batch_spec(w.down), {w.down.buffer, batch_.delta, batch_.ffn, batch_.step},
                 change(Product::kDown));
+  if (config_.experts.count > 0) record_batch_experts(l, program, current);
 
   if (config_.per_layer_dim == 0) return;
   const gpu::Buffer& x = record_residual_norm(program, w.before_ple, true, current);

@@ -100,6 +100,7 @@ Decoder::Lane Decoder::step_lane() {
   set(s.attention, width.attention);
   set(s.stats, width.stats);
   set(s.ffn, width.ffn);
+  set(s.router, config_.experts.count);
   set(s.ple_ctx, all_layers);
   set(s.ple, all_layers);
   set(s.ple_gate, config_.per_layer_dim);

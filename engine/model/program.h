@@ -10,7 +10,8 @@
 
 namespace lapidary::model {
 
-// Workgroups as a function of the step: the number of tokens (batch) or the position (decode).
+// Workgroups as a function of the step: the number of tokens (batch) or the position (decode). None
+// (x = 0): the dispatch is left out.
 using GroupsOf = std::function<kernels::Groups(uint32_t)>;
 
 class Program {
@@ -47,6 +48,7 @@ class Program {
                    uint32_t n) const {
     const Step& step = steps_[index];
     const kernels::Groups groups = step.groups(n);
+    if (groups.x == 0) return;
     list.dispatch(cache[step.slot], step.bindings, groups.x, groups.y, groups.z);
   }
   void clear() { steps_.clear(); }

@@ -1,6 +1,7 @@
 #include "engine/model/weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "engine/base/bytes.h"
@@ -38,6 +39,9 @@ class Loader {
   Status plan_table(Table& table, TensorRole role, std::string_view label);
   Status plan_source_table(std::optional<SourceTable>& table, TensorRole role);
   Status plan_layer(int layer);
+  Status plan_experts(int layer);
+  Status plan_expert_matrices(ExpertMatrices& matrices, std::span<const TensorRole> roles,
+                              int layer, uint32_t rows, std::string_view label);
   Status plan_site(Site& site, const TensorRole* post, int post_layer, const TensorRole* pre,
                    int pre_layer, const TensorRole* scale, int scale_layer);
   Status add_vector(TensorRole role, int layer, size_t at);
@@ -51,6 +55,7 @@ class Loader {
   uint32_t source_;
   std::vector<MatrixJob> matrices_;
   std::vector<VectorJob> vector_jobs_;
+  std::vector<size_t> router_scales_;  // where in vectors_
   std::vector<float> vectors_;
 };
 
@@ -180,6 +185,7 @@ Status Loader::plan_layer(int l) {
   TRY_VOID(plan_group(out.gate_up, {TensorRole::kFfnGate, TensorRole::kFfnUp}, l,
                       "feed-forward gate, up"));
   TRY_VOID(plan_group(out.down, {TensorRole::kFfnDown}, l, "feed-forward down"));
+  if (config_.experts.count > 0) TRY_VOID(plan_experts(l));
   if (ple) {
     TRY_VOID(plan_group(out.ple_gate, {TensorRole::kInpGate}, l, "per-layer gate"));
     TRY_VOID(plan_group(out.ple_proj, {TensorRole::kProj}, l, "per-layer projection"));
@@ -204,11 +210,86 @@ Status Loader::plan_layer(int l) {
   return {};
 }
 
-Status Loader::plan(TablePlace per_layer) {
-  if (config_.experts.count > 0) {
-    return fail(ErrorCode::kUnsupported,
-                "this model is a mixture of experts, which the GPU decoder cannot run yet");
+// roles: one matrix, or gate and up. rows: of an expert and role. Of one matrix with twice as many
+// the first half is gate.
+Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const TensorRole> roles,
+                                    int layer, uint32_t rows, std::string_view label) {
+  const uint32_t experts = config_.experts.count;
+  std::vector<const gguf::TensorInfo*> tensors;
+  std::vector<Codec> codecs;
+  for (const TensorRole role : roles) {
+    TRY(const gguf::TensorInfo* info, tensor(role, layer));
+    TRY(const Codec codec, matrix_codec(*info, info->rows(), info->dims[0]));
+    tensors.push_back(info);
+    codecs.push_back(codec);
   }
+  matrices.cols = static_cast<uint32_t>(tensors[0]->dims[0]);
+  matrices.stride = static_cast<uint32_t>(tensors[0]->dims[1]);
+  const auto bytes = [&](uint32_t count) {
+    uint64_t sum = 0;
+    for (const Codec codec : codecs)
+      sum += kernels::packed_bytes(codec, count * matrices.stride, matrices.cols);
+    return static_cast<double>(sum);
+  };
+  const double limit = std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
+  uint32_t each = experts;
+  while (bytes(each) > limit) {
+    if (each == 1) {
+      return fail(ErrorCode::kOutOfMemory,
+                  cat(label, " of layer ", layer, ": one of them needs a binding of ", bytes(1),
+                      " bytes; this adapter allows ", limit));
+    }
+    each = div_ceil(each, 2);
+  }
+  // Sized once: the jobs point into it.
+  matrices.parts.reserve(div_ceil(experts, each));
+  for (uint32_t first = 0; first < experts; first += each) {
+    ExpertMatrices::Part& part = matrices.parts.emplace_back();
+    part.first = first;
+    part.count = std::min(each, experts - first);
+    const uint32_t all = part.count * matrices.stride;
+    TRY(part.buffer, buffer(static_cast<uint64_t>(bytes(part.count)), gpu::kStorageUsage, label));
+    uint64_t offset = 0;
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      for (uint32_t row = 0; row < matrices.stride; row += rows) {
+        part.segments.push_back({.codec = codecs[i],
+                                 .rows = rows,
+                                 .offset = static_cast<uint32_t>(offset),
+                                 .matrix_rows = all,
+                                 .first_row = row});
+      }
+      matrices_.push_back({tensors[i], codecs[i], matrices.cols, first * matrices.stride, all,
+                           &part.buffer, offset});
+      offset += kernels::packed_bytes(codecs[i], all, matrices.cols);
+    }
+  }
+  return {};
+}
+
+Status Loader::plan_experts(int l) {
+  ExpertWeights& out = weights.layers[static_cast<size_t>(l)].experts;
+  const uint32_t ffn = config_.experts.ffn;
+  TRY_VOID(plan_group(out.router, {TensorRole::kRouter}, l, "router"));
+  constexpr TensorRole kFused[] = {TensorRole::kExpertsGateUp};
+  constexpr TensorRole kSplit[] = {TensorRole::kExpertsGate, TensorRole::kExpertsUp};
+  constexpr TensorRole kDown[] = {TensorRole::kExpertsDown};
+  const bool fused = find_tensor(header_, TensorRole::kExpertsGateUp, l) != nullptr;
+  TRY_VOID(plan_expert_matrices(out.gate_up, fused ? std::span<const TensorRole>(kFused) : kSplit,
+                                l, ffn, "experts' gate, up"));
+  TRY_VOID(plan_expert_matrices(out.down, kDown, l, config_.hidden, "experts' down"));
+
+  const TensorRole input_norm = TensorRole::kPreFfwNorm2, scale = TensorRole::kRouterScale;
+  TRY_VOID(plan_site(out.before, nullptr, 0, &input_norm, l, nullptr, 0));
+  TRY_VOID(plan_site(out.before_router, nullptr, 0, &scale, l, nullptr, 0));
+  router_scales_.push_back(out.before_router.offset / sizeof(float) + config_.hidden);
+  const size_t after = reserve_floats(out.after, size_t{2} * config_.hidden);
+  TRY_VOID(add_vector(TensorRole::kPostFfwNorm1, l, after));
+  TRY_VOID(add_vector(TensorRole::kPostFfwNorm2, l, after + config_.hidden));
+  const size_t scales = reserve_floats(out.scales, config_.experts.count);
+  return add_vector(TensorRole::kExpertsDownScale, l, scales);
+}
+
+Status Loader::plan(TablePlace per_layer) {
   TRY_VOID(plan_table(weights.token_embd, TensorRole::kTokenEmbd, "token embedding"));
   if (find_tensor(header_, TensorRole::kOutput) != nullptr) {
     TRY_VOID(plan_table(weights.output, TensorRole::kOutput, "output head"));
@@ -233,6 +314,10 @@ Status Loader::plan(TablePlace per_layer) {
 
 Task<Status> Loader::load_vectors() {
   CO_TRY_VOID(co_await read_vectors(source_, vector_jobs_, vectors_));
+  const float factor = 1.0f / std::sqrt(static_cast<float>(config_.hidden));
+  for (const size_t at : router_scales_) {
+    for (float& scale : std::span(vectors_).subspan(at, config_.hidden)) scale *= factor;
+  }
   CO_TRY(weights.vectors,
          buffer(vectors_.size() * sizeof(float), gpu::kStorageUsage, "norms and scales"));
   device_.write(weights.vectors, 0, std::as_bytes(std::span(vectors_)));

@@ -59,6 +59,31 @@ struct Site {
   bool has_pre = true;
 };
 
+// Matrices of all experts, in parts of whole experts: all of them are larger than a binding of some
+// adapters. Segments are the first expert's rows (kernels::ExpertRows).
+struct ExpertMatrices {
+  struct Part {
+    gpu::Buffer buffer;
+    std::vector<kernels::Segment> segments;
+    uint32_t first = 0;
+    uint32_t count = 0;
+  };
+  std::vector<Part> parts;
+  uint32_t cols = 0;
+  uint32_t stride = 0;  // rows from one expert's to the next's
+};
+
+// A layer's mixture of experts beside its dense network.
+struct ExpertWeights {
+  MatrixGroup router;
+  ExpertMatrices gate_up;
+  ExpertMatrices down;
+  Site before_router;  // nothing; the router's scale / sqrt(hidden)
+  Site before;         // nothing; pre_ffw_norm_2
+  Site after;          // f32 [2][hidden]: post_ffw_norm_1, of the dense network, post_ffw_norm_2
+  Site scales;         // f32 [experts], of their outputs
+};
+
 struct LayerWeights {
   MatrixGroup qkv;      // q; k unless shared; v unless shared or made from k
   MatrixGroup output;   // attention output
@@ -70,6 +95,7 @@ struct LayerWeights {
   Site before_ffn;        // post_attention_norm; ffn_norm
   Site before_ple;        // post_ffw_norm; nothing
   Site qk_norms;          // q_norm, k_norm
+  ExpertWeights experts;
 };
 
 struct Weights {

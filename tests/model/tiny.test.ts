@@ -30,7 +30,7 @@ function reference(name: string): Reference {
 
 // Windows of 4 and 5 tokens: a prompt of 20 leaves the first keys behind. (The ring that holds them turns in
 // session.test.ts only.)
-test.each(['tiny-e', 'tiny-dense'])(
+test.each(['tiny-e', 'tiny-dense', 'tiny-moe'])(
   '%s: every logit within 1e-4, relative to the largest',
   async (name) => {
     const { gguf, ids, logits: expected } = reference(name);

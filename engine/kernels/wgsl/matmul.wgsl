@@ -9,6 +9,7 @@
 //#include step.wgsl
 //#include bound.wgsl
 //#include matmul_place.wgsl
+//#include matmul_tokens.wgsl
 const TILE_ROWS: u32 = 16u * ROWS_EACH;
 const TILE_TOKENS: u32 = THREADS / 4u;
 const TOKEN_STEP: u32 = THREADS / 16u;
@@ -26,14 +27,14 @@ var<private> sums_${a}: vec4<f32>;
 
 // Writes what this thread has for its token b.
 fn finish(i: u32, token: u32, b: u32) {
-  if (token < step.tokens) {
+  if (token < token_end()) {
 //#if GEGLU
 //#repeat a HALF_ROWS
-    store(token, first_row + i + ${a}u * 16u, gelu_tanh(sums_${a}[b]) * up_${a}(b));
+    store(y_token(token), first_row + i + ${a}u * 16u, gelu_tanh(sums_${a}[b]) * up_${a}(b));
 //#end
 //#else
 //#repeat a ROWS_EACH
-    store(token, first_row + i + ${a}u * 16u, sums_${a}[b]);
+    store(y_token(token), first_row + i + ${a}u * 16u, sums_${a}[b]);
 //#end
 //#endif
   }
@@ -44,8 +45,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#if LIGHT
   hidden_zero = group.z;
 //#endif
-  locate(group.x);
+//#if EXPERTS
+  let tile = tiles[group.y];
+  if (!is_ours(tile)) {
+    return;
+  }
+  let first_token = place_tile(tile);
+//#else
   let first_token = group.y * TILE_TOKENS;
+//#endif
+  locate(group.x);
   let i = tid % 16u;
   let j = tid / 16u;
 //#if !LIGHT

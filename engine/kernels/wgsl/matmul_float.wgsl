@@ -36,9 +36,9 @@ fn fetch(tid: u32, first_token: u32, u: u32) {
 //#repeat n DECODES
   w_next_${n} = decode((tid + ${n}u * THREADS) % TILE_ROWS, u, (tid + ${n}u * THREADS) / TILE_ROWS);
 //#end
-  let last_token = step.tokens - 1u;
+  let last_token = token_end() - 1u;
 //#repeat n TWO
-  x_next_${n} = x_vector(min(first_token + ((tid + ${n}u * THREADS) >> 3u), last_token),
+  x_next_${n} = x_vector(x_token(min(first_token + ((tid + ${n}u * THREADS) >> 3u), last_token)),
                          u * 8u + (tid & 7u));
 //#if CLIP
   x_next_${n} = clamp(x_next_${n}, vec4<f32>(clip[0]), vec4<f32>(clip[1]));

@@ -28,12 +28,13 @@ fn fetch(tid: u32, first_token: u32, u: u32) {
   // THREADS is a multiple of TILE_ROWS.
   w_next = fetch_weights(tid % TILE_ROWS, u);
   let v = tid / TILE_TOKENS;  // 0 to 3
-  let at = u * X_VECTORS * step.tokens + min(first_token + tid % TILE_TOKENS, step.tokens - 1u);
+  let at = u * X_VECTORS * x_tokens() +
+           x_token(min(first_token + tid % TILE_TOKENS, token_end() - 1u));
   if (v < BYTE_VECTORS) {
-    x_next = x[at + v * step.tokens];
+    x_next = x[at + v * x_tokens()];
   }
   if (v == 3u) {
-    let scales = bitcast<vec4<f32>>(x[at + BYTE_VECTORS * step.tokens]);
+    let scales = bitcast<vec4<f32>>(x[at + BYTE_VECTORS * x_tokens()]);
 //#if TWO_OFFSETS
     x_scale_next = scales;
 //#else

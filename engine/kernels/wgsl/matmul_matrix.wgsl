@@ -9,6 +9,7 @@
 // in f32 (exact_sum).
 //#include step.wgsl
 //#include matmul_place.wgsl
+//#include matmul_tokens.wgsl
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sums = subgroup_matrix_result<f32, 16, 16>;
@@ -42,10 +43,10 @@ var<private> w_most: f32;
 fn fetch(tid: u32, first_token: u32, u: u32) {
   // THREADS is a multiple of TILE_ROWS.
   w_next = fetch_weights(tid % TILE_ROWS, u);
-  let last_token = step.tokens - 1u;
+  let last_token = token_end() - 1u;
 //#repeat n TWO
-  x_next_${n} = x[min(first_token + ((tid + ${n}u * THREADS) >> 2u), last_token) * X_ROW + 4u * u +
-                  (tid & 3u)];
+  x_next_${n} = x[x_token(min(first_token + ((tid + ${n}u * THREADS) >> 2u), last_token)) * X_ROW +
+                  4u * u + (tid & 3u)];
 //#end
 }
 
@@ -77,7 +78,7 @@ fn stage(tid: u32, u: u32, side: u32) {
 }
 
 fn x_scale(token: u32) -> f32 {
-  return bitcast<f32>(x[step.tokens * X_ROW + (token >> 2u)][token & 3u]);
+  return bitcast<f32>(x[x_tokens() * X_ROW + (token >> 2u)][token & 3u]);
 }
 
 // The tile's row r times the token, from weights in f32.
@@ -115,8 +116,16 @@ fn out_of_range(subgroup: u32, lane: u32) -> bool {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) tid: u32,
         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
-  locate(group.x);
+//#if EXPERTS
+  let tile = tiles[group.y];
+  if (!is_ours(tile)) {
+    return;
+  }
+  let first_token = place_tile(tile);
+//#else
   let first_token = group.y * TILE_TOKENS;
+//#endif
+  locate(group.x);
   // Pairs of subgroups share the tile's tokens, and a pair its rows: each subgroup has 16 * EACH rows
   // of each half of the tile, by 32 tokens.
   let row_at = (subgroup & 1u) * (16u * EACH);
@@ -163,11 +172,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = tid; i < GROUP_ROWS * TILE_TOKENS; i += THREADS) {
       let r = i % GROUP_ROWS;
       let token = first_token + i / GROUP_ROWS;
-      if (token < step.tokens) {
+      if (token < token_end()) {
+        let x_row = x_token(token);
 //#if GEGLU
-        store(token, first_row + r, gelu_tanh(exact_sum(r, token)) * exact_sum(r + GROUP_ROWS, token));
+        store(y_token(token), first_row + r,
+              gelu_tanh(exact_sum(r, x_row)) * exact_sum(r + GROUP_ROWS, x_row));
 //#else
-        store(token, first_row + r, exact_sum(r, token));
+        store(y_token(token), first_row + r, exact_sum(r, x_row));
 //#endif
       }
     }
@@ -198,13 +209,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endif
     for (var i = 0u; i < 8u; i++) {
       let at = token + 16u * ${b}u + 2u * i;
-      if (at < step.tokens) {
-        let scale = x_scale(at) / WEIGHT_SCALE;
+      if (at < token_end()) {
+        let scale = x_scale(x_token(at)) / WEIGHT_SCALE;
         let sum = scratch[own + 16u * (2u * i + t) + r] * scale;
 //#if GEGLU
-        store(at, row + 16u * ${a}u, gelu_tanh(gates[i] * scale) * sum);
+        store(y_token(at), row + 16u * ${a}u, gelu_tanh(gates[i] * scale) * sum);
 //#else
-        store(at, row + ${s}u * HALF_TILE + 16u * ${a}u, sum);
+        store(y_token(at), row + ${s}u * HALF_TILE + 16u * ${a}u, sum);
 //#endif
       }
     }

@@ -11,7 +11,8 @@
 // and no barrier before its first product. Layout: matvec.h.
 //
 // Of several tokens (TOKENS) each has workgroups of its own, next to those of the others that read the
-// same weights; NAME_row is where its row of binding NAME begins.
+// same weights; NAME_row is where its row of binding NAME begins. In a mixture of experts (EXPERTS)
+// these are its experts', each of which multiplies other rows of the weights.
 //
 // With a low-rank change (FUSED, fused_change.wgsl) the first workgroups compute V and U of the next
 // product, a row each; the change of the product's own rows is added to the lanes' sums.
@@ -338,6 +339,12 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
 //#if TOKENS
   find_rows(group_id.x);
 //#endif
+//#if EXPERTS
+  let expert = routes[group_id.x].x - FIRST_EXPERT;
+  if (expert >= EXPERT_COUNT) {
+    return;
+  }
+//#endif
 //#if NEXT_RANK
   if (group < 2u * NEXT_RANK) {
 //#if SUBGROUPS
@@ -353,6 +360,9 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
   locate(group);
 //#repeat r ROWS
   row_${r} = min(first_row + ${r}u * SLOTS + slot, segment_rows - 1u);
+//#if EXPERTS
+  row_${r} += expert * EXPERT_STRIDE;
+//#endif
 //#end
 //#if AHEAD
   fetch(min(lane, UNITS - 1u));

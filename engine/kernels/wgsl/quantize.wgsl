@@ -5,7 +5,8 @@
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
   let token = group.x * THREADS + tid;
-  if (token >= step.tokens) {
+  let tokens = step.tokens * EACH;
+  if (token >= tokens) {
     return;
   }
   let unit = group.y;
@@ -23,16 +24,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let high = (q_4 + q_5) + (q_6 + q_7);
   let low_sum = low.x + low.y + low.z + low.w;
   let high_sum = high.x + high.y + high.z + high.w;
-  let at = unit * VECTORS * step.tokens + token;
+  let at = unit * VECTORS * tokens + token;
   quantized[at] = vec4<u32>(high_bytes(q_0), high_bytes(q_1), high_bytes(q_2), high_bytes(q_3));
-  quantized[at + step.tokens] =
+  quantized[at + tokens] =
       vec4<u32>(high_bytes(q_4), high_bytes(q_5), high_bytes(q_6), high_bytes(q_7));
 //#if TWO_BYTES
-  quantized[at + 2u * step.tokens] =
+  quantized[at + 2u * tokens] =
       vec4<u32>(low_bytes(q_0), low_bytes(q_1), low_bytes(q_2), low_bytes(q_3));
-  quantized[at + 3u * step.tokens] =
+  quantized[at + 3u * tokens] =
       vec4<u32>(low_bytes(q_4), low_bytes(q_5), low_bytes(q_6), low_bytes(q_7));
 //#endif
-  quantized[at + (VECTORS - 1u) * step.tokens] =
+  quantized[at + (VECTORS - 1u) * tokens] =
       bitcast<vec4<u32>>(vec4<f32>(1.0, f32(low_sum + high_sum), f32(low_sum), f32(high_sum)) * scale);
 }

@@ -8,7 +8,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   hidden_zero = group.z;
 //#endif
   let token = group.y * groups.x + group.x;
-  if (token >= step.tokens) {
+  let tokens = step.tokens * EACH;
+  if (token >= tokens) {
     return;
   }
   var most = 0.0;
@@ -30,6 +31,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   if (tid == 0u) {
     // 1 / inverse.
-    quantized[4u * step.tokens * X_ROW + token] = (exponent - 13u) << 23u;
+    quantized[4u * tokens * X_ROW + token] = (exponent - 13u) << 23u;
   }
 }

@@ -13,6 +13,7 @@ import { Reply } from '../reply.js';
 import { throwIfAborted } from '../source/source.js';
 import type {
   AdapterInfo,
+  AudioInput,
   ChatOptions,
   Message,
   ModelInfo,
@@ -20,6 +21,8 @@ import type {
   PrefillReport,
   RawOptions,
   RenderOptions,
+  TranscribeOptions,
+  Transcript,
 } from '../types.js';
 import { pause, play, type FakeReply, type FakeRequest } from './script.js';
 import { Vocabulary } from './vocabulary.js';
