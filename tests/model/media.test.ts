@@ -237,7 +237,7 @@ describe('every form of a picture', () => {
       });
     const low = await ask({ url, detail: 'low' });
     const { usage } = await answer(asking(png));
-    expect(usage.promptTokens - low.usage!.prompt_tokens).toBe(
+    expect(usage.promptTokens - low.usage.prompt_tokens).toBe(
       model.tokenize('hello').length - model.tokenize('a').length,
     );
     await expect(ask({ url: 'https://example.org/a.png' })).rejects.toMatchObject({
