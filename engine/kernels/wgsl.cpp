@@ -260,6 +260,7 @@ constexpr char kSampleParams[] = {
 };
 constexpr char kSigmoidGate[] = {
 #embed <sigmoid_gate.wgsl>
+};
 constexpr char kSortExperts[] = {
 #embed <sort_experts.wgsl>
 };
