@@ -20,15 +20,7 @@ import { create, globals } from 'webgpu';
 import { argmax, maxAbsDifference, report } from '../support/compare.ts';
 import { loadBytes, memorySource } from '../support/fixtures.ts';
 import { kernelTests } from '../support/kernel-tests.ts';
-import {
-  HIDDEN,
-  IMAGE,
-  IMAGE_CLOSE,
-  IMAGE_OPEN,
-  picture,
-  seeingText,
-  tower,
-} from '../support/seeing.ts';
+import { HIDDEN, CLOSE, OPEN, PLACE, picture, seeingText, tower } from '../support/seeing.ts';
 
 // 8 × 8 soft tokens of 48 pixels: with a budget of 70 a picture of that size stays as it is.
 const BUDGET = 70;
@@ -91,14 +83,14 @@ async function expectedLogprobs(messages: Message[], pictures: ReturnType<typeof
   const spans: { position: number; rows: number; first: number }[] = [];
   const ids: number[] = [];
   for (const id of model.render(messages).tokens) {
-    if (id !== IMAGE) {
+    if (id !== PLACE) {
       ids.push(id);
       continue;
     }
     const first = SOFT * spans.length;
     spans.push({ position: ids.length + 1, rows: SOFT, first });
     const soft = Array.from({ length: SOFT }, (_, row) => 2 ** 31 + first + row);
-    ids.push(IMAGE_OPEN, ...soft, IMAGE_CLOSE);
+    ids.push(OPEN, ...soft, CLOSE);
   }
   const source = engine.addSource(memorySource('tiny-e.gguf', seeingText()));
   const request = JSON.stringify({
@@ -153,7 +145,7 @@ describe('from turn to turn', () => {
     expect(second.usage.cachedTokens).toBeGreaterThan(SOFT);
     // One that begins with another picture has what stands before it, and no more.
     const other = asking(picture(SIDE, SIDE, 3));
-    const before = model.render(other).tokens.indexOf(IMAGE);
+    const before = model.render(other).tokens.indexOf(PLACE);
     const third = await answer(other);
     expect(third.usage.cachedTokens).toBe(before + 1);
   });

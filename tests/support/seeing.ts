@@ -1,20 +1,37 @@
-// A tiny random model that sees: the text model of one fixture, the tower of another.
+// A tiny random model that sees, or hears: the text model of one fixture, the towers of others.
 
 import { readFixture, readJson } from './fixtures.ts';
 import { parseGguf, writeGguf } from './gguf.ts';
 
-export const IMAGE_OPEN = 7;
-export const IMAGE_CLOSE = 8;
-export const IMAGE = 9;
+export const OPEN = 7;
+export const CLOSE = 8;
+export const PLACE = 9;
 export const HIDDEN = 32;
 
-/** tiny-e, whose vocabulary has the tokens around pictures in the place of those around thoughts. */
-export function seeingText(name = 'tiny-e'): Uint8Array {
+/** tiny-e, whose vocabulary has the tokens of a medium in the place of those around thoughts. */
+export function textWith(medium: 'image' | 'audio'): Uint8Array {
   const { tokens } = readJson<{ tokens: string[] }>('gemma4/tiny_vocabulary.json');
-  const value = tokens.with(IMAGE_OPEN, '<|image>').with(IMAGE_CLOSE, '<image|>');
-  const file = parseGguf(readFixture(`gemma4/${name}.gguf`));
+  const value = tokens
+    .with(OPEN, `<|${medium}>`)
+    .with(CLOSE, `<${medium}|>`)
+    .with(PLACE, `<|${medium}|>`);
+  const file = parseGguf(readFixture('gemma4/tiny-e.gguf'));
   file.metadata.set('tokenizer.ggml.tokens', { type: 'strings', value });
+  // Room for a minute of sound.
+  file.metadata.set('gemma4.context_length', { type: 'u32', value: 4096 });
   return writeGguf(file);
+}
+export const seeingText = () => textWith('image');
+
+/** Both towers in one file, as llama.cpp keeps them. */
+export function bothTowers(): Uint8Array {
+  const vision = parseGguf(tower());
+  const audio = parseGguf(readFixture('audio/tiny-audio.gguf.gz'));
+  const metadata = new Map([...vision.metadata, ...audio.metadata]);
+  for (const key of ['vision', 'audio']) {
+    metadata.set(`clip.has_${key}_encoder`, { type: 'bool', value: true });
+  }
+  return writeGguf({ ...vision, metadata, tensors: [...vision.tensors, ...audio.tensors] });
 }
 
 /** As llama.cpp keeps it, in a file of its own; it sees pictures of up to 1,024 pixels a side. */

@@ -156,7 +156,10 @@ program
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
   .addOption(models())
-  .addHelpText('after', `\nThe words go to standard output as they come, with minutes and seconds.\n${EXIT_HELP}`)
+  .addHelpText(
+    'after',
+    `\nThe words go to standard output as they come, with minutes and seconds.\n${EXIT_HELP}`,
+  )
   .action(guarded(transcribe));
 
 program

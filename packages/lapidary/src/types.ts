@@ -44,7 +44,13 @@ export interface RawAudio {
  * address (a path in Node); or samples, a bare Float32Array being mono at 16,000 Hz. It becomes 25 tokens a second.
  */
 export type AudioInput =
-  string | URL | Blob | Uint8Array<ArrayBuffer> | ArrayBuffer | Float32Array<ArrayBuffer> | RawAudio;
+  | string
+  | URL
+  | Blob
+  | Uint8Array<ArrayBuffer>
+  | ArrayBuffer
+  | Float32Array<ArrayBuffer>
+  | RawAudio;
 
 /** Sound in a message's content; it stays part of the conversation, as a picture does. */
 export interface AudioPart {

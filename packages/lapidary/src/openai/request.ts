@@ -240,7 +240,10 @@ function readContent(message: Fields, budget: TextBudget): Message['content'] | 
     if (type !== undefined && IMAGE.test(type)) return readImage(part, budget);
     if (type === 'input_audio') return readAudio(part, budget);
     if (type !== undefined && MEDIA.test(type)) {
-      throw part.unsupported('type', `'${type}' cannot be read yet; the model takes text, pictures and sound`);
+      throw part.unsupported(
+        'type',
+        `'${type}' cannot be read yet; the model takes text, pictures and sound`,
+      );
     }
     if (type !== 'text') throw part.invalid('type', "'text'");
     const text = part.string('text', LIMITS.text);

@@ -1,0 +1,224 @@
+// Sound in conversations: samples and WAV files to the model's own words, against an independent float64 reference of the
+// tower in the place of tokens; windows of a long recording; and recordings that are none.
+
+import { Model, openDevice, type AudioInput, type Message } from 'lapidary/node';
+import { createOpenAI } from 'lapidary/openai';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { create, globals } from 'webgpu';
+import { argmax, maxAbsDifference, report } from '../support/compare.ts';
+import { loadBytes, memorySource, readFloats } from '../support/fixtures.ts';
+import { kernelTests } from '../support/kernel-tests.ts';
+import { bothTowers, CLOSE, HIDDEN, OPEN, PLACE, seeingText, textWith } from '../support/seeing.ts';
+
+const RATE = 16_000;
+const TOKENS = 17; // of the recording below
+
+const gpu = create([]);
+// Collected, Dawn takes the process down with it.
+Object.assign(globalThis, globals, { lapidaryTestGpu: gpu });
+
+/** The recording of tests/fixtures/audio. */
+function recording(samples = 11_000): Float32Array<ArrayBuffer> {
+  const wave = (hertz: number, t: number) => Math.sin(2 * Math.PI * hertz * t);
+  return Float32Array.from({ length: samples }, (_, i) => {
+    const t = i / RATE;
+    return 0.4 * wave(440, t) + 0.2 * wave(1800, t * (1 + 0.3 * t)) + 0.05 * wave(5200, t);
+  });
+}
+
+/** A WAV file of floats. */
+function wav(samples: Float32Array, rate = RATE): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(44 + samples.byteLength);
+  const view = new DataView(bytes.buffer);
+  const text = (at: number, word: string) => bytes.set(new TextEncoder().encode(word), at);
+  text(0, 'RIFF');
+  view.setUint32(4, bytes.length - 8, true);
+  text(8, 'WAVEfmt ');
+  view.setUint32(16, 16, true);
+  view.setUint16(20, 3, true);
+  view.setUint16(22, 1, true);
+  view.setUint32(24, rate, true);
+  view.setUint32(28, rate * 4, true);
+  view.setUint16(32, 4, true);
+  view.setUint16(34, 32, true);
+  text(36, 'data');
+  view.setUint32(40, samples.byteLength, true);
+  bytes.set(new Uint8Array(samples.buffer), 44);
+  return bytes;
+}
+
+let model: Model;
+beforeAll(async () => {
+  model = await loadBytes('tiny-e.gguf', textWith('audio'), {
+    projector: memorySource('towers.gguf', bothTowers()),
+    kvType: 'f32',
+    contextLength: 4096,
+  });
+}, 300_000);
+afterAll(() => model?.close());
+
+const asking = (audio: AudioInput): Message[] => [
+  {
+    role: 'user',
+    content: [
+      { type: 'audio', audio },
+      { type: 'text', text: 'hello' },
+    ],
+  },
+];
+
+async function answer(messages: Message[], on = model) {
+  const reply = on.chat(messages, { temperature: 0, maxTokens: 2, logprobs: 20 });
+  let top: { id: number; logprob: number }[] = [];
+  let media = 0;
+  for await (const event of reply) {
+    if (event.type === 'token' && top.length === 0) top = event.top;
+    if (event.type === 'media') media = event.total;
+  }
+  const { usage } = await reply.report();
+  return { top, usage, media };
+}
+
+/** Log probabilities after the prompt, with the reference's soft tokens in it. */
+async function expectedLogprobs(messages: Message[]) {
+  const engine = await kernelTests(await openDevice(gpu));
+  const all = readFloats('audio/rows.f32');
+  const rows = all.subarray(0, TOKENS * HIDDEN); // HF's
+  const ids: number[] = [];
+  const spans: object[] = [];
+  for (const id of model.render(messages).tokens) {
+    if (id !== PLACE) {
+      ids.push(id);
+      continue;
+    }
+    ids.push(OPEN);
+    spans.push({ position: ids.length, rows: TOKENS, first: 0, audio: true });
+    ids.push(...Array.from({ length: TOKENS }, (_, row) => 2 ** 31 + row), CLOSE);
+  }
+  const source = engine.addSource(memorySource('tiny-e.gguf', textWith('audio')));
+  const request = JSON.stringify({
+    options: { kvType: 'f32', batchSize: 512, tune: false },
+    ops: [{ op: 'all', prompt: { ids, spans } }],
+  });
+  const bytes = new Uint8Array(Float32Array.from(rows).buffer);
+  const logits = new Float32Array(
+    (await engine.call('soft_probe', [source, request, bytes]).done).buffer,
+  );
+  engine.destroy();
+  const last = logits.subarray((ids.length - 1) * model.info.vocab, ids.length * model.info.vocab);
+  const most = last[argmax(last)]!;
+  const sum = last.reduce((total, logit) => total + Math.exp(logit - most), 0);
+  return { prompt: ids.length, logprobs: last.map((logit) => logit - most - Math.log(sum)) };
+}
+
+test('a recording in a message is its soft tokens in the prompt', async () => {
+  const messages = asking(recording());
+  const { prompt, logprobs } = await expectedLogprobs(messages);
+  const found = await answer(messages);
+  expect(model.info.modalities).toEqual(['text', 'image', 'audio']);
+  expect([found.media, found.usage.promptTokens]).toEqual([1, prompt]);
+  const expected = found.top.map(({ id }) => logprobs[id]!);
+  const difference = maxAbsDifference(
+    found.top.map(({ logprob }) => logprob),
+    expected,
+  );
+  report('log probabilities with sound', difference, 1e-4);
+  expect(difference).toBeLessThan(1e-4);
+  expect(found.top[0]!.id).toBe(argmax(logprobs));
+  const again = await answer(messages);
+  expect([again.media, again.usage.cachedTokens]).toEqual([0, prompt - 1]);
+  // In every form it is the same.
+  const forms: AudioInput[] = [
+    wav(recording()),
+    new Blob([wav(recording())]),
+    { samples: recording(), sampleRate: RATE },
+    `data:audio/wav;base64,${Buffer.from(wav(recording())).toString('base64')}`,
+  ];
+  for (const form of forms) {
+    const { top } = await answer(asking(form));
+    const values = (tops: typeof top) => tops.map(({ logprob }) => logprob);
+    expect(maxAbsDifference(values(top), values(found.top))).toBeLessThan(1e-4);
+  }
+});
+
+test('another recording is another', async () => {
+  const one = await answer(asking(recording()));
+  const two = await answer(asking(recording().map((value) => -0.3 * value ** 2)));
+  expect(Math.abs(one.top[0]!.logprob - two.top[0]!.logprob)).toBeGreaterThan(1e-4);
+});
+
+test('transcribes by windows of 30 s', async () => {
+  const long = recording(RATE * 31);
+  const heard: number[] = [];
+  const { segments, seconds } = await model.transcribe(
+    { samples: long, sampleRate: RATE },
+    { maxTokens: 2, onSegment: ({ start }) => void heard.push(start) },
+  );
+  expect(seconds).toBe(31);
+  expect(heard).toEqual([0, 30]);
+  expect(segments.map(({ end }) => end)).toEqual([30, 31]);
+  const { usage } = await answer(asking({ samples: long, sampleRate: RATE }));
+  // All windows, 25 tokens a second.
+  expect(usage.promptTokens).toBeGreaterThan(31 * 25);
+});
+
+test("OpenAI's part", async () => {
+  const openai = createOpenAI(model);
+  const data = Buffer.from(wav(recording())).toString('base64');
+  const { usage } = await openai.chat.completions.create({
+    messages: [
+      {
+        role: 'user',
+        content: [
+          { type: 'input_audio', input_audio: { data, format: 'wav' } },
+          { type: 'text', text: 'hello' },
+        ],
+      },
+    ],
+    max_tokens: 1,
+  });
+  const expected = await answer(asking(recording()));
+  expect(usage!.prompt_tokens).toBe(expected.usage.promptTokens);
+});
+
+test('what is no sound ends in typed errors, and the model goes on', async () => {
+  const cut = wav(recording());
+  const cases: [string, AudioInput, string][] = [
+    ['nothing', new Uint8Array(0), 'truncated'],
+    ['text', new TextEncoder().encode('no sound at all, but long enough'), 'invalid_format'],
+    ['a truncated header', cut.slice(0, 30), 'truncated'],
+    ['no samples', new Float32Array(0), 'invalid_argument'],
+    ['a hundredth of a second', recording(100), 'invalid_argument'],
+    ['NaN in samples', recording().fill(NaN, 500, 501), 'invalid_argument'],
+    ['NaN in a file', wav(recording().fill(NaN, 500, 501)), 'invalid_format'],
+    ['no rate', { samples: recording(), sampleRate: 0 }, 'unsupported'],
+    ['a rate that is none', { samples: recording(), sampleRate: NaN }, 'invalid_argument'],
+    [
+      'half a channel',
+      { samples: recording(), sampleRate: RATE, channels: 0.5 },
+      'invalid_argument',
+    ],
+    ['a number', 7 as unknown as AudioInput, 'invalid_argument'],
+  ];
+  for (const [what, audio, code] of cases) {
+    const error: unknown = await answer(asking(audio)).catch((thrown: unknown) => thrown);
+    expect(error, what).toMatchObject({ code });
+  }
+  // 8 channels at 192 kHz, and a file that ends early, are right answers.
+  const wide = new Float32Array(8 * 192_000).fill(0.1);
+  const { usage } = await answer(asking({ samples: wide, sampleRate: 192_000, channels: 8 }));
+  expect(usage.promptTokens).toBeGreaterThan(25);
+  expect((await answer(asking(cut.slice(0, 20_000)))).usage.promptTokens).toBeGreaterThan(7);
+});
+
+test('a model that hears nothing says so', async () => {
+  const deaf = await loadBytes('tiny-e.gguf', seeingText());
+  try {
+    await expect(answer(asking(recording()), deaf)).rejects.toMatchObject({
+      code: 'unsupported',
+      message: expect.stringContaining('no sound') as string,
+    });
+  } finally {
+    await deaf.close();
+  }
+});
