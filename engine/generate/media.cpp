@@ -113,9 +113,9 @@ Status Media::find_towers(const gguf::Header& header, uint32_t source, bool proj
     return {};
   };
   TRY_VOID(place(eyes_, model::VisionConfig::from_gguf(header, hidden_)));
-  TRY(auto raw, model::RawAudioConfig::from_gguf(header, hidden_));
+  TRY(const auto raw, model::RawAudioConfig::from_gguf(header, hidden_));
   if (raw) {
-    raw_config_ = std::move(raw);
+    raw_config_ = raw;
     ears_ = {.source = source};
   } else {
     TRY_VOID(place(ears_, model::AudioConfig::from_gguf(header, hidden_)));

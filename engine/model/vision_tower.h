@@ -31,9 +31,6 @@ class VisionTower : public Tower {
   // the tower's position tables do not reach so far; kOutOfMemory.
   Task<Result<gpu::Buffer>> encode(std::span<const uint8_t> rgb, vision::ImageSize size);
 
-  // Of GPU memory.
-  uint64_t bytes() const { return embedder_ ? embedder_->bytes() : Tower::bytes(); }
-
  private:
   struct Layer {
     std::array<Linear, kVisionLinears.size()> linears;

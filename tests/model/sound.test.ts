@@ -178,7 +178,7 @@ test("OpenAI's part", async () => {
     max_tokens: 1,
   });
   const expected = await answer(asking(recording()));
-  expect(usage!.prompt_tokens).toBe(expected.usage.promptTokens);
+  expect(usage.prompt_tokens).toBe(expected.usage.promptTokens);
 });
 
 test('what is no sound ends in typed errors, and the model goes on', async () => {

@@ -52,7 +52,7 @@ export class Tray {
   }
 
   private get closed(): boolean {
-    return this.box.hidden;
+    return this.box.hidden !== false;
   }
 
   private async add(files: File[]): Promise<void> {

@@ -207,14 +207,14 @@ export class Model {
    */
   async transcribe(audio: AudioInput, options: TranscribeOptions = {}): Promise<Transcript> {
     const { prompt = TRANSCRIBE, onSegment, signal, ...rest } = options;
-    const { windows, seconds, done } = await this.request(() => {
+    const held = await this.request(() => {
       throwIfAborted(signal);
       const host = { engine: this.engine, handle: this.handle };
       return holdSound(host, audio, this.endingWith(signal));
     });
     try {
       const segments: TranscriptSegment[] = [];
-      for (let window = 0; window < windows; window++) {
+      for (let window = 0; window < held.windows; window++) {
         const content = [
           { type: 'audio', audio, window },
           { type: 'text', text: prompt },
@@ -227,13 +227,13 @@ export class Model {
         const text = (await reply.text()).trim();
         throwIfAborted(signal);
         const start = window * WINDOW_SECONDS;
-        const segment = { start, end: Math.min(start + WINDOW_SECONDS, seconds), text };
+        const segment = { start, end: Math.min(start + WINDOW_SECONDS, held.seconds), text };
         segments.push(segment);
         onSegment?.(segment);
       }
-      return { segments, seconds };
+      return { segments, seconds: held.seconds };
     } finally {
-      done();
+      held.done();
     }
   }
 
