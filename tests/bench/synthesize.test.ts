@@ -69,6 +69,24 @@ test('the full-size model is E2B’s shape, and its known answers are of this fi
   expect(await digest(source, header)).toBe(SYNTHETIC.e2b.digest);
 });
 
+// Tensors as real files of these models have them.
+test.each([
+  ['e4b', 720],
+  ['12b', 667],
+  ['26b-a4b', 658],
+  ['31b', 833],
+])('%s has the tensors of its family', (name, count) => {
+  const { tensors, size } = plan(name);
+  expect(tensors).toHaveLength(count);
+  const last = tensors.at(-1)!;
+  expect(size).toBeGreaterThan(last.offset + last.bytes);
+  // Rows are whole blocks.
+  for (const { name: tensor, shape, type } of tensors) {
+    const row = { F32: 1, BF16: 1, Q5_0: 32, Q8_0: 32, Q4_K: 256, Q6_K: 256 }[type];
+    expect(shape[0]! % row, tensor).toBe(0);
+  }
+});
+
 test('the tool that writes known answers writes those that are kept', async () => {
   const out = join(folder, 'answers.json');
   await promisify(execFile)(process.execPath, [`${root}bench/known-answers.mjs`, tiny, out]);

@@ -471,8 +471,8 @@ program
   .addOption(
     new Option(
       '--synthesize <shape>',
-      "write a model of random weights instead: e2b (E2B's shapes, 3.2 GiB) or tiny",
-    ).choices(['e2b', 'tiny']),
+      'write a model of random weights in the shapes of a real one instead: 3.2, 5, 7, 16 or 17 GiB in Q4_K_M, or tiny',
+    ).choices(['e2b', 'e4b', '12b', '26b-a4b', '31b', 'tiny']),
   )
   .option(
     '--seed <n>',

@@ -60,7 +60,10 @@ interface Pool {
   deviation: number;
 }
 
-function makePool(type: 'Q4_K' | 'Q6_K', blocks: number, random: Random): Pool {
+/** Types whose blocks are drawn from a pool. */
+type PoolType = 'Q4_K' | 'Q5_0' | 'Q6_K' | 'Q8_0';
+
+function makePool(type: PoolType, blocks: number, random: Random): Pool {
   const size = BLOCK[type].bytes;
   const words = new Uint32Array(Math.ceil((blocks * size) / 4));
   for (let i = 0; i < words.length; i++) words[i] = random.next();
@@ -85,14 +88,19 @@ function makePool(type: 'Q4_K' | 'Q6_K', blocks: number, random: Random): Pool {
         bytes[at + 8 + i] = packed;
         bytes[at + 12 + i] = (high & 15) | ((high & 15) << 4);
       }
-    } else {
+    } else if (type === 'Q6_K') {
       // 16 signed scales before d.
       for (let i = 0; i < 16; i++) bytes[at + 192 + i] = scale(32, 127);
     }
   }
-  // Of 0 to 15 less 7.5, and of -32 to 31.
-  const quants = type === 'Q4_K' ? Math.sqrt((16 ** 2 - 1) / 12) : Math.sqrt((64 ** 2 + 2) / 12);
-  return { bytes, deviation: quants * Math.sqrt(squares / scales) };
+  // Of 0 to 15 less 7.5, and of -32 to 31; of -16 to 15 and of -128 to 127, which have the block's scale alone.
+  const quants = {
+    Q4_K: Math.sqrt((16 ** 2 - 1) / 12),
+    Q6_K: Math.sqrt((64 ** 2 + 2) / 12),
+    Q5_0: Math.sqrt((32 ** 2 + 2) / 12),
+    Q8_0: Math.sqrt((256 ** 2 + 2) / 12),
+  }[type];
+  return { bytes, deviation: scales > 0 ? quants * Math.sqrt(squares / scales) : quants };
 }
 
 export class BlockPools {
@@ -119,8 +127,10 @@ export class BlockPools {
     const count = elements(tensor);
     const values = new Float32Array(count);
     const { kind } = tensor;
+    const factor = Math.sqrt(12 / (tensor.shape[0] ?? 1));
     for (let i = 0; i < count; i++) {
       if (kind === 'norm') values[i] = 1 + 0.1 * this.random.centred();
+      else if (kind === 'matrix') values[i] = factor * this.random.centred();
       // Full attention turns the first quarter of the pairs; the others stand still.
       else if (kind === 'rope') values[i] = i < count / 4 ? 1 : 1e30;
       else values[i] = 1;
@@ -141,7 +151,7 @@ export class BlockPools {
   }
 
   /** Walks the pool from a random block, with the scale of this tensor in its blocks. */
-  private *quantised(tensor: PlacedTensor, type: 'Q4_K' | 'Q6_K'): Generator<Uint8Array> {
+  private *quantised(tensor: PlacedTensor, type: PoolType): Generator<Uint8Array> {
     let pool = this.pools.get(type);
     if (!pool) {
       const stream = BLOCK[type].id;
@@ -151,7 +161,7 @@ export class BlockPools {
     const { bytes, deviation } = pool;
     const size = BLOCK[type].bytes;
     const d = 1 / Math.sqrt(tensor.shape[0] ?? 1) / deviation;
-    const scaleAt = type === 'Q4_K' ? 0 : 208;
+    const scaleAt = type === 'Q6_K' ? 208 : 0;
     const view = new DataView(bytes.buffer);
     const stamp = (block: number) => {
       view.setUint16(block * size + scaleAt, half(d), true);

@@ -3,6 +3,8 @@
 export const BLOCK = {
   F32: { id: 0, elements: 1, bytes: 4 },
   BF16: { id: 30, elements: 1, bytes: 2 },
+  Q5_0: { id: 6, elements: 32, bytes: 22 },
+  Q8_0: { id: 8, elements: 32, bytes: 34 },
   Q4_K: { id: 12, elements: 256, bytes: 144 },
   Q6_K: { id: 14, elements: 256, bytes: 210 },
 } as const;
