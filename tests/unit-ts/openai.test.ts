@@ -199,7 +199,24 @@ describe('what is refused, by name', () => {
     [
       'messages[0].content[0].type',
       'unsupported',
+      { messages: [{ role: 'user', content: [{ type: 'video_url', video_url: {} }] }] },
+    ],
+    [
+      'messages[0].content[0].input_audio',
+      'invalid_argument',
       { messages: [{ role: 'user', content: [{ type: 'input_audio', input_audio: {} }] }] },
+    ],
+    [
+      'messages[0].content[0].input_audio.format',
+      'unsupported',
+      {
+        messages: [
+          {
+            role: 'user',
+            content: [{ type: 'input_audio', input_audio: { data: '', format: 'mp3' } }],
+          },
+        ],
+      },
     ],
     [
       'messages[0].content[0].image_url.url',

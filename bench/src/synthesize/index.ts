@@ -7,6 +7,8 @@ import { BlockPools } from './blocks.js';
 import { headerBytes, layout, type PlacedTensor } from './gguf.js';
 import { SHAPES, metadataOf, tensorsOf } from './shapes.js';
 
+export { SHAPES, tensorsOf };
+
 export interface SynthesizeOptions {
   seed?: number;
   signal?: AbortSignal;
