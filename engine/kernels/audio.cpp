@@ -9,21 +9,6 @@ namespace {
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kQueries = 16;  // of a workgroup
 
-// Constants and modules of a kernel with one workgroup a token.
-Composer reducing(uint32_t cols, float eps, const Variant& variant) {
-  Composer composer;
-  if (variant.subgroups) composer.enable("subgroups");
-  composer.flag("SUBGROUPS", variant.subgroups)
-      .flag("LIGHT", variant.light)
-      .constant("THREADS", kThreads)
-      .constant("COLS", cols)
-      .constant("EPS", eps)
-      .include("step.wgsl")
-      .include("bound.wgsl")
-      .include("workgroup_reduce.wgsl");
-  return composer;
-}
-
 }  // namespace
 
 KernelSource audio_subsample_source(const AudioSubsampleSpec& spec, const Variant& variant) {
@@ -68,8 +53,10 @@ Groups audio_attention_groups(const AudioAttentionSpec& spec, uint32_t tokens) {
 }
 
 KernelSource audio_convolution_source(const AudioConvolutionSpec& spec, const Variant& variant) {
-  Composer composer = reducing(spec.cols, spec.eps, variant);
-  composer.constant("TAPS", spec.taps)
+  Composer composer = reducing_composer(variant, kThreads);
+  composer.constant("COLS", spec.cols)
+      .constant("EPS", spec.eps)
+      .constant("TAPS", spec.taps)
       .constant("PAST", kAudioPast)
       .bind('r', "x", "array<f32>")
       .bind('r', "past", "array<f32>")
@@ -81,8 +68,10 @@ KernelSource audio_convolution_source(const AudioConvolutionSpec& spec, const Va
 }
 
 KernelSource bias_norm_source(uint32_t cols, float eps, const Variant& variant) {
-  Composer composer = reducing(cols, eps, variant);
-  composer.bind('r', "x", "array<f32>")
+  Composer composer = reducing_composer(variant, kThreads);
+  composer.constant("COLS", cols)
+      .constant("EPS", eps)
+      .bind('r', "x", "array<f32>")
       .bind('r', "bias", "array<f32>")
       .bind('w', "y", "array<f32>")
       .bind('u', "step", "Step")

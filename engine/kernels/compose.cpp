@@ -212,6 +212,18 @@ KernelSource Composer::finish(std::string label) && {
   return {enables_ + body_, std::move(layout_), std::move(label)};
 }
 
+Composer reducing_composer(const Variant& variant, uint32_t threads) {
+  Composer composer;
+  if (variant.subgroups) composer.enable("subgroups");
+  composer.flag("SUBGROUPS", variant.subgroups)
+      .flag("LIGHT", variant.light)
+      .constant("THREADS", threads)
+      .include("step.wgsl")
+      .include("bound.wgsl")
+      .include("workgroup_reduce.wgsl");
+  return composer;
+}
+
 void add_segments(Composer& composer, std::span<const Segment> segments, uint32_t cols, Dot dot) {
   const uint32_t units = div_ceil(cols, 32);
   composer.flag("INTEGER", dot != Dot::kF32)

@@ -98,6 +98,10 @@ class Composer {
   std::vector<std::string> included_;
 };
 
+// The start of a kernel whose workgroups of `threads` reduce together (workgroup_reduce.wgsl),
+// after the modules that they need: step.wgsl and bound.wgsl.
+Composer reducing_composer(const Variant& variant, uint32_t threads);
+
 // Adds the codec modules of `segments`, and for segment i the constant SEGMENT_i: Planes (in
 // vectors and words from the start of the bound range) and the constant ROWS_i. `dot`: what the
 // codecs' *_dot functions multiply with.

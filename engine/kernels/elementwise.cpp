@@ -7,19 +7,12 @@
 namespace lapidary::kernels {
 
 Composer residual_norm_composer(const ResidualNormSpec& spec, const Variant& variant) {
-  Composer composer;
-  if (variant.subgroups) composer.enable("subgroups");
-  composer.flag("SUBGROUPS", variant.subgroups)
-      .flag("LIGHT", variant.light)
-      .flag("HAS_DELTA", spec.has_delta)
+  Composer composer = reducing_composer(variant, 256);
+  composer.flag("HAS_DELTA", spec.has_delta)
       .flag("HAS_POST", spec.has_post)
       .flag("HAS_PRE", spec.has_pre)
-      .constant("THREADS", 256u)
       .constant("COLS", spec.cols)
-      .constant("EPS", spec.eps)
-      .include("step.wgsl")
-      .include("bound.wgsl")
-      .include("workgroup_reduce.wgsl");
+      .constant("EPS", spec.eps);
   return composer;
 }
 
@@ -35,23 +28,16 @@ KernelSource residual_norm_source(const ResidualNormSpec& spec, const Variant& v
 }
 
 KernelSource ple_combine_source(const PleCombineSpec& spec, const Variant& variant) {
-  Composer composer;
-  if (variant.subgroups) composer.enable("subgroups");
-  composer.flag("SUBGROUPS", variant.subgroups)
-      .flag("LIGHT", variant.light)
-      .constant("THREADS", 64u)
-      .constant("LAYERS", spec.layers)
+  Composer composer = reducing_composer(variant, 64);
+  composer.constant("LAYERS", spec.layers)
       .constant("WIDTH", spec.width)
       .constant("CTX_SCALE", static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.hidden))))
       .constant("EPS", spec.eps)
-      .include("step.wgsl")
       .bind('r', "ctx", "array<f32>")
       .bind('r', "tok", "array<f32>")
       .bind('r', "norm", "array<f32>")
       .bind('w', "ple", "array<f32>")
       .bind('u', "step", "Step")
-      .include("bound.wgsl")
-      .include("workgroup_reduce.wgsl")
       .include("ple_combine.wgsl");
   return std::move(composer).finish(cat("ple combine ", spec.layers, "x", spec.width));
 }

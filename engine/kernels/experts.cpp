@@ -3,21 +3,8 @@
 #include "engine/base/text.h"
 
 namespace lapidary::kernels {
-namespace {
-
-Composer start(const Variant& variant, uint32_t threads) {
-  Composer composer;
-  if (variant.subgroups) composer.enable("subgroups");
-  composer.flag("SUBGROUPS", variant.subgroups)
-      .flag("LIGHT", variant.light)
-      .constant("THREADS", threads);
-  return composer;
-}
-
-}  // namespace
-
 KernelSource choose_experts_source(const ChooseExpertsSpec& spec, const Variant& variant) {
-  Composer composer = start(variant, 128);
+  Composer composer = reducing_composer(variant, 128);
   composer.constant("COUNT", spec.count)
       .constant("USED", spec.used)
       .bind('r', "logits", "array<f32>")
@@ -29,7 +16,7 @@ KernelSource choose_experts_source(const ChooseExpertsSpec& spec, const Variant&
 }
 
 KernelSource sort_experts_source(const SortExpertsSpec& spec, const Variant& variant) {
-  Composer composer = start({.light = variant.light}, 256);
+  Composer composer = reducing_composer({.light = variant.light}, 256);
   composer.constant("COUNT", spec.count)
       .constant("USED", spec.used)
       .constant("TILE", spec.tile)
@@ -42,7 +29,7 @@ KernelSource sort_experts_source(const SortExpertsSpec& spec, const Variant& var
 }
 
 KernelSource mix_experts_source(const MixExpertsSpec& spec, const Variant& variant) {
-  Composer composer = start(variant, 256);
+  Composer composer = reducing_composer(variant, 256);
   composer.constant("COLS", spec.cols)
       .constant("USED", spec.used)
       .constant("DELTA_STRIDE", spec.delta_stride)

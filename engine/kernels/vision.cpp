@@ -16,17 +16,6 @@ std::string label(std::string_view name, const VisionAttentionSpec& spec) {
   return cat("vision ", name, " ", spec.heads, "x", spec.head_dim);
 }
 
-void add_reduction(Composer& composer, const Variant& variant, uint32_t threads) {
-  if (variant.subgroups) composer.enable("subgroups");
-  composer.flag("SUBGROUPS", variant.subgroups)
-      .flag("LIGHT", variant.light)
-      .constant("THREADS", threads)
-      .include("step.wgsl")
-      .include("grid.wgsl")
-      .include("bound.wgsl")
-      .include("workgroup_reduce.wgsl");
-}
-
 }  // namespace
 
 KernelSource image_patches_source(uint32_t side, bool centred) {
@@ -63,8 +52,9 @@ Groups add_positions_groups(uint32_t cols, uint32_t patches) {
 }
 
 KernelSource vision_heads_source(const VisionAttentionSpec& spec, const Variant& variant) {
-  Composer composer;
-  composer.constant("HEADS", spec.heads)
+  Composer composer = reducing_composer(variant, kHeadThreads);
+  composer.include("grid.wgsl")
+      .constant("HEADS", spec.heads)
       .constant("HEAD_DIM", spec.head_dim)
       .constant("EPS", spec.eps);
   for (const std::string_view name : {"q", "k", "v", "norms"})
@@ -73,7 +63,6 @@ KernelSource vision_heads_source(const VisionAttentionSpec& spec, const Variant&
   for (const std::string_view name : {"q_out", "k_out", "v_out"})
     composer.bind('w', name, "array<f32>");
   composer.bind('u', "grid", "Grid").bind('u', "step", "Step");
-  add_reduction(composer, variant, kHeadThreads);
   composer.include("vision_heads.wgsl");
   return std::move(composer).finish(label("heads", spec));
 }
@@ -104,8 +93,9 @@ Groups vision_attention_groups(const VisionAttentionSpec& spec, uint32_t patches
 }
 
 KernelSource vision_pool_source(const VisionPoolSpec& spec, const Variant& variant) {
-  Composer composer;
-  composer.flag("STANDARDISES", spec.standardises)
+  Composer composer = reducing_composer(variant, kThreads);
+  composer.include("grid.wgsl")
+      .flag("STANDARDISES", spec.standardises)
       .constant("COLS", spec.cols)
       .constant("SIDE", spec.side)
       .constant("FACTOR", std::sqrt(static_cast<float>(spec.cols)) /
@@ -114,13 +104,12 @@ KernelSource vision_pool_source(const VisionPoolSpec& spec, const Variant& varia
       .bind('r', "x", "array<f32>");
   if (spec.standardises) composer.bind('r', "standard", "array<f32>");
   composer.bind('w', "out", "array<f32>").bind('u', "grid", "Grid").bind('u', "step", "Step");
-  add_reduction(composer, variant, kThreads);
   composer.include("vision_pool.wgsl");
   return std::move(composer).finish(cat("vision pool ", spec.cols));
 }
 
 KernelSource layer_norm_source(const LayerNormSpec& spec, const Variant& variant) {
-  Composer composer;
+  Composer composer = reducing_composer(variant, kThreads);
   composer.flag("ADDS_BEFORE", spec.adds_before)
       .flag("RMS_AFTER", spec.rms_after)
       .constant("COLS", spec.cols)
@@ -130,7 +119,6 @@ KernelSource layer_norm_source(const LayerNormSpec& spec, const Variant& variant
       .bind('r', "vectors", "array<f32>")
       .bind('w', "y", "array<f32>")
       .bind('u', "step", "Step");
-  add_reduction(composer, variant, kThreads);
   composer.include("layer_norm.wgsl");
   return std::move(composer).finish(cat("layer norm ", spec.cols));
 }

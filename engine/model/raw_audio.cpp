@@ -5,7 +5,6 @@
 
 #include "engine/base/text.h"
 #include "engine/kernels/elementwise.h"
-#include "engine/kernels/matmul.h"
 #include "engine/kernels/step.h"
 
 namespace lapidary::model {
@@ -47,30 +46,15 @@ Task<Result<std::unique_ptr<RawAudio>>> RawAudio::load(gpu::Device& device,
   co_return std::move(made);
 }
 
-Result<gpu::Buffer> RawAudio::buffer(uint64_t bytes, std::string_view label, uint64_t& total) {
-  if (static_cast<double>(bytes) > device_.info().max_binding_size) {
-    return fail(ErrorCode::kOutOfMemory,
-                cat(label, " of audio needs a binding of ", bytes, " bytes; this adapter allows ",
-                    device_.info().max_binding_size, ". A shorter piece needs less"));
-  }
-  TRY(gpu::Buffer made, device_.create_buffer(bytes, gpu::kStorageUsage, label));
-  total += made.size();
-  return made;
-}
-
 Task<Status> RawAudio::load_weights(const gguf::TensorInfo& tensor, uint32_t source,
                                     std::function<bool()> cancelled) {
-  CO_TRY(const kernels::Codec codec, matrix_codec(tensor, output_, kRawAudioFrame));
-  projector_.cols = kRawAudioFrame;
-  projector_.segments = {{codec, output_, 0}};
-  CO_TRY(projector_.buffer,
-         buffer(kernels::packed_bytes(codec, output_, kRawAudioFrame), "projector", weight_bytes_));
+  std::vector<MatrixJob> jobs;
+  CO_TRY_VOID(plan_matrix(projector_, tensor, kRawAudioFrame, jobs, weight_bytes_));
   // The norm has no weights.
   const std::vector<float> ones(size_t{2} * kRawAudioFrame + 4, 1.0f);
   CO_TRY(ones_, buffer(ones.size() * sizeof(float), "norm", weight_bytes_));
   device_.write(ones_, 0, std::as_bytes(std::span(ones)));
   CO_TRY(step_, device_.create_buffer(sizeof(kernels::Step), gpu::kParamsUsage, "step"));
-  std::vector<MatrixJob> jobs{{&tensor, codec, kRawAudioFrame, 0, output_, &projector_.buffer, 0}};
   co_return co_await upload_matrices(device_, cache_, source, std::move(jobs), nullptr,
                                      std::move(cancelled));
 }
@@ -82,11 +66,7 @@ void RawAudio::record() {
   program_.add(cache_, kernels::residual_norm_source(norm, variant_),
                std::vector<gpu::Range>{frames_, ones_, normed_, step_},
                [](uint32_t tokens) { return kernels::fold_groups(tokens); });
-  const kernels::MatmulSpec product{
-      .segments = projector_.segments, .cols = projector_.cols, .light = variant_.light};
-  program_.add(cache_, kernels::matmul_source(product),
-               std::vector<gpu::Range>{projector_.buffer, soft_, normed_, step_},
-               [product](uint32_t tokens) { return kernels::matmul_groups(product, tokens); });
+  record_matmul(program_, projector_, soft_, normed_, step_);
 }
 
 Task<Status> RawAudio::prepare(uint32_t tokens) {

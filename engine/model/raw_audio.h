@@ -9,9 +9,8 @@
 
 #include "engine/gguf/header.h"
 #include "engine/gpu/device.h"
-#include "engine/kernels/cache.h"
 #include "engine/model/program.h"
-#include "engine/model/weights.h"
+#include "engine/model/tower.h"
 
 namespace lapidary::model {
 
@@ -28,7 +27,7 @@ struct RawAudioConfig {
                                                          uint32_t hidden);
 };
 
-class RawAudio {
+class RawAudio : public Tower {
  public:
   // Streams the weights from byte source `source`. cancelled(): polled between pieces. Errors of
   // the source, kOutOfMemory.
@@ -46,25 +45,17 @@ class RawAudio {
   // kOutOfMemory.
   Task<Result<gpu::Buffer>> encode(std::span<const float> samples);
 
-  uint64_t bytes() const { return weight_bytes_ + scratch_bytes_; }  // of GPU memory
-
  private:
   RawAudio(gpu::Device& device, uint32_t output, const kernels::Variant& variant)
-      : device_(device), cache_(device), output_(output), variant_(variant) {}
+      : Tower(device, variant, "audio"), output_(output) {}
   Task<Status> load_weights(const gguf::TensorInfo& tensor, uint32_t source,
                             std::function<bool()> cancelled);
-  Result<gpu::Buffer> buffer(uint64_t bytes, std::string_view label, uint64_t& total);
   Task<Status> prepare(uint32_t tokens);
   void record();
 
-  gpu::Device& device_;
-  kernels::KernelCache cache_;
   uint32_t output_;
-  kernels::Variant variant_;
   MatrixGroup projector_;
   gpu::Buffer ones_, step_;
-  uint64_t weight_bytes_ = 0;
-  uint64_t scratch_bytes_ = 0;
   uint32_t room_ = 0;  // tokens
   gpu::Buffer frames_, normed_, soft_;
   Program program_;

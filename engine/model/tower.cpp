@@ -25,7 +25,7 @@ size_t reserve_floats(std::vector<float>& floats, Site& site, size_t count) {
 Result<gpu::Buffer> Tower::buffer(uint64_t bytes, std::string_view label, uint64_t& total) {
   if (static_cast<double>(bytes) > device_.info().max_binding_size) {
     return fail(ErrorCode::kOutOfMemory,
-                cat(label, " of the ", name_, " tower needs a binding of ", bytes,
+                cat(label, " of the ", name_, " encoder needs a binding of ", bytes,
                     " bytes; this adapter allows ", device_.info().max_binding_size,
                     ". Fewer tokens at once need less"));
   }
@@ -73,8 +73,8 @@ Status Tower::upload_clips(std::vector<float> clips) {
       float& high = clips[i * kClipFloats + k + 1];
       if (!(low <= high))  // or one is not a number
         return fail(ErrorCode::kInvalidFormat,
-                    cat("the clip range of the ", name_, " tower's linear ", i, " is ", low, " to ",
-                        high, ": the file is damaged"));
+                    cat("the clip range of the ", name_, " encoder's linear ", i, " is ", low,
+                        " to ", high, ": the file is damaged"));
       low = std::max(low, -kNoClip);
       high = std::min(high, kNoClip);
     }

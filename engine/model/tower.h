@@ -1,5 +1,5 @@
-// What the towers (vision, audio) share: weights in buffers of their own, linears with clip ranges,
-// and their dispatches.
+// What encoders of pictures and sound share, with layers or without: weights in buffers of their
+// own, linears with clip ranges, and their dispatches.
 #pragma once
 
 #include <span>
@@ -17,7 +17,8 @@ namespace lapidary::model {
 
 class Tower {
  public:
-  uint64_t bytes() const { return weight_bytes_ + scratch_bytes_; }  // of GPU memory
+  virtual ~Tower() = default;
+  virtual uint64_t bytes() const { return weight_bytes_ + scratch_bytes_; }  // of GPU memory
 
  protected:
   struct Linear {

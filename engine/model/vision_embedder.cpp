@@ -2,9 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/base/bytes.h"
 #include "engine/base/text.h"
-#include "engine/kernels/matmul.h"
 #include "engine/kernels/step.h"
 #include "engine/kernels/vision.h"
 
@@ -49,43 +47,19 @@ Task<Result<std::unique_ptr<VisionEmbedder>>> VisionEmbedder::load(
   co_return std::move(made);
 }
 
-Result<gpu::Buffer> VisionEmbedder::buffer(uint64_t bytes, std::string_view label,
-                                           uint64_t& total) {
-  if (static_cast<double>(bytes) > device_.info().max_binding_size) {
-    return fail(ErrorCode::kOutOfMemory,
-                cat(label, " of images needs a binding of ", bytes, " bytes; this adapter allows ",
-                    device_.info().max_binding_size, ". Fewer tokens an image need less"));
-  }
-  TRY(gpu::Buffer made, device_.create_buffer(bytes, gpu::kStorageUsage, label));
-  total += made.size();
-  return made;
-}
-
 Task<Status> VisionEmbedder::load_weights(const VisionTensors& tensors, uint32_t source,
                                           std::function<bool()> cancelled) {
   std::vector<MatrixJob> matrices;
-  const auto plan_matrix = [&](MatrixGroup& group, std::string_view name, uint32_t rows,
-                               uint32_t cols) -> Status {
-    const gguf::TensorInfo* tensor = tensors.find(name);
-    TRY(const kernels::Codec codec, matrix_codec(*tensor, rows, cols));
-    group.cols = cols;
-    group.segments = {{codec, rows, 0}};
-    TRY(group.buffer, buffer(kernels::packed_bytes(codec, rows, cols), name, weight_bytes_));
-    matrices.push_back({tensor, codec, cols, 0, rows, &group.buffer, 0});
-    return {};
-  };
-  CO_TRY_VOID(plan_matrix(embedding_, "v.patch_embd.weight", config_.hidden, kEmbedderValues));
-  CO_TRY_VOID(
-      plan_matrix(projector_, "mm.input_projection.weight", config_.output, config_.hidden));
+  CO_TRY_VOID(plan_matrix(embedding_, *tensors.find("v.patch_embd.weight"), kEmbedderValues,
+                          matrices, weight_bytes_));
+  CO_TRY_VOID(plan_matrix(projector_, *tensors.find("mm.input_projection.weight"), config_.hidden,
+                          matrices, weight_bytes_));
 
   std::vector<float> floats;
   std::vector<VectorJob> vectors;
   for (size_t i = 0; i < norms_.size(); ++i) {
     const size_t cols = i == 0 ? kEmbedderValues : config_.hidden;
-    const size_t at = round_up(floats.size(), 64);
-    const size_t count = (i == kAfterProduct ? 3 : 2) * cols;
-    norms_[i] = {.offset = at * sizeof(float), .bytes = count * sizeof(float)};
-    floats.resize(at + count);
+    const size_t at = reserve_floats(floats, norms_[i], (i == kAfterProduct ? 3 : 2) * cols);
     vectors.push_back({.tensor = tensors.find(cat(kPatchNorms[i], ".weight")), .at = at});
     vectors.push_back({.tensor = tensors.find(cat(kPatchNorms[i], ".bias")), .at = at + cols});
     if (i == kAfterProduct)
@@ -125,19 +99,9 @@ void VisionEmbedder::record_norm(size_t index, const gpu::Buffer& out, const gpu
   const kernels::LayerNormSpec spec{.cols = index == 0 ? kEmbedderValues : config_.hidden,
                                     .adds_before = index == kAfterProduct,
                                     .rms_after = index + 1 == norms_.size()};
-  const gpu::Range vectors(vectors_, norms_[index].offset, norms_[index].bytes);
   program_.add(cache_, kernels::layer_norm_source(spec, variant_),
-               std::vector<gpu::Range>{in, vectors, out, step_},
+               std::vector<gpu::Range>{in, vectors(norms_[index]), out, step_},
                [](uint32_t tokens) { return kernels::fold_groups(tokens); });
-}
-
-void VisionEmbedder::record_product(const MatrixGroup& weights, const gpu::Buffer& out,
-                                    const gpu::Buffer& in) {
-  const kernels::MatmulSpec spec{
-      .segments = weights.segments, .cols = weights.cols, .light = variant_.light};
-  program_.add(cache_, kernels::matmul_source(spec),
-               std::vector<gpu::Range>{weights.buffer, out, in, step_},
-               [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
 }
 
 void VisionEmbedder::record() {
@@ -148,14 +112,14 @@ void VisionEmbedder::record() {
                std::vector<gpu::Range>{scratch_.image, raw, grid_, step_},
                [](uint32_t n) { return kernels::image_patches_groups(vision::kTokenSide, n); });
   record_norm(0, normed, raw);
-  record_product(embedding_, a, normed);
+  record_matmul(program_, embedding_, a, normed, step_);
   record_norm(1, b, a);
   program_.add(
       cache_, kernels::add_positions_source(config_.hidden, position_rows_),
       std::vector<gpu::Range>{b, positions_, a, grid_, step_},
       [cols = config_.hidden](uint32_t n) { return kernels::add_positions_groups(cols, n); });
   record_norm(2, b, a);
-  record_product(projector_, scratch_.soft, b);
+  record_matmul(program_, projector_, scratch_.soft, b, step_);
 }
 
 Task<Status> VisionEmbedder::prepare(uint32_t tokens) {

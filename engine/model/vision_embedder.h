@@ -7,10 +7,9 @@
 #include <span>
 
 #include "engine/gpu/device.h"
-#include "engine/kernels/cache.h"
 #include "engine/model/program.h"
+#include "engine/model/tower.h"
 #include "engine/model/vision_config.h"
-#include "engine/model/weights.h"
 #include "engine/vision/image_size.h"
 
 namespace lapidary::model {
@@ -20,7 +19,7 @@ Task<Status> upload_positions(const gpu::Device& device, const VisionConfig& con
                               const VisionTensors& tensors, uint32_t source, uint32_t rows,
                               const gpu::Buffer& target);
 
-class VisionEmbedder {
+class VisionEmbedder : public Tower {
  public:
   // As VisionTower::load, of a config without layers.
   static Task<Result<std::unique_ptr<VisionEmbedder>>> load(
@@ -30,8 +29,6 @@ class VisionEmbedder {
   // As VisionTower::encode.
   Task<Result<gpu::Buffer>> encode(std::span<const uint8_t> rgb, vision::ImageSize size);
 
-  uint64_t bytes() const { return weight_bytes_ + scratch_bytes_; }  // of GPU memory
-
  private:
   struct Scratch {
     uint32_t tokens = 0;  // that there is room for
@@ -39,27 +36,19 @@ class VisionEmbedder {
   };
 
   VisionEmbedder(gpu::Device& device, const VisionConfig& config, const kernels::Variant& variant)
-      : device_(device), cache_(device), config_(config), variant_(variant) {}
+      : Tower(device, variant, "vision"), config_(config) {}
   Task<Status> load_weights(const VisionTensors& tensors, uint32_t source,
                             std::function<bool()> cancelled);
-  Result<gpu::Buffer> buffer(uint64_t bytes, std::string_view label, uint64_t& total);
   Task<Status> prepare(uint32_t tokens);
   Status allocate(uint32_t tokens);
   void record();
   void record_norm(size_t index, const gpu::Buffer& out, const gpu::Buffer& in);
-  void record_product(const MatrixGroup& weights, const gpu::Buffer& out, const gpu::Buffer& in);
 
-  gpu::Device& device_;
-  kernels::KernelCache cache_;
   VisionConfig config_;
-  kernels::Variant variant_;
-
   MatrixGroup embedding_, projector_;
   std::array<Site, kPatchNorms.size()> norms_;
-  gpu::Buffer vectors_, positions_, grid_, step_;
+  gpu::Buffer positions_, grid_, step_;
   uint32_t position_rows_ = 0;
-  uint64_t weight_bytes_ = 0;
-  uint64_t scratch_bytes_ = 0;
   Scratch scratch_;
   Program program_;
 };

@@ -27,7 +27,6 @@ Task<Result<std::unique_ptr<VisionTower>>> VisionTower::load(
   if (config.layers == 0) {
     CO_TRY(tower->embedder_, co_await VisionEmbedder::load(device, config, tensors, source, variant,
                                                            std::move(cancelled)));
-    tower->weight_bytes_ = tower->embedder_->bytes();
     co_return std::move(tower);
   }
   CO_TRY_VOID(co_await tower->load_weights(tensors, source, std::move(cancelled)));
@@ -236,11 +235,7 @@ Task<Status> VisionTower::prepare(uint32_t patches) {
 
 Task<Result<gpu::Buffer>> VisionTower::encode(std::span<const uint8_t> rgb,
                                               vision::ImageSize size) {
-  if (embedder_) {
-    Result<gpu::Buffer> rows = co_await embedder_->encode(rgb, size);
-    weight_bytes_ = embedder_->bytes();
-    co_return rows;
-  }
+  if (embedder_) co_return co_await embedder_->encode(rgb, size);
   const kernels::Grid grid{.columns = size.width / vision::kPatch,
                            .rows = size.height / vision::kPatch};
   if (std::max(grid.columns, grid.rows) > position_rows_) {

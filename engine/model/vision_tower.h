@@ -31,6 +31,8 @@ class VisionTower : public Tower {
   // the tower's position tables do not reach so far; kOutOfMemory.
   Task<Result<gpu::Buffer>> encode(std::span<const uint8_t> rgb, vision::ImageSize size);
 
+  uint64_t bytes() const override { return embedder_ ? embedder_->bytes() : Tower::bytes(); }
+
  private:
   struct Layer {
     std::array<Linear, kVisionLinears.size()> linears;

@@ -7,6 +7,7 @@
 #include "engine/base/text.h"
 #include "engine/generate/text_model.h"
 #include "engine/model/audio_tower.h"
+#include "tests/kernels/probe.h"
 
 namespace lapidary::model {
 namespace {
@@ -35,8 +36,7 @@ Task<Result<std::vector<float>>> encode(uint32_t source, uint32_t hidden, std::v
   CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
   CO_TRY(const std::optional<AudioConfig> config, AudioConfig::from_gguf(header, hidden));
   if (!config) co_return fail(ErrorCode::kNotFound, "the file has no audio tower");
-  const kernels::Variant variant{.subgroups = device.has(gpu::kFeatureSubgroups),
-                                 .light = device.info().is_software != 0};
+  const kernels::Variant variant = tower_variant(device);
   CO_TRY(const std::unique_ptr<AudioTower> tower,
          co_await AudioTower::load(device, *config, AudioTensors(header), source, variant,
                                    [] { return false; }));
@@ -53,16 +53,7 @@ Task<Result<std::vector<float>>> encode(uint32_t source, uint32_t hidden, std::v
 
 Task<void> answer(uint32_t call, uint32_t source, uint32_t hidden, std::vector<float> frames,
                   uint32_t piece, bool again) {
-  const Result<std::vector<float>> rows =
-      co_await encode(source, hidden, std::move(frames), piece, again);
-  if (rows) {
-    gpu::host_complete(call, 0, reinterpret_cast<const char*>(rows->data()),
-                       static_cast<uint32_t>(rows->size() * sizeof(float)));
-  } else {
-    const std::string& message = rows.error().message;
-    gpu::host_complete(call, static_cast<uint32_t>(rows.error().code), message.data(),
-                       static_cast<uint32_t>(message.size()));
-  }
+  complete_call(call, co_await encode(source, hidden, std::move(frames), piece, again));
 }
 
 }  // namespace

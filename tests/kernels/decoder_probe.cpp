@@ -12,6 +12,7 @@
 #include "engine/model/decoder.h"
 #include "engine/model/tensor_table.h"
 #include "engine/model/weights.h"
+#include "tests/kernels/probe.h"
 
 namespace lapidary::model {
 
@@ -189,15 +190,7 @@ struct DecoderProbe {
   }
 
   static Task<void> answer(uint32_t call, uint32_t source, std::vector<uint32_t> tokens) {
-    const Result<std::vector<float>> values = co_await walk(call, source, std::move(tokens));
-    if (values) {
-      gpu::host_complete(call, 0, reinterpret_cast<const char*>(values->data()),
-                         static_cast<uint32_t>(values->size() * sizeof(float)));
-    } else {
-      const std::string& message = values.error().message;
-      gpu::host_complete(call, static_cast<uint32_t>(values.error().code), message.data(),
-                         static_cast<uint32_t>(message.size()));
-    }
+    complete_call(call, co_await walk(call, source, std::move(tokens)));
   }
 };
 

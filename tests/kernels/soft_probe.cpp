@@ -9,6 +9,7 @@
 #include "engine/generate/text_model.h"
 #include "engine/gguf/header_parser.h"
 #include "engine/reference/model.h"
+#include "tests/kernels/probe.h"
 
 namespace lapidary::generate {
 namespace {
@@ -174,19 +175,8 @@ Task<Result<std::vector<float>>> probe(uint32_t call, uint32_t source, std::stri
   co_return probe.out();
 }
 
-void complete(uint32_t call, const Result<std::vector<float>>& values) {
-  if (values) {
-    gpu::host_complete(call, 0, reinterpret_cast<const char*>(values->data()),
-                       static_cast<uint32_t>(values->size() * sizeof(float)));
-  } else {
-    const std::string& message = values.error().message;
-    gpu::host_complete(call, static_cast<uint32_t>(values.error().code), message.data(),
-                       static_cast<uint32_t>(message.size()));
-  }
-}
-
 Task<void> answer(uint32_t call, uint32_t source, std::string request, std::vector<float> rows) {
-  complete(call, co_await probe(call, source, std::move(request), std::move(rows)));
+  complete_call(call, co_await probe(call, source, std::move(request), std::move(rows)));
 }
 
 Result<std::vector<float>> reference(Bytes file, std::string_view request,
@@ -226,7 +216,7 @@ extern "C" __attribute__((export_name("soft_probe"))) void soft_probe(
 extern "C" __attribute__((export_name("soft_reference"))) void soft_reference(
     uint32_t call, const std::byte* file, uint32_t file_bytes, const char* request,
     uint32_t request_bytes, const float* rows, uint32_t row_bytes) {
-  lapidary::generate::complete(
+  lapidary::complete_call(
       call, lapidary::generate::reference({file, file_bytes}, {request, request_bytes},
                                           {rows, row_bytes / sizeof(float)}));
 }

@@ -17,6 +17,7 @@
 #include "engine/model/weights.h"
 #include "engine/reference/training.h"
 #include "engine/training/trainer.h"
+#include "tests/kernels/probe.h"
 
 namespace lapidary {
 namespace {
@@ -222,25 +223,14 @@ struct Probe {
     co_return std::move(files.model);
   }
 
-  template <typename T>
-  void complete(const Result<std::vector<T>>& values) const {
-    if (values) {
-      gpu::host_complete(call, 0, reinterpret_cast<const char*>(values->data()),
-                         static_cast<uint32_t>(values->size() * sizeof(T)));
-      return;
-    }
-    const std::string& message = values.error().message;
-    gpu::host_complete(call, static_cast<uint32_t>(values.error().code), message.data(),
-                       static_cast<uint32_t>(message.size()));
-  }
   // Runs `work`, which makes a call's result of its request.
   template <typename Work>
   static Task<void> answer(Probe probe, std::string request, Work work) {
     auto json = parse_json(request, "request");
     if (json)
-      probe.complete(co_await work(probe, std::move(*json)));
+      complete_call(probe.call, co_await work(probe, std::move(*json)));
     else
-      probe.complete(Result<std::vector<float>>(std::unexpected(json.error())));
+      complete_call(probe.call, Result<std::vector<float>>(std::unexpected(json.error())));
   }
 };
 

@@ -7,6 +7,7 @@
 #include "engine/generate/text_model.h"
 #include "engine/model/raw_audio.h"
 #include "engine/model/vision_tower.h"
+#include "tests/kernels/probe.h"
 
 namespace lapidary::model {
 namespace {
@@ -22,8 +23,7 @@ Task<Result<std::vector<float>>> encode(uint32_t source, uint32_t hidden, Pictur
   CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
   CO_TRY(const std::optional<VisionConfig> config, VisionConfig::from_gguf(header, hidden));
   if (!config) co_return fail(ErrorCode::kNotFound, "the file has no vision tower");
-  const kernels::Variant variant{.subgroups = device.has(gpu::kFeatureSubgroups),
-                                 .light = device.info().is_software != 0};
+  const kernels::Variant variant = tower_variant(device);
   CO_TRY(const std::unique_ptr<VisionTower> tower,
          co_await VisionTower::load(device, *config, VisionTensors(header), source, variant,
                                     [] { return false; }));
@@ -46,8 +46,7 @@ Task<Result<std::vector<float>>> encode_audio(uint32_t source, uint32_t hidden,
   CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
   CO_TRY(const std::optional<RawAudioConfig> config, RawAudioConfig::from_gguf(header, hidden));
   if (!config) co_return fail(ErrorCode::kNotFound, "the file takes no raw audio");
-  const kernels::Variant variant{.subgroups = device.has(gpu::kFeatureSubgroups),
-                                 .light = device.info().is_software != 0};
+  const kernels::Variant variant = tower_variant(device);
   CO_TRY(const std::unique_ptr<RawAudio> audio,
          co_await RawAudio::load(device, *config, source, variant, [] { return false; }));
   if (times) {
@@ -60,23 +59,12 @@ Task<Result<std::vector<float>>> encode_audio(uint32_t source, uint32_t hidden,
   co_return out;
 }
 
-void complete(uint32_t call, const Result<std::vector<float>>& rows) {
-  if (rows) {
-    gpu::host_complete(call, 0, reinterpret_cast<const char*>(rows->data()),
-                       static_cast<uint32_t>(rows->size() * sizeof(float)));
-  } else {
-    const std::string& message = rows.error().message;
-    gpu::host_complete(call, static_cast<uint32_t>(rows.error().code), message.data(),
-                       static_cast<uint32_t>(message.size()));
-  }
-}
-
 Task<void> answer(uint32_t call, uint32_t source, uint32_t hidden, Picture picture, bool times) {
-  complete(call, co_await encode(source, hidden, std::move(picture), times));
+  complete_call(call, co_await encode(source, hidden, std::move(picture), times));
 }
 Task<void> answer_audio(uint32_t call, uint32_t source, uint32_t hidden, std::vector<float> samples,
                         bool times) {
-  complete(call, co_await encode_audio(source, hidden, std::move(samples), times));
+  complete_call(call, co_await encode_audio(source, hidden, std::move(samples), times));
 }
 
 }  // namespace

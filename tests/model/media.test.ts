@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { deflateSync } from 'node:zlib';
 import {
   Model,
-  openDevice,
+  type Engine,
   type ImageInput,
   type Message,
   type ReplyEvent,
@@ -19,8 +19,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { create, globals } from 'webgpu';
 import { argmax, maxAbsDifference, report } from '../support/compare.ts';
 import { loadBytes, memorySource } from '../support/fixtures.ts';
-import { kernelTests } from '../support/kernel-tests.ts';
-import { HIDDEN, CLOSE, OPEN, PLACE, picture, seeingText, tower } from '../support/seeing.ts';
+import { HIDDEN, PLACE, picture, seeingText, tower } from '../support/seeing.ts';
+import { softLogprobs } from '../support/soft.ts';
 
 // 8 × 8 soft tokens of 48 pixels: with a budget of 70 a picture of that size stays as it is.
 const BUDGET = 70;
@@ -71,48 +71,20 @@ function expectAlike(a: TokenLogprob[], b: TokenLogprob[]) {
 const looked = (events: ReplyEvent[]) =>
   events.flatMap((event) => (event.type === 'media' ? [`${event.processed}/${event.total}`] : []));
 
-/** Log probabilities of the token after the prompt, by the tower and the decoder themselves. */
-async function expectedLogprobs(messages: Message[], pictures: ReturnType<typeof picture>[]) {
-  const engine = await kernelTests(await openDevice(gpu));
-  const rows: number[] = [];
-  for (const { width, height, data } of pictures) {
-    const source = engine.addSource(memorySource('tower.gguf', tower()));
-    const made = await engine.call('vision_probe', [source, HIDDEN, data, width, height, 0]).done;
-    rows.push(...new Float32Array(made.buffer));
-  }
-  const spans: { position: number; rows: number; first: number }[] = [];
-  const ids: number[] = [];
-  for (const id of model.render(messages).tokens) {
-    if (id !== PLACE) {
-      ids.push(id);
-      continue;
-    }
-    const first = SOFT * spans.length;
-    spans.push({ position: ids.length + 1, rows: SOFT, first });
-    const soft = Array.from({ length: SOFT }, (_, row) => 2 ** 31 + first + row);
-    ids.push(OPEN, ...soft, CLOSE);
-  }
-  const source = engine.addSource(memorySource('tiny-e.gguf', seeingText()));
-  const request = JSON.stringify({
-    options: { kvType: 'f32', batchSize: 512, tune: false },
-    ops: [{ op: 'all', prompt: { ids, spans } }],
-  });
-  const bytes = new Uint8Array(Float32Array.from(rows).buffer);
-  const logits = new Float32Array(
-    (await engine.call('soft_probe', [source, request, bytes]).done).buffer,
-  );
-  engine.destroy();
-  const { vocab } = model.info;
-  const last = logits.subarray((ids.length - 1) * vocab, ids.length * vocab);
-  const most = last[argmax(last)]!;
-  const sum = last.reduce((all, logit) => all + Math.exp(logit - most), 0);
-  return { ids, logprobs: last.map((logit) => logit - most - Math.log(sum)) };
+/** The tower's own rows of a picture. */
+async function rowsOf(engine: Engine, { width, height, data }: ReturnType<typeof picture>) {
+  const source = engine.addSource(memorySource('tower.gguf', tower()));
+  const made = await engine.call('vision_probe', [source, HIDDEN, data, width, height, 0]).done;
+  return new Float32Array(made.buffer);
 }
 
 test('a picture in a message is its soft tokens in the prompt', async () => {
   const shown = picture(SIDE, SIDE);
   const messages = asking(shown);
-  const { ids, logprobs } = await expectedLogprobs(messages, [shown]);
+  const { tokens: prompt } = model.render(messages);
+  const { ids, logprobs } = await softLogprobs(gpu, seeingText(), prompt, SOFT, false, (engine) =>
+    rowsOf(engine, shown),
+  );
   const found = await answer(messages);
   expect(model.info.modalities).toEqual(['text', 'image']);
   expect(looked(found.events)).toEqual(['0/1', '1/1']);

@@ -114,6 +114,9 @@ test.each([
   ['tiny-dense', 'soft_bidi', 512, false],
   ['tiny-dense', 'soft_bidi', 3, false],
   ['tiny-dense', 'soft_causal', 3, true],
+  ['tiny-moe', 'soft_bidi', 512, false],
+  ['tiny-moe', 'soft_bidi', 3, false],
+  ['tiny-moe', 'soft_causal', 3, true],
 ])('%s, %s in batches of %i: every logit within 1e-4', async (name, kind, batch, sounds) => {
   const reference = references[name];
   if (!reference) throw new Error(`no reference is called ${name}`);

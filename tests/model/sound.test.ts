@@ -1,14 +1,14 @@
 // Sound in conversations: samples and WAV files to the model's own words, against an independent float64 reference of the
 // tower in the place of tokens; windows of a long recording; and recordings that are none.
 
-import { Model, openDevice, type AudioInput, type Message } from 'lapidary/node';
+import { Model, type AudioInput, type Message } from 'lapidary/node';
 import { createOpenAI } from 'lapidary/openai';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { create, globals } from 'webgpu';
 import { argmax, maxAbsDifference, report } from '../support/compare.ts';
 import { loadBytes, memorySource, readFloats } from '../support/fixtures.ts';
-import { kernelTests } from '../support/kernel-tests.ts';
-import { bothTowers, CLOSE, HIDDEN, OPEN, PLACE, seeingText, textWith } from '../support/seeing.ts';
+import { bothTowers, HIDDEN, seeingText, textWith } from '../support/seeing.ts';
+import { softLogprobs } from '../support/soft.ts';
 
 const RATE = 16_000;
 const TOKENS = 17; // of the recording below
@@ -79,41 +79,15 @@ async function answer(messages: Message[], on = model) {
   return { top, usage, media };
 }
 
-/** Log probabilities after the prompt, with the reference's soft tokens in it. */
-async function expectedLogprobs(messages: Message[]) {
-  const engine = await kernelTests(await openDevice(gpu));
-  const all = readFloats('audio/rows.f32');
-  const rows = all.subarray(0, TOKENS * HIDDEN); // HF's
-  const ids: number[] = [];
-  const spans: object[] = [];
-  for (const id of model.render(messages).tokens) {
-    if (id !== PLACE) {
-      ids.push(id);
-      continue;
-    }
-    ids.push(OPEN);
-    spans.push({ position: ids.length, rows: TOKENS, first: 0, audio: true });
-    ids.push(...Array.from({ length: TOKENS }, (_, row) => 2 ** 31 + row), CLOSE);
-  }
-  const source = engine.addSource(memorySource('tiny-e.gguf', textWith('audio')));
-  const request = JSON.stringify({
-    options: { kvType: 'f32', batchSize: 512, tune: false },
-    ops: [{ op: 'all', prompt: { ids, spans } }],
-  });
-  const bytes = new Uint8Array(Float32Array.from(rows).buffer);
-  const logits = new Float32Array(
-    (await engine.call('soft_probe', [source, request, bytes]).done).buffer,
-  );
-  engine.destroy();
-  const last = logits.subarray((ids.length - 1) * model.info.vocab, ids.length * model.info.vocab);
-  const most = last[argmax(last)]!;
-  const sum = last.reduce((total, logit) => total + Math.exp(logit - most), 0);
-  return { prompt: ids.length, logprobs: last.map((logit) => logit - most - Math.log(sum)) };
-}
-
 test('a recording in a message is its soft tokens in the prompt', async () => {
   const messages = asking(recording());
-  const { prompt, logprobs } = await expectedLogprobs(messages);
+  const { tokens } = model.render(messages);
+  // HF's rows of the two references.
+  const rows = readFloats('audio/rows.f32').subarray(0, TOKENS * HIDDEN);
+  const { ids, logprobs } = await softLogprobs(gpu, textWith('audio'), tokens, TOKENS, true, () =>
+    Promise.resolve(rows),
+  );
+  const prompt = ids.length;
   const found = await answer(messages);
   expect(model.info.modalities).toEqual(['text', 'image', 'audio']);
   expect([found.media, found.usage.promptTokens]).toEqual([1, prompt]);

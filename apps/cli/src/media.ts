@@ -46,6 +46,10 @@ export function namedMedia(text: string, flags: MediaFlags): { media: Medium[]; 
   return { media: givenMedia({ ...flags, image, audio }), text: rest.trim() };
 }
 
+/** Whether what was said begins with the path of a picture or a recording, not with a command. */
+export const isPathOfMedia = (text: string): boolean =>
+  namedMedia(/^(?:\\.|\S)*/.exec(text)?.[0] ?? '', {}).media.length > 0;
+
 /** A user's content: media, then what is said of them. */
 export const withMedia = (media: Medium[], text: string): string | ContentPart[] =>
   media.length === 0 ? text : [...media, { type: 'text', text }];

@@ -43,7 +43,8 @@ export {
   type MergeType,
   type PeftAdapter,
 } from './merge.js';
-export { Model, inspect, type LoadOptions, type TokenizeOptions } from './model.js';
+export type { LoadOptions } from './load-options.js';
+export { Model, inspect, type TokenizeOptions } from './model.js';
 export { engineModule, findGpu, type FoundModel, type ModelLocation } from './platform.js';
 export { Reply } from './reply.js';
 export { BlobSource } from './source/blob.js';

@@ -2,7 +2,7 @@
 
 import { Engine } from './engine.js';
 import { openDevice, type DeviceInfo } from './gpu/device.js';
-import type { LoadOptions } from './model.js';
+import type { LoadOptions } from './load-options.js';
 import { currentPlatform, engineModule, type FoundModel } from './platform.js';
 import { throwIfAborted } from './source/source.js';
 import { keepCuts, knownCuts } from './tuning.js';

@@ -3,7 +3,7 @@
 import { loadAdapter, type AdapterLocation } from './adapters.js';
 import type { DataInput } from './data.js';
 import { embed, type EmbedInput, type EmbedOptions, type EmbedReport } from './embed.js';
-import { Engine, type LogLevel } from './engine.js';
+import { Engine } from './engine.js';
 import { LapidaryError } from './errors.js';
 import {
   probeFinetune,
@@ -17,14 +17,15 @@ import {
 import type { DeviceInfo } from './gpu/device.js';
 import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
+import type { LoadOptions } from './load-options.js';
 import { loadOn, type Loaded } from './loaded.js';
-import { holdSound, withMedia, withoutMedia } from './media/media.js';
+import { holdSound, withMedia, withoutMedia, type Host } from './media/media.js';
+import { transcribe } from './media/transcribe.js';
 import {
   engineModule,
   closeFound,
   findModel,
   findProjector,
-  type FindOptions,
   type FoundModel,
   type ModelLocation,
 } from './platform.js';
@@ -38,8 +39,6 @@ import type {
   AudioInput,
   ChatOptions,
   FileHeader,
-  KernelVariant,
-  LoadProgress,
   Message,
   ModelInfo,
   PrefillPrompt,
@@ -50,62 +49,7 @@ import type {
   ReplyReport,
   TranscribeOptions,
   Transcript,
-  TranscriptSegment,
 } from './types.js';
-
-/** How a model is found and loaded. */
-export interface LoadOptions extends FindOptions {
-  /** Called often, with numbers: see {@link LoadProgress}. */
-  onProgress?: (progress: LoadProgress) => void;
-  /** Aborting makes `load` reject with the code `cancelled` and frees what was loaded. */
-  signal?: AbortSignal;
-  /** Tokens that prompt and reply may have together. Default: the maker's, else 8192; never above the model's own. */
-  contextLength?: number;
-  /** How keys and values are kept. Default `f16`. */
-  kvType?: 'f16' | 'f32';
-  /** Tokens of a prompt that run at once, 1 to 4096: more take more memory (about 300 KB each for E2B). Default 512. */
-  batchSize?: number;
-  /**
-   * Conversations whose keys and values stay in the cache side by side, 1 to 64, each with `contextLength` tokens of
-   * GPU memory. A request goes on from the one that begins like it. So many replies are written at once, in steps that
-   * give a token to each. Default 1.
-   */
-  sessions?: number;
-  /**
-   * Where the table of per-layer embeddings is, of E2B more than half of the file. `gpu`: in the GPU's memory.
-   * `source`: it stays in the file, from which each new token's row is read; slower, most of all over HTTP. Default
-   * `auto`: `gpu`, unless that memory runs out while loading; the model then loads again with `source`, and `onLog`
-   * says so.
-   */
-  perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
-  /**
-   * The file of the vision tower, where it is not the model's own: what llama.cpp calls mmproj. Default: the one that an
-   * Ollama model has beside its weights.
-   */
-  projector?: ModelLocation | undefined;
-  /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
-  variant?: KernelVariant;
-  /**
-   * Whether to time kernels and keep the fastest cuts, for this load and, by adapter, for those to come (in Node in
-   * `~/.cache/lapidary`, in a page in its cache storage). A number: for so many milliseconds, 0 to 600,000; `true`: 300.
-   * What does not fit is left to the next load; a single compilation or timed submission that takes longer than those
-   * before it may overrun. Default: `true` on real GPUs, `false` on software ones.
-   */
-  tune?: boolean | number;
-  /**
-   * Whether to go on when the GPU is lost (its driver restarts, the laptop changes GPUs): the model then loads again from
-   * its source, which `onProgress` and `onLog` tell, with its adapters from where they came, and the request at hand goes
-   * on, a reply after its last token. Fine-tuning fails with `device_lost`; its checkpoint is there to go on from.
-   * Default `false`: requests fail with `device_lost`.
-   */
-  recover?: boolean;
-  /** WebGPU itself, where `navigator.gpu` is not it. */
-  gpu?: GPU;
-  /** The engine: its URL, bytes, or compiled module. Default: `lapidary.wasm` beside this file. */
-  wasm?: URL | BufferSource | WebAssembly.Module;
-  /** What the engine has to say: dropped kernel variants, for instance. */
-  onLog?: (level: LogLevel, text: string) => void;
-}
 
 /** How a text becomes token ids. */
 export interface TokenizeOptions {
@@ -153,6 +97,9 @@ export class Model {
   }
   private get handle(): number {
     return this.recovery.loaded.handle;
+  }
+  private get host(): Host {
+    return { engine: this.engine, handle: this.handle };
   }
   private get prefix(): unknown[] {
     return this.found.messages ?? [];
@@ -205,36 +152,20 @@ export class Model {
    * Writes down what is said in a recording, by windows of 30 s, each on its own. Rejects with `unsupported` where the
    * model takes no sound, `invalid_format` for what is no WAV file, `cancelled`, and as replies fail.
    */
-  async transcribe(audio: AudioInput, options: TranscribeOptions = {}): Promise<Transcript> {
-    const { prompt = TRANSCRIBE, onSegment, signal, ...rest } = options;
-    const held = await this.request(() => {
-      throwIfAborted(signal);
-      const host = { engine: this.engine, handle: this.handle };
-      return holdSound(host, audio, this.endingWith(signal));
-    });
-    try {
-      const segments: TranscriptSegment[] = [];
-      for (let window = 0; window < held.windows; window++) {
-        const content = [
-          { type: 'audio', audio, window },
-          { type: 'text', text: prompt },
-        ] as const;
-        const reply = this.chat([{ role: 'user', content: [...content] }], {
-          temperature: 0,
-          ...rest,
-          ...(signal && { signal }),
-        });
-        const text = (await reply.text()).trim();
-        throwIfAborted(signal);
-        const start = window * WINDOW_SECONDS;
-        const segment = { start, end: Math.min(start + WINDOW_SECONDS, held.seconds), text };
-        segments.push(segment);
-        onSegment?.(segment);
-      }
-      return { segments, seconds: held.seconds };
-    } finally {
-      held.done();
-    }
+  transcribe(audio: AudioInput, options: TranscribeOptions = {}): Promise<Transcript> {
+    const { signal } = options;
+    return transcribe(
+      {
+        chat: (messages, chatOptions) => this.chat(messages, chatOptions),
+        hold: (sound) =>
+          this.request(() => {
+            throwIfAborted(signal);
+            return holdSound(this.host, sound, this.endingWith(signal));
+          }),
+      },
+      audio,
+      options,
+    );
   }
 
   /** Continues a raw prompt, text (`<bos>` is put before it) or token ids, with no chat template. */
@@ -257,23 +188,26 @@ export class Model {
     return this.request(async () => {
       throwIfAborted(signal);
       const ending = this.endingWith(signal);
-      // All prompts' pictures are there while one call runs them all.
-      const run = async (at: number, ready: object[]): Promise<PrefillReport[]> => {
-        const prompt = prompts[at];
-        if (!prompt) {
+      const lists = prompts.map((prompt) =>
+        'messages' in prompt ? [...this.prefix, ...prompt.messages] : [],
+      );
+      // The media of all are there while one call runs them.
+      const done = await withMedia(
+        this.host,
+        lists.flat(),
+        ending,
+        () => {},
+        (named) => {
+          let at = 0;
+          const ready = prompts.map((prompt, i) =>
+            'messages' in prompt
+              ? { ...prompt, messages: named.slice(at, (at += lists[i]!.length)) }
+              : prompt,
+          );
           const args = [this.handle, JSON.stringify({ prompts: ready })];
-          return this.engine.callJson('lap_prefill', args, { signal: ending });
-        }
-        if (!('messages' in prompt)) return run(at + 1, [...ready, prompt]);
-        const all = [...this.prefix, ...prompt.messages];
-        return this.withMedia(
-          all,
-          ending,
-          () => {},
-          (messages) => run(at + 1, [...ready, { ...prompt, messages }]),
-        );
-      };
-      const done = await run(0, []);
+          return this.engine.callJson<PrefillReport[]>('lap_prefill', args, { signal: ending });
+        },
+      );
       throwIfAborted(ending);
       return done;
     });
@@ -550,17 +484,6 @@ export class Model {
     return (this.identity ??= await modelIdentity(source, digest, signal));
   }
 
-  private withMedia<T>(
-    messages: readonly unknown[],
-    signal: AbortSignal,
-    onEvent: (event: ReplyEvent) => void,
-    work: (messages: readonly unknown[]) => Promise<T>,
-  ): Promise<T> {
-    const host = { engine: this.engine, handle: this.handle };
-    const told = (processed: number, total: number) => onEvent({ type: 'media', processed, total });
-    return withMedia(host, messages, signal, told, work);
-  }
-
   private reply(
     name: string,
     request: object,
@@ -583,7 +506,9 @@ export class Model {
               const args = [this.handle, json];
               return this.engine.callJson<ReplyReport>(name, args, { signal: ending, onEvent });
             };
-            return messages ? this.withMedia(messages, ending, onEvent, ask) : ask();
+            const told = (processed: number, total: number) =>
+              onEvent({ type: 'media', processed, total });
+            return messages ? withMedia(this.host, messages, ending, told, ask) : ask();
           });
         } catch (error) {
           // While pictures are read: a reply that is stopped ends well, and there is none yet.
@@ -596,11 +521,6 @@ export class Model {
     return new Reply(start, signal);
   }
 }
-
-/** Of sound that is encoded at once. */
-const WINDOW_SECONDS = 30;
-const TRANSCRIBE =
-  'Write down what is said here, word for word, in the language that it is said in. Write nothing else.';
 
 const isCancelled = (error: unknown) =>
   error instanceof LapidaryError && error.code === 'cancelled';

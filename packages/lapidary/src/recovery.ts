@@ -3,7 +3,7 @@
 import { loadAdapter, type AdapterLocation } from './adapters.js';
 import { LapidaryError, messageOf } from './errors.js';
 import { loadOn, type Loaded } from './loaded.js';
-import type { LoadOptions } from './model.js';
+import type { LoadOptions } from './load-options.js';
 import type { FoundModel } from './platform.js';
 import type { AdapterInfo, ReplyEvent } from './types.js';
 

@@ -8,6 +8,7 @@
 import type { Engine } from './engine.js';
 import { LapidaryError } from './errors.js';
 import { throwIfAborted, type ByteSource } from './source/source.js';
+import { memorySource } from './source/memory.js';
 
 /** The line's end shows whether something took the bytes for text. */
 const MAGIC = new TextEncoder().encode('LAPKV1\r\n');
@@ -154,14 +155,7 @@ export async function restoreSession(
         : snapshot.slice();
   const { header, payload } = await openSnapshot(bytes);
   throwIfAborted(signal);
-  const source = engine.addSource(
-    {
-      name: 'the snapshot',
-      size: payload.length,
-      read: (offset, length) => Promise.resolve(payload.subarray(offset, offset + length)),
-    },
-    signal,
-  );
+  const source = engine.addSource(memorySource('the snapshot', payload), signal);
   try {
     const request = JSON.stringify({ header, model });
     return await engine.callJson('lap_session_restore', [handle, source, request], { signal });

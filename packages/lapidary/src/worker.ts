@@ -8,7 +8,8 @@ import type {
   PeftAdapter,
   convertAdapter as convertHere,
 } from './merge.js';
-import type { inspect as inspectHere, LoadOptions as PageLoadOptions } from './model.js';
+import type { LoadOptions as PageLoadOptions } from './load-options.js';
+import type { inspect as inspectHere } from './model.js';
 import type { ModelLocation } from './platform.js';
 import type { AdapterLocation } from './adapters.js';
 import { checkOptions, Connection, modelOf, type Model as WorkerModel } from './worker/client.js';

@@ -4,7 +4,7 @@ import { createInterface, type Interface } from 'node:readline';
 import { LapidaryError, type Message, type Model } from 'lapidary/node';
 import { applyAdapter } from '../adapters.js';
 import { EXIT, report as showError } from '../exit.js';
-import { givenMedia, namedMedia, withMedia } from '../media.js';
+import { givenMedia, isPathOfMedia, namedMedia, withMedia } from '../media.js';
 import { chatOptions, show, summary, type RunFlags } from './run.js';
 
 const HELP = `  /clear                 begin a new conversation
@@ -97,7 +97,7 @@ export async function converse(model: Model, flags: RunFlags): Promise<number> {
       } catch (error) {
         showError(error, false);
       }
-    } else if (input.startsWith('/'))
+    } else if (input.startsWith('/') && !isPathOfMedia(input))
       say(`there is no command ${input.split(' ')[0]}; /? lists them`);
     else {
       const named = namedMedia(input, flags);

@@ -2,150 +2,18 @@
 // the engine has no soft tokens of them.
 
 import type { Engine } from '../engine.js';
-import { LapidaryError } from '../errors.js';
-import { currentPlatform } from '../platform.js';
 import { throwIfAborted, type ByteSource } from '../source/source.js';
-import type { AudioInput, AudioPart, ImageInput, ImagePart, RawAudio, RawImage } from '../types.js';
-import { bytesOfFile } from './bytes.js';
-import { pixelsOfBitmap } from './page.js';
-import { pixelsOf, type Pixels } from './pixels.js';
+import type { AudioInput, AudioPart, ImagePart } from '../types.js';
+import { openImage } from './image.js';
+import { openSound, type Sound } from './sound.js';
 
 /** Soft tokens that a picture becomes at most; the engine knows which numbers there are. */
 const DEFAULT_IMAGE_TOKENS = 280;
 
-/** Hz, of samples that come without it. */
-const SAMPLE_RATE = 16_000;
-
 /** A model in an engine. */
-interface Host {
+export interface Host {
   engine: Engine;
   handle: number;
-}
-
-/** A picture that may have to be decoded. */
-interface Picture {
-  digest: string;
-  decode(): Promise<Pixels>;
-}
-
-const isBitmap = (image: object): image is ImageBitmap =>
-  typeof ImageBitmap !== 'undefined' && image instanceof ImageBitmap;
-const isRaw = (image: object): image is RawImage =>
-  'data' in image && 'width' in image && 'height' in image;
-
-/** Digests of what does not change. */
-const known = new WeakMap<Blob | ImageBitmap, string>();
-
-/** Loaded when it is needed: most conversations have no pictures. */
-const newHasher = async () => (await import('../cache/sha256.js')).sha256();
-
-/** Bytes of pixels that are hashed at once. */
-const PIECE = 16 << 20;
-
-async function digestOf(pixels: Pixels, signal: AbortSignal): Promise<string> {
-  const { width, height, channels, size } = pixels;
-  const hasher = await newHasher();
-  hasher.update(new TextEncoder().encode(`${width} ${height} ${channels} `));
-  for (let at = 0; at < size; at += PIECE) {
-    hasher.update(await pixels.read(at, Math.min(PIECE, size - at), signal));
-  }
-  return hasher.digest();
-}
-
-async function digestOfFile(bytes: Uint8Array): Promise<string> {
-  const hasher = await newHasher();
-  hasher.update(bytes);
-  return hasher.digest();
-}
-
-const isFile = (value: unknown): value is Exclude<AudioInput, Float32Array | RawAudio> =>
-  typeof value === 'string' ||
-  value instanceof URL ||
-  value instanceof Blob ||
-  value instanceof Uint8Array ||
-  value instanceof ArrayBuffer;
-
-/** The picture that a caller means; `invalid_argument` for what is none. */
-async function open(image: ImageInput, signal: AbortSignal): Promise<Picture> {
-  if (typeof image === 'object' && image !== null) {
-    if (isBitmap(image)) {
-      const pixels = pixelsOfBitmap('the picture', image);
-      const digest = known.get(image) ?? (await digestOf(pixels, signal));
-      known.set(image, digest);
-      return { digest, decode: () => Promise.resolve(pixels) };
-    }
-    if (isRaw(image)) {
-      const pixels = pixelsOf('the picture', image);
-      return { digest: await digestOf(pixels, signal), decode: () => Promise.resolve(pixels) };
-    }
-  }
-  if (!isFile(image)) {
-    throw new LapidaryError(
-      'invalid_argument',
-      'a picture is a Blob, an ImageBitmap, a URL, the bytes of a file, or pixels: { width, height, data }',
-    );
-  }
-  const file = () => bytesOfFile(image, signal);
-  const blob = image instanceof Blob ? image : undefined;
-  const remembered = blob && known.get(blob);
-  const read = remembered === undefined ? await file() : undefined;
-  const digest = remembered ?? (await digestOfFile(read!.bytes));
-  if (blob) known.set(blob, digest);
-  return {
-    digest,
-    async decode() {
-      const { bytes, name } = read ?? (await file());
-      if (bytes.length === 0) throw new LapidaryError('truncated', `${name} is empty`);
-      return currentPlatform().decodeImage(bytes, name);
-    },
-  };
-}
-
-/** A recording as the engine reads it. */
-interface Sound {
-  source: ByteSource;
-  format: 'wav' | 'f32';
-  rate?: number;
-  channels?: number;
-}
-
-const bytesOf = (view: Float32Array) =>
-  new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-
-function memory(name: string, bytes: Uint8Array): ByteSource {
-  return {
-    name,
-    size: bytes.length,
-    read: (offset, length) => Promise.resolve(bytes.subarray(offset, offset + length)),
-  };
-}
-
-/** The recording that a caller means, and its key. */
-async function openSound(
-  audio: AudioInput,
-  signal: AbortSignal,
-): Promise<{ key: string; sound: Sound }> {
-  const raw = audio instanceof Float32Array ? { samples: audio, sampleRate: SAMPLE_RATE } : audio;
-  if (typeof raw === 'object' && raw !== null && 'samples' in raw) {
-    const { samples, sampleRate: rate, channels = 1 } = raw;
-    if (!(samples instanceof Float32Array)) {
-      throw new LapidaryError('invalid_argument', 'samples of sound are a Float32Array');
-    }
-    const bytes = bytesOf(samples);
-    const key = `${await digestOfFile(bytes)}:f32:${rate}:${channels}`;
-    return { key, sound: { source: memory('the sound', bytes), format: 'f32', rate, channels } };
-  }
-  if (!isFile(raw)) {
-    throw new LapidaryError(
-      'invalid_argument',
-      'sound is a Blob, a URL, the bytes of a WAV file, a Float32Array, or { samples, sampleRate }',
-    );
-  }
-  const { bytes, name } = await bytesOfFile(raw, signal);
-  return {
-    key: `${await digestOfFile(bytes)}:wav`,
-    sound: { source: memory(name, bytes), format: 'wav' },
-  };
 }
 
 /** Has the engine make the soft tokens of what `source` holds, and hold them. */
@@ -181,7 +49,7 @@ interface NamedMedium {
 
 async function nameImage(host: Host, part: ImagePart, signal: AbortSignal): Promise<NamedMedium> {
   const { maxTokens = DEFAULT_IMAGE_TOKENS } = part;
-  const picture = await open(part.image, signal);
+  const picture = await openImage(part.image, signal);
   const key = `${picture.digest}:${maxTokens}`;
   return {
     key,
@@ -200,13 +68,16 @@ async function nameImage(host: Host, part: ImagePart, signal: AbortSignal): Prom
   };
 }
 
-async function nameAudio(host: Host, audio: AudioInput, signal: AbortSignal): Promise<NamedMedium> {
-  const { key, sound } = await openSound(audio, signal);
-  const { source, ...spec } = sound;
+async function nameSound(
+  host: Host,
+  audio: AudioInput | Sound,
+  signal: AbortSignal,
+): Promise<NamedMedium> {
+  const { key, spec, open } = await openSound(audio, signal);
   return {
     key,
     kind: 'audio',
-    add: () => addToEngine(host, source, { key, ...spec }, 'audio', signal),
+    add: async () => addToEngine(host, await open(), { key, ...spec }, 'audio', signal),
   };
 }
 
@@ -250,10 +121,10 @@ export const withoutMedia = (messages: readonly unknown[]): unknown[] =>
 /** A recording that the engine holds until `done`. */
 export async function holdSound(
   host: Host,
-  audio: AudioInput,
+  sound: Sound,
   signal: AbortSignal,
 ): Promise<HeldMedium & { done(): void }> {
-  const medium = await nameAudio(host, audio, signal);
+  const medium = await nameSound(host, sound, signal);
   const there = hold(host, medium);
   const held = there.tokens > 0 ? there : await medium.add();
   return { ...held, done: () => release(host, medium.key) };
@@ -288,7 +159,7 @@ export async function withMedia<T>(
         }
         const medium = isImage(part)
           ? await nameImage(host, part, signal)
-          : await nameAudio(host, part.audio, signal);
+          : await nameSound(host, part.audio, signal);
         const { key, kind } = medium;
         if (hold(host, medium).tokens > 0) held.push(key);
         else missing.set(key, medium);

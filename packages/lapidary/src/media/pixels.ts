@@ -1,6 +1,7 @@
 // Pictures as pixels, and how much of one may come.
 
 import { LapidaryError } from '../errors.js';
+import { memorySource } from '../source/memory.js';
 import type { ByteSource } from '../source/source.js';
 
 /** A decoded picture: rows from top to bottom, 3 bytes (RGB) or 4 (the last unused) a pixel. */
@@ -45,12 +46,5 @@ export function pixelsOf(
     );
   }
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  return {
-    name,
-    width,
-    height,
-    channels,
-    size: bytes.length,
-    read: (offset, length) => Promise.resolve(bytes.subarray(offset, offset + length)),
-  };
+  return { ...memorySource(name, bytes), width, height, channels };
 }

@@ -1,0 +1,130 @@
+#include "engine/generate/load_options.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/base/text.h"
+#include "engine/model/config.h"
+
+namespace lapidary::generate {
+namespace {
+
+// How long a load may look for faster cuts of kernels, in milliseconds: by default, and at most.
+constexpr double kTuning = 300;
+constexpr double kMaxTuning = 600'000;
+constexpr uint32_t kMaxProcessors = 1024;
+// Of cuts from a cache.
+constexpr size_t kMaxCuts = 1024;
+constexpr size_t kMaxCutKey = 256;
+constexpr uint64_t kMaxCut = 1024;
+// Tokens of a prompt in one submission; their activations are on the GPU at once.
+constexpr uint32_t kMaxBatch = 4096;
+
+// A whole number from 1 to `most` in place of `out`, if there is one.
+Status parse_count(const Json& json, std::string_view key, uint32_t most, uint32_t& out) {
+  const Json* count = json_member(json, key);
+  if (count == nullptr || count->is_null()) return {};
+  const double value = count->is_number() ? count->get<double>() : NAN;
+  if (!(value >= 1 && value <= most))
+    return fail(ErrorCode::kInvalidArgument, cat(key, " must be a number from 1 to ", most));
+  out = static_cast<uint32_t>(value);
+  return {};
+}
+
+// {subgroups, dot: "f32" | "int16" | "int8", prefill: the same or "matrix"}
+Status parse_variant(const Json& json, LoadOptions& out) {
+  const auto bad = [] {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "variant takes subgroups (true, false), dot (f32, int16, int8) and prefill (the same or "
+        "matrix)");
+  };
+  if (!json.is_object()) return bad();
+  if (const Json* subgroups = json_member(json, "subgroups")) {
+    if (!subgroups->is_boolean()) return bad();
+    out.variant.subgroups = subgroups->get<bool>();
+  }
+  const auto read_form = [&](std::string_view name, std::optional<kernels::Dot>& form) {
+    const Json* text = json_member(json, name);
+    if (text == nullptr) return true;
+    for (const kernels::Dot value : kernels::kDots)
+      if (*text == kernels::dot_name(value)) form = value;
+    return form.has_value();
+  };
+  if (!read_form("dot", out.variant.dot) || !read_form("prefill", out.variant.prefill) ||
+      out.variant.dot == kernels::Dot::kMatrix)
+    return bad();
+  return {};
+}
+
+// {key: [number, number, number]}. It comes from a cache that anybody may have written: entries of
+// another shape are left out, and what does not fit a kernel is not used.
+model::Cuts parse_cuts(const Json& json) {
+  model::Cuts cuts;
+  if (!json.is_object()) return cuts;
+  for (const auto& [key, value] : json.items()) {
+    model::Cut cut;
+    std::vector<uint32_t*> numbers;
+    for (uint32_t& number : cut.numbers) numbers.push_back(&number);
+    if (value.size() != numbers.size()) numbers.insert(numbers.end(), {&cut.tried, &cut.needed_ms});
+    bool good = value.is_array() && value.size() == numbers.size() && key.size() <= kMaxCutKey;
+    for (size_t i = 0; good && i < numbers.size(); ++i) {
+      const uint64_t most = numbers[i] == &cut.needed_ms ? UINT32_MAX : kMaxCut;
+      good = value[i].is_number_unsigned() && value[i].get<uint64_t>() <= most;
+      if (good) *numbers[i] = value[i].get<uint32_t>();
+    }
+    if (good && cuts.size() < kMaxCuts) cuts.emplace(key, cut);
+  }
+  return cuts;
+}
+
+}  // namespace
+
+Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
+  LoadOptions out;
+  TRY_VOID(parse_count(json, "contextLength", model::kMaxContext, out.context));
+  if (const Json* type = json_member(json, "kvType"); type != nullptr && !type->is_null()) {
+    if (*type != "f16" && *type != "f32")
+      return fail(ErrorCode::kInvalidArgument, "kvType must be f16 or f32");
+    out.kv_f32 = *type == "f32";
+  }
+  TRY_VOID(parse_count(json, "batchSize", kMaxBatch, out.batch));
+  TRY_VOID(parse_count(json, "sessions", kernels::kMaxSequences, out.sessions));
+  TRY_VOID(parse_count(json, "processors", kMaxProcessors, out.processors));
+  if (const Json* cuts = json_member(json, "cuts")) out.cuts = parse_cuts(*cuts);
+  if (const Json* tune = json_member(json, "tune"); tune != nullptr && !tune->is_null()) {
+    const double ms = tune->is_number()    ? tune->get<double>()
+                      : tune->is_boolean() ? (tune->get<bool>() ? kTuning : 0)
+                                           : NAN;
+    if (!(ms >= 0 && ms <= kMaxTuning)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  cat("tune must be true, false or milliseconds, at most ", kMaxTuning));
+    }
+    out.tuning_ms = ms;
+  }
+  if (const Json* place = json_member(json, "perLayerEmbeddings");
+      place != nullptr && !place->is_null() && *place != "auto") {
+    if (*place != "gpu" && *place != "source")
+      return fail(ErrorCode::kInvalidArgument, "perLayerEmbeddings must be gpu, source or auto");
+    out.per_layer = *place == "gpu" ? model::TablePlace::kGpu : model::TablePlace::kSource;
+  }
+  TRY_VOID(parse_count(json, "projector", UINT32_MAX, out.projector));
+  for (const auto& [key, target] : {std::pair{"name", &out.name}, std::pair{"system", &out.system},
+                                    std::pair{"digest", &out.digest}}) {
+    const Json* value = json_member(json, key);
+    if (value != nullptr && value->is_string()) *target = value->get<std::string>();
+  }
+  if (const Json* variant = json_member(json, "variant"); variant != nullptr && !variant->is_null())
+    TRY_VOID(parse_variant(*variant, out));
+  if (const Json* params = json_member(json, "params"); params != nullptr && params->is_object()) {
+    TRY(out.options, parse_options(*params, out.options, vocab));
+    const Json* num_ctx = json_member(*params, "num_ctx");
+    if (out.context == 0 && num_ctx != nullptr && num_ctx->is_number_unsigned()) {
+      out.context =
+          static_cast<uint32_t>(std::min<uint64_t>(num_ctx->get<uint64_t>(), model::kMaxContext));
+    }
+  }
+  return out;
+}
+
+}  // namespace lapidary::generate
