@@ -5,6 +5,7 @@ import type { Engine } from '../engine.js';
 import { throwIfAborted, type ByteSource } from '../source/source.js';
 import type { AudioInput, AudioPart, ImagePart } from '../types.js';
 import { openImage } from './image.js';
+import { gather, isLive } from './live.js';
 import { openSound, type Sound } from './sound.js';
 
 /** Soft tokens that a picture becomes at most; the engine knows which numbers there are. */
@@ -67,6 +68,10 @@ async function nameImage(host: Host, part: ImagePart, signal: AbortSignal): Prom
     },
   };
 }
+
+/** A recording of which all has come. */
+const whole = (host: Host, audio: AudioInput, signal: AbortSignal) =>
+  isLive(audio) ? gather(host, audio, signal) : audio;
 
 async function nameSound(
   host: Host,
@@ -159,7 +164,7 @@ export async function withMedia<T>(
         }
         const medium = isImage(part)
           ? await nameImage(host, part, signal)
-          : await nameSound(host, part.audio, signal);
+          : await nameSound(host, await whole(host, part.audio, signal), signal);
         const { key, kind } = medium;
         if (hold(host, medium).tokens > 0) held.push(key);
         else missing.set(key, medium);

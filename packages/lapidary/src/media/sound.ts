@@ -20,6 +20,10 @@ export class Sound {
   ) {}
 }
 
+/** What samples are known by: the digest of their bytes, and how they are meant. */
+export const soundKey = (digest: string, rate: number, channels: number): string =>
+  `${digest}:f32:${rate}:${channels}`;
+
 const isRaw = (audio: unknown): audio is RawAudio =>
   typeof audio === 'object' && audio !== null && 'samples' in audio;
 
@@ -42,7 +46,7 @@ export async function openSound(audio: AudioInput | Sound, signal: AbortSignal):
   }
   const { samples, sampleRate: rate, channels = 1 } = raw;
   const bytes = new Uint8Array(samples.buffer, samples.byteOffset, samples.byteLength);
-  const key = `${await digestOfBytes(bytes)}:f32:${rate}:${channels}`;
+  const key = soundKey(await digestOfBytes(bytes), rate, channels);
   const source = memorySource('the sound', bytes);
   return new Sound(key, { format: 'f32', rate, channels }, () => Promise.resolve(source));
 }
