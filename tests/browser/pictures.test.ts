@@ -1,13 +1,18 @@
-// Pictures in Chromium: the page's files, its tray and what it says, with a tiny model that sees; and the browser's decoders,
+// Pictures and sound in Chromium: the page's files, camera and microphone, its tray and what it says, with a tiny model that
+// sees and hears; and the browser's decoders,
 // against the pixels that a file was made of.
 
 import type { Page } from 'playwright-core';
 import sharp from 'sharp';
 import { beforeAll, expect, test } from 'vitest';
-import { picture, seeingText, tower } from '../support/seeing.js';
+import { bothTowers, picture, textWith } from '../support/seeing.js';
 import { siteAndBrowser } from './harness.js';
 
-const shared = siteAndBrowser();
+// Devices that are none: a picture that moves, and beeps.
+const shared = siteAndBrowser([
+  '--use-fake-device-for-media-stream',
+  '--use-fake-ui-for-media-stream',
+]);
 const MINUTES = 60_000;
 const SIDE = 64;
 
@@ -26,17 +31,44 @@ const file = (name: string, bytes: Uint8Array, mimeType = 'application/octet-str
 const settled = (page: Page) =>
   page.waitForSelector('body[data-state=ready], #status[data-error]', { timeout: 8 * MINUTES });
 
-test('the page takes a projector beside a model, and pictures beside words', async () => {
+/** Keeps the streams of devices that the page opens, and how many of their tracks go on. */
+const watchDevices = () => {
+  const streams: MediaStream[] = [];
+  const { mediaDevices } = navigator;
+  const open = mediaDevices.getUserMedia.bind(mediaDevices);
+  mediaDevices.getUserMedia = async (wanted) => {
+    const stream = await open(wanted);
+    streams.push(stream);
+    return stream;
+  };
+  Object.assign(window, {
+    opened: () => streams.length,
+    live: () =>
+      streams.flatMap((stream) => stream.getTracks()).filter((track) => track.readyState === 'live')
+        .length,
+  });
+};
+
+test('the page takes a projector beside a model, and pictures and sound beside words', async () => {
   const page = await shared.browser.newPage();
+  await page.addInitScript(watchDevices);
+  const devices = () =>
+    page.evaluate(() => {
+      const { opened, live } = window as unknown as Record<'opened' | 'live', () => number>;
+      return { opened: opened(), live: live() };
+    });
   const status = page.getByRole('status');
   await page.goto(shared.site.url);
-  const chosen = [file('tiny-e.gguf', seeingText()), file('mmproj-tiny.gguf', tower())];
+  const chosen = [
+    file('tiny-e.gguf', textWith('image', 'audio')),
+    file('mmproj-tiny.gguf', bothTowers()),
+  ];
   await page.getByLabel('or a file on this machine').setInputFiles(chosen);
   await settled(page);
   expect(await status.textContent()).toMatch(/ready\.$/);
 
-  const tray = page.getByRole('list', { name: 'Pictures to send' });
-  const input = page.getByLabel('Pictures: choose them');
+  const tray = page.getByRole('list', { name: 'To send' });
+  const input = page.getByLabel('Pictures and sound: choose them');
   await input.setInputFiles([
     file('one.png', png, 'image/png'),
     file('two.png', png, 'image/png'),
@@ -56,13 +88,46 @@ test('the page takes a projector beside a model, and pictures beside words', asy
     [...png],
   );
   await expect.poll(() => tray.getByRole('img').count()).toBe(2);
+
+  // The microphone: given up by Escape, then kept.
+  const recorder = page.getByRole('group', { name: 'Recording' });
+  await page.getByRole('button', { name: 'Record sound' }).click();
+  await recorder.getByRole('button', { name: 'Stop recording' }).waitFor();
+  expect(await devices()).toEqual({ opened: 1, live: 1 });
+  await page.keyboard.press('Escape');
+  await expect.poll(() => status.textContent()).toBe('Discarded.');
+  expect(await devices()).toEqual({ opened: 1, live: 0 });
+  await page.getByRole('button', { name: 'Record sound' }).click();
+  const timer = recorder.getByRole('timer');
+  await expect.poll(() => timer.textContent(), { timeout: MINUTES }).toMatch(/^0:01 of 2:43$/);
+  await expect
+    .poll(() => recorder.getByRole('meter').evaluate((meter: HTMLMeterElement) => meter.value))
+    .toBeGreaterThan(0);
+  await page.keyboard.press('Enter');
+  await expect.poll(() => status.textContent(), { timeout: 8 * MINUTES }).toBe('Recorded.');
+  expect(await tray.textContent()).toMatch(/recording, 0:0[12]/);
+  expect(await devices()).toEqual({ opened: 2, live: 0 });
+
+  // The camera: closed by Escape, then used.
+  const camera = page.getByRole('dialog', { name: 'Camera' });
+  await page.getByRole('button', { name: 'Use the camera' }).click();
+  await camera.waitFor();
+  await page.keyboard.press('Escape');
+  await expect.poll(async () => (await devices()).live).toBe(0);
+  await page.getByRole('button', { name: 'Use the camera' }).click();
+  await camera.getByRole('button', { name: 'Take the picture' }).click();
+  await expect.poll(() => tray.getByRole('img').count()).toBe(3);
+  expect(await devices()).toEqual({ opened: 4, live: 0 });
+  expect(await camera.count()).toBe(0);
+
   await page.getByRole('textbox', { name: 'Message' }).fill('hello');
   await page.getByRole('button', { name: 'Send' }).click();
   await page.waitForSelector('body[data-state=answering]');
   await page.getByRole('button', { name: 'Stop' }).click();
   await settled(page);
   expect(await status.textContent()).toMatch(/^Stopped\. \d+ tokens/);
-  expect(await page.locator('#log article:first-of-type canvas').count()).toBe(2);
+  expect(await page.locator('#log article:first-of-type canvas').count()).toBe(3);
+  expect(await page.locator('#log article:first-of-type .sound').count()).toBe(1);
   expect(await tray.getByRole('img').count()).toBe(0);
   await page.close();
 });

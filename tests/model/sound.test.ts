@@ -317,6 +317,9 @@ test('what is no sound ends in typed errors, and the model goes on', async () =>
       { samples: recording(), sampleRate: RATE, channels: 0.5 },
       'invalid_argument',
     ],
+    ['an MP3 file', new TextEncoder().encode('ID3 and so on'), 'unsupported'],
+    ['an M4A file', new Blob(['\0\0\0\x20ftypM4A and so on']), 'unsupported'],
+    ['an MPEG frame', Uint8Array.of(0xff, 0xfb, 0x90, 0x64, 0), 'unsupported'],
     ['a number', 7 as unknown as AudioInput, 'invalid_argument'],
   ];
   for (const [what, audio, code] of cases) {

@@ -9,6 +9,7 @@ import { LapidaryError, messageOf } from './errors.js';
 import { dawnFlags } from './gpu/dawn.js';
 import { isSoftware } from './gpu/device.js';
 import { waitPatiently, type WaitedFor } from './gpu/patience.js';
+import { refuseSound } from './media/decode.js';
 import { tooLarge } from './media/fetch.js';
 import { decodeWithSharp } from './media/sharp.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
@@ -153,4 +154,6 @@ setPlatform({
   findAdapter,
   readFile: readSmallFile,
   decodeImage: decodeWithSharp,
+  decodeSound: (_bytes, name, kind) =>
+    Promise.reject(refuseSound(name, kind, 'convert it, say with ffmpeg -i FILE sound.wav')),
 });

@@ -78,11 +78,14 @@ async function nameSound(
   audio: AudioInput | Sound,
   signal: AbortSignal,
 ): Promise<NamedMedium> {
-  const { key, spec, open } = await openSound(audio, signal);
+  const { key, open } = await openSound(audio, signal);
   return {
     key,
     kind: 'audio',
-    add: async () => addToEngine(host, await open(), { key, ...spec }, 'audio', signal),
+    async add() {
+      const { source, spec } = await open();
+      return addToEngine(host, source, { key, ...spec }, 'audio', signal);
+    },
   };
 }
 

@@ -144,7 +144,7 @@ export class LiveRecording implements Recording {
       return done;
     } catch (error) {
       // What was wrongly asked changes nothing that was there.
-      return Promise.reject(error);
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
