@@ -5,7 +5,9 @@
 import type { Page } from 'playwright-core';
 import sharp from 'sharp';
 import { beforeAll, expect, test } from 'vitest';
-import { bothTowers, picture, textWith } from '../support/seeing.js';
+import { picture, textWith } from '../support/seeing.js';
+import { writeGguf } from '../support/gguf.js';
+import { rawMedia } from '../support/raw-media.js';
 import { siteAndBrowser } from './harness.js';
 
 // Devices that are none: a picture that moves, and beeps.
@@ -31,6 +33,17 @@ const file = (name: string, bytes: Uint8Array, mimeType = 'application/octet-str
 const settled = (page: Page) =>
   page.waitForSelector('body[data-state=ready], #status[data-error]', { timeout: 8 * MINUTES });
 
+const POLICY = [
+  "default-src 'none'",
+  "script-src 'self' 'wasm-unsafe-eval'",
+  "connect-src 'self'",
+  "worker-src 'self'",
+  "style-src 'self'",
+  'img-src data:',
+  "base-uri 'none'",
+  "form-action 'none'",
+].join('; ');
+
 /** Keeps the streams of devices that the page opens, and how many of their tracks go on. */
 const watchDevices = () => {
   const streams: MediaStream[] = [];
@@ -52,6 +65,16 @@ const watchDevices = () => {
 test('the page takes a projector beside a model, and pictures and sound beside words', async () => {
   const page = await shared.browser.newPage();
   await page.addInitScript(watchDevices);
+  // Under a strict policy nothing but the page's own files runs.
+  await page.route(shared.site.url, async (route) => {
+    const response = await route.fetch();
+    const headers = { ...response.headers(), 'content-security-policy': POLICY };
+    await route.fulfill({ response, headers });
+  });
+  const refused: string[] = [];
+  page.on('console', (message) => {
+    if (/Content.Security.Policy/i.test(message.text())) refused.push(message.text());
+  });
   const devices = () =>
     page.evaluate(() => {
       const { opened, live } = window as unknown as Record<'opened' | 'live', () => number>;
@@ -59,9 +82,11 @@ test('the page takes a projector beside a model, and pictures and sound beside w
     });
   const status = page.getByRole('status');
   await page.goto(shared.site.url);
+  // Without towers, of which a software GPU would compile kernels for minutes.
+  const projector = writeGguf(rawMedia(32));
   const chosen = [
     file('tiny-e.gguf', textWith('image', 'audio')),
-    file('mmproj-tiny.gguf', bothTowers()),
+    file('mmproj-tiny.gguf', projector),
   ];
   await page.getByLabel('or a file on this machine').setInputFiles(chosen);
   await settled(page);
@@ -122,13 +147,44 @@ test('the page takes a projector beside a model, and pictures and sound beside w
 
   await page.getByRole('textbox', { name: 'Message' }).fill('hello');
   await page.getByRole('button', { name: 'Send' }).click();
-  await page.waitForSelector('body[data-state=answering]');
+  // It replies, to all of it.
+  await page.waitForFunction(
+    () => document.querySelector('#log article:last-of-type .text')?.textContent !== '',
+    null,
+    { timeout: 8 * MINUTES },
+  );
   await page.getByRole('button', { name: 'Stop' }).click();
   await settled(page);
   expect(await status.textContent()).toMatch(/^Stopped\. \d+ tokens/);
   expect(await page.locator('#log article:first-of-type canvas').count()).toBe(3);
   expect(await page.locator('#log article:first-of-type .sound').count()).toBe(1);
   expect(await tray.getByRole('img').count()).toBe(0);
+  expect(refused).toEqual([]);
+  await page.close();
+});
+
+test('a page decodes files of sound, and refuses what is none', async () => {
+  const page = await shared.browser.newPage();
+  await page.goto(shared.site.url);
+  await page.addScriptTag({ type: 'module', url: './tests/pictures-page.js' });
+  await page.waitForFunction(() => 'sounds' in window);
+  const found = await page.evaluate(() =>
+    (window as unknown as { sounds(): Promise<Record<string, number | string>> }).sounds(),
+  );
+  expect(found).toMatchObject({
+    rate: 16_000,
+    short: 32_000,
+    long: 'invalid_argument',
+    text: 'invalid_format',
+    empty: 'invalid_format',
+    aborted: 'cancelled',
+  });
+  expect(found.seconds).toBeGreaterThan(0.7);
+  expect(found.hertz).toBeGreaterThan(436);
+  expect(found.hertz).toBeLessThan(444);
+  // The tone's is 0.5 / √2.
+  expect(found.loudness).toBeGreaterThan(0.3);
+  expect(found.loudness).toBeLessThan(0.4);
   await page.close();
 });
 
