@@ -158,7 +158,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   progress("selftest", 1, 1);
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,
-                                              .kv_f32 = options.kv_f32,
+                                              .kv_type = options.kv_type,
                                               .sequences = options.sessions,
                                               .variant = self->variant_,
                                               .cuts = options.cuts,
@@ -230,7 +230,7 @@ Json TextModel::info() const {
                {"contextLength", decoder.context()},
                {"modelContextLength", config_.context_length},
                {"sessions", decoder.sequences()},
-               {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+               {"kvType", kernels::kv_type_name(load_options_.kv_type)},
                {"modalities", Json::array({"text"})},
                {"template", large_template_ ? "large" : "small"},
                {"gpuBytes",
