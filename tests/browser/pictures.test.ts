@@ -12,7 +12,7 @@ import { siteAndBrowser } from './harness.js';
 
 // Devices that are none: a picture that moves, and beeps.
 const shared = siteAndBrowser([
-  '--use-fake-device-for-media-stream',
+  '--use-fake-device-for-media-stream=device-count=2',
   '--use-fake-ui-for-media-stream',
 ]);
 const MINUTES = 60_000;
@@ -140,9 +140,15 @@ test('the page takes a projector beside a model, and pictures and sound beside w
   await page.keyboard.press('Escape');
   await expect.poll(async () => (await devices()).live).toBe(0);
   await page.getByRole('button', { name: 'Use the camera' }).click();
+  const choice = camera.getByRole('combobox', { name: 'Which camera' });
+  await choice.waitFor();
+  const first = await choice.inputValue();
+  await choice.selectOption({ index: 1 });
+  await expect.poll(devices).toEqual({ opened: 5, live: 1 });
+  expect(await choice.inputValue()).not.toBe(first);
   await camera.getByRole('button', { name: 'Take the picture' }).click();
   await expect.poll(() => tray.getByRole('img').count()).toBe(3);
-  expect(await devices()).toEqual({ opened: 4, live: 0 });
+  await expect.poll(devices).toEqual({ opened: 5, live: 0 });
   expect(await camera.count()).toBe(0);
 
   await page.getByRole('textbox', { name: 'Message' }).fill('hello');

@@ -179,10 +179,12 @@ const messageOf = (error: unknown) => (error instanceof Error ? error.message : 
 
 recordButton.addEventListener('click', () => {
   enter('recording');
-  say('Recording: the model hears it while you speak.');
+  say('Opening the microphone …');
   import('./recorder.js')
     .then(async ({ clock, record }) => {
-      const taken = await record(element('recorder'), listening, longest);
+      const taken = await record(element('recorder'), listening, longest, () =>
+        say('Recording: the model hears it while you speak.'),
+      );
       if (taken) await tray.add(soundItem(taken.part, `recording, ${clock(taken.seconds)}`));
       say(taken ? 'Recorded.' : 'Discarded.');
     })

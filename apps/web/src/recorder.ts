@@ -42,12 +42,13 @@ function button(text: string): HTMLButtonElement {
 
 /**
  * Records until the visitor ends it, `most` seconds have come or the microphone goes away, and gives the part of a message;
- * nothing where it is given up. `panel` shows it meanwhile.
+ * nothing where it is given up. `panel` shows it from when the microphone is open, of which `begun` is told.
  */
 export async function record(
   panel: HTMLElement,
   listener: Listener,
   most: number,
+  begun: () => void,
 ): Promise<{ part: AudioPart; seconds: number } | undefined> {
   const time = make('span', clock(0));
   time.setAttribute('role', 'timer');
@@ -91,6 +92,7 @@ export async function record(
     microphone = opened;
     for (const samples of early) hear(samples);
     panel.hidden = false;
+    begun();
     stop.focus();
     const keep = await ended;
     await opened.close();
