@@ -5,6 +5,7 @@
 // message) at lap_result_data(). One that takes a call number finishes through host_complete.
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -167,6 +168,26 @@ void start_reply(uint32_t call, uint32_t model, std::string_view request, bool c
                 : co_await target->generate(std::move(json), emitter(call), cancel_check(call)));
     co_return dump_json(report);
   });
+}
+
+// What writing to a recording and ending it, which has a key, share.
+void start_recording(uint32_t call, uint32_t recording, std::vector<float> samples,
+                     std::optional<std::string> key) {
+  start(call,
+        [=, samples = std::move(samples),
+         key = std::move(key)]() mutable -> Task<Result<std::string>> {
+          CO_TRY(const std::shared_ptr<LiveRecording> target, recordings().find(recording));
+          generate::Media& media = target->model->media();
+          if (key) {
+            CO_TRY(const auto* medium,
+                   co_await media.end_live(target->live, std::move(*key), cancel_check(call)));
+            co_return dump_json(media_report(medium));
+          }
+          CO_TRY_VOID(
+              co_await media.write_live(target->live, std::move(samples), cancel_check(call)));
+          co_return dump_json(
+              {{"tokens", target->live->tokens()}, {"seconds", target->live->seconds()}});
+        });
 }
 
 }  // namespace
@@ -344,23 +365,13 @@ LAPIDARY_EXPORT(lap_recording_write)
 void lap_recording_write(uint32_t call, uint32_t recording, const void* samples, uint32_t bytes) {
   std::vector<float> values(bytes / sizeof(float));
   if (!values.empty()) std::memcpy(values.data(), samples, values.size() * sizeof(float));
-  start(call, [=, values = std::move(values)]() mutable -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<LiveRecording> target, recordings().find(recording));
-    CO_TRY_VOID(co_await target->model->media().write_live(target->live, std::move(values),
-                                                           cancel_check(call)));
-    co_return dump_json({{"tokens", target->live->tokens()}, {"seconds", target->live->seconds()}});
-  });
+  start_recording(call, recording, std::move(values), std::nullopt);
 }
 
 // Completes with what lap_media_hold answers; it is not held.
 LAPIDARY_EXPORT(lap_recording_end)
 void lap_recording_end(uint32_t call, uint32_t recording, const char* key, uint32_t length) {
-  start(call, [=, text = std::string(key, length)]() mutable -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<LiveRecording> target, recordings().find(recording));
-    CO_TRY(const auto* medium, co_await target->model->media().end_live(
-                                   target->live, std::move(text), cancel_check(call)));
-    co_return dump_json(media_report(medium));
-  });
+  start_recording(call, recording, {}, std::string(key, length));
 }
 
 LAPIDARY_EXPORT(lap_recording_close) void lap_recording_close(uint32_t recording) {

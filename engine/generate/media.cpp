@@ -271,26 +271,22 @@ Task<Status> Media::end_window(Live& live) {
   co_return Status{};
 }
 
-Task<Status> Media::encode_frames(Live& live, const audio::Frames& frames) {
-  model::AudioRows rows;
-  if (raw_ears_) {
-    rows.tokens = model::RawAudio::soft_tokens(frames.values.size());
-    CO_TRY(rows.rows, co_await raw_ears_->encode(frames.values));
-  } else {
-    live.frames_.insert(live.frames_.end(), frames.values.begin(), frames.values.end());
-    if (!frames.last && live.frames_.size() < kLiveFrames * audio::kMelBins) co_return Status{};
-    CO_TRY(rows, co_await ears_.tower->encode(live.stream_, live.frames_, frames.last));
-    live.frames_.clear();
-  }
-  if (rows.tokens != 0) live.rows_.push_back(std::move(rows));
-  if (frames.last) co_return co_await end_window(live);
-  co_return Status{};
-}
-
 Task<Status> Media::encode(Live& live, bool whole) {
   // What takes samples as they are does so by windows.
-  while (const auto frames = live.recording_.take(whole || raw_config_.has_value()))
-    CO_TRY_VOID(co_await encode_frames(live, *frames));
+  while (const auto frames = live.recording_.take(whole || raw_config_.has_value())) {
+    model::AudioRows rows;
+    if (raw_ears_) {
+      rows.tokens = model::RawAudio::soft_tokens(frames->values.size());
+      CO_TRY(rows.rows, co_await raw_ears_->encode(frames->values));
+    } else {
+      live.frames_.insert(live.frames_.end(), frames->values.begin(), frames->values.end());
+      if (!frames->last && live.frames_.size() < kLiveFrames * audio::kMelBins) continue;
+      CO_TRY(rows, co_await ears_.tower->encode(live.stream_, live.frames_, frames->last));
+      live.frames_.clear();
+    }
+    if (rows.tokens != 0) live.rows_.push_back(std::move(rows));
+    if (frames->last) CO_TRY_VOID(co_await end_window(live));
+  }
   co_return Status{};
 }
 

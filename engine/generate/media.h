@@ -120,7 +120,6 @@ class Media {
   Task<Status> load_ears(const std::function<bool()>& cancelled);
   // Encodes what has come; whole: only complete windows.
   Task<Status> encode(Live& live, bool whole);
-  Task<Status> encode_frames(Live& live, const audio::Frames& frames);
   Task<Status> end_window(Live& live);
   Task<Status> finish(Live& live, const std::string& key, bool whole);
   const Medium* keep(const std::string& key, Medium medium);

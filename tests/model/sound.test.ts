@@ -206,6 +206,13 @@ describe('a recording that is heard while it is made', () => {
     });
     try {
       await expectAsWhole(recording(RATE * 31), RATE, raw, 30);
+      const begun = await raw.record();
+      await begun.write(recording());
+      const closed = raw.close();
+      await expect(begun.write(recording())).rejects.toMatchObject({ code: 'cancelled' });
+      await expect(begun.end()).rejects.toMatchObject({ code: 'cancelled' });
+      await closed;
+      await expect(raw.record()).rejects.toMatchObject({ code: 'invalid_argument' });
     } finally {
       await raw.close();
     }
