@@ -19,9 +19,8 @@ import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
 import type { LoadOptions } from './load-options.js';
 import { loadOn, type Loaded } from './loaded.js';
-import { gather } from './media/live.js';
+import { whole } from './media/live.js';
 import { holdSound, withMedia, withoutMedia, type Host } from './media/media.js';
-import { Listening, LiveRecording } from './media/recording.js';
 import { transcribe } from './media/transcribe.js';
 import {
   engineModule,
@@ -161,7 +160,7 @@ export class Model {
     return transcribe(
       {
         chat: (messages, chatOptions) => this.chat(messages, chatOptions),
-        hear: (live) => this.listen(signal, (ending) => gather(this.host, live, ending)),
+        hear: (live) => this.listen(signal, (ending) => whole(this.host, live, ending)),
         hold: (sound) =>
           this.request(() => {
             throwIfAborted(signal);
@@ -187,6 +186,8 @@ export class Model {
    */
   record({ sampleRate = 16_000, channels = 1, signal }: RecordOptions = {}): Promise<Recording> {
     return this.listen(signal, async (ending) => {
+      // Loaded when it is needed: most models hear nothing.
+      const { Listening, LiveRecording } = await import('./media/recording.js');
       const listening = await Listening.open(this.host, { rate: sampleRate, channels }, ending);
       return new LiveRecording(listening, sampleRate, channels, ending);
     });

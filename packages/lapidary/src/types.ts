@@ -39,6 +39,11 @@ export interface RawAudio {
   channels?: number | undefined;
 }
 
+/** What {@link decodeAudio} gives: mono. */
+export interface DecodedAudio extends RawAudio {
+  samples: Float32Array<ArrayBuffer>;
+}
+
 /** Samples that are still to come, as of a microphone. */
 export interface LiveAudio {
   /** Pieces of any length, as in {@link RawAudio}. They are read once, while the model listens. */

@@ -5,7 +5,7 @@ import type { Engine } from '../engine.js';
 import { throwIfAborted, type ByteSource } from '../source/source.js';
 import type { AudioInput, AudioPart, ImagePart } from '../types.js';
 import { openImage } from './image.js';
-import { gather, isLive } from './live.js';
+import { whole } from './live.js';
 import { openSound, type Sound } from './sound.js';
 
 /** Soft tokens that a picture becomes at most; the engine knows which numbers there are. */
@@ -68,10 +68,6 @@ async function nameImage(host: Host, part: ImagePart, signal: AbortSignal): Prom
     },
   };
 }
-
-/** A recording of which all has come. */
-const whole = (host: Host, audio: AudioInput, signal: AbortSignal) =>
-  isLive(audio) ? gather(host, audio, signal) : audio;
 
 async function nameSound(
   host: Host,

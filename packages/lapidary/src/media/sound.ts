@@ -5,9 +5,9 @@ import { currentPlatform } from '../platform.js';
 import { memorySource } from '../source/memory.js';
 import type { ByteSource } from '../source/source.js';
 import type { AudioInput, RawAudio } from '../types.js';
-import { otherSound } from './decode.js';
 import { digestOfBytes } from './digest.js';
 import { isFile, openFile } from './file.js';
+import { otherSound } from './sound-kind.js';
 
 /** Hz, of samples that come without it. */
 const SAMPLE_RATE = 16_000;
