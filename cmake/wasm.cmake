@@ -24,6 +24,7 @@ endif()
 file(GLOB KERNEL_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/kernels/*.cpp)
 if(KERNEL_TESTS AND TARGET reference)
   lapidary_reactor(kernel_tests ${KERNEL_TESTS})
+  set_target_properties(kernel_tests PROPERTIES UNITY_BUILD OFF)
   target_link_libraries(kernel_tests PRIVATE reference engine)
   target_precompile_headers(kernel_tests PRIVATE tests/kernels/kernel_test.h engine/kernels/selftest.h
                             engine/model/decoder.h <algorithm> <string> <vector>)

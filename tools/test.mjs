@@ -16,7 +16,7 @@ import { join } from 'node:path';
 import { checkWasmSize } from './check-wasm-size.mjs';
 import { bin, root, run, say, seconds } from './run.mjs';
 
-const FUZZ_SECONDS = Number(process.env.LAPIDARY_FUZZ_SECONDS ?? 12);
+const FUZZ_SECONDS = Number(process.env.LAPIDARY_FUZZ_SECONDS ?? 8);
 const results = `${root}/build/test-results`;
 
 // A check that is one command: counted as one test.
