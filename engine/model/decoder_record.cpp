@@ -287,12 +287,22 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
   }
   ranges.emplace_back(lane.place);
   if (lane.several()) {
-    program.add(cache_,
-                kernels::attention_rows_source(attention, options_.variant, handed,
-                                               lane.stride(s.attention)),
-                std::move(ranges), [this, attention](uint32_t rows) {
-                  return kernels::attention_rows_groups(attention, rows, steps_.last);
-                });
+    using kernels::OwnRows;
+    const auto add_rows = [&](OwnRows own, GroupsOf groups) {
+      program.add(cache_,
+                  kernels::attention_rows_source(attention, options_.variant, handed,
+                                                 lane.stride(s.attention), own),
+                  ranges, std::move(groups));
+    };
+    const bool stores_first = lane.one_sequence && !attention.shares_kv;
+    if (stores_first) {
+      add_rows(OwnRows::kStore,
+               [attention](uint32_t rows) { return kernels::stored_rows_groups(attention, rows); });
+    }
+    add_rows(stores_first ? OwnRows::kAfterwards : OwnRows::kBoth,
+             [last = lane.last, attention](uint32_t rows) {
+               return kernels::attention_rows_groups(attention, rows, *last);
+             });
   } else {
     program.add(cache_, kernels::attention_decode_source(attention, options_.variant, handed),
                 std::move(ranges), [attention](uint32_t position) {

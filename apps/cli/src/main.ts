@@ -80,6 +80,13 @@ const projector = () =>
     '--projector <path>',
     "the file of the vision tower (llama.cpp's mmproj), where it is neither the model's own nor beside it in the store",
   );
+const drafter = () => [
+  new Option(
+    '--drafter <path>',
+    "the file of a drafter, which guesses tokens (llama.cpp's mtp), where it is not beside the model in the store",
+  ),
+  new Option('--no-drafter', 'without the drafter that is beside the model'),
+];
 const MODEL = 'a name (nano, gemma4:e2b, hf.co/user/repo:tag), a .gguf file, or an http(s) address';
 
 program
@@ -122,6 +129,8 @@ program
       .default('280'),
   )
   .addOption(projector())
+  .addOption(drafter()[0]!)
+  .addOption(drafter()[1]!)
   .option('--raw', 'give the prompt to the model as it is, without the chat template')
   .option('--json', 'events as JSON, one a line; the last has the type "done"')
   .option('--verbose', 'all timings and counts at the end')
