@@ -62,8 +62,8 @@ Task<Result<std::vector<float>>> probe(uint32_t source, std::string request) {
     for (const bool values : {false, true}) {
       const size_t at = out.size();
       out.resize(at + size_t{position - from} * rows.bytes / sizeof(float));
-      CO_TRY_VOID(co_await decoder.read_kv(
-          rows, values, 0, from, std::as_writable_bytes(std::span(out).subspan(at))));
+      CO_TRY_VOID(co_await decoder.read_kv(rows, values, 0, from,
+                                           std::as_writable_bytes(std::span(out).subspan(at))));
     }
   }
   out.insert(out.end(), logits.begin(), logits.end());
