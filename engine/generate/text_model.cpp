@@ -93,6 +93,12 @@ Status parse_tool_choice(const Json& choice, const std::vector<chat::ToolDeclara
   return {};
 }
 
+// A drafter that nobody asked for, beside a model that works without.
+void warn_of_drafter(const Error& error) {
+  const std::string warning = cat("the drafter beside the model is not used: ", error.message);
+  gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
+}
+
 bool flag(const Json& json, std::string_view key, bool absent) {
   const Json* value = json_member(json, key);
   return value != nullptr && value->is_boolean() ? value->get<bool>() : absent;
@@ -148,9 +154,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
     if (!status) {
       if (!options.drafter_optional) co_return std::unexpected(std::move(status).error());
       drafter_header.reset();
-      const std::string warning =
-          cat("the drafter beside the model is not used: ", status.error().message);
-      gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
+      warn_of_drafter(status.error());
     }
   }
   if (options.context == 0) options.context = kDefaultContext;
@@ -175,7 +179,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   progress("selftest", 1, 1);
   const model::DecoderOptions decoder_options{.context = options.context,
                                               .max_batch = options.batch,
-                                              .kv_f32 = options.kv_f32,
+                                              .kv_type = options.kv_type,
                                               .sequences = options.sessions,
                                               .variant = self->variant_,
                                               .cuts = options.cuts,
@@ -207,9 +211,18 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   if (!decoder) co_return std::unexpected(std::move(decoder).error());
   std::unique_ptr<model::Drafter> drafter;
   if (drafter_header) {
-    CO_TRY(drafter, co_await model::Drafter::create(self->device_, self->cache_, *drafter_header,
-                                                    std::move(drafter_config), options.drafter,
-                                                    **decoder, cancelled));
+    Result<std::unique_ptr<model::Drafter>> made = co_await model::Drafter::create(
+        self->device_, self->cache_, *drafter_header, std::move(drafter_config), options.drafter,
+        **decoder, cancelled);
+    if (made) {
+      drafter = std::move(*made);
+    } else if (options.drafter_optional && made.error().code == ErrorCode::kOutOfMemory) {
+      warn_of_drafter(made.error());
+      self->cache_.forget_added();
+      static_cast<void>(co_await self->device_.sync());
+    } else {
+      co_return std::unexpected(std::move(made).error());
+    }
   }
   self->session_ = std::make_unique<Session>(self->device_, std::move(*decoder), self->tokenizer_,
                                              self->config_.suppress_tokens, self->config_.vocab);
@@ -254,7 +267,7 @@ Json TextModel::info() const {
                {"contextLength", decoder.context()},
                {"modelContextLength", config_.context_length},
                {"sessions", decoder.sequences()},
-               {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+               {"kvType", kernels::kv_type_name(load_options_.kv_type)},
                {"modalities", Json::array({"text"})},
                {"template", large_template_ ? "large" : "small"},
                {"gpuBytes",

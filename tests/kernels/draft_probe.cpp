@@ -30,19 +30,13 @@ struct DraftProbe {
 namespace generate {
 namespace {
 
-// request: {options, ids, token, guesses}; ids: the prompt, token: what follows it. The result: the
-// target's residual stream after its last layer [hidden], then K and V of each layer that has its
-// own, [rows] as the cache keeps them from the first position that a sliding layer's query sees, or
-// position 0; then the drafter's logits [guesses][vocab].
-Task<Result<std::vector<float>>> probe(uint32_t source, std::string request) {
-  CO_TRY(const Json json, parse_json(request, "request"));
-  CO_TRY(std::shared_ptr<TextModel> model,
-         co_await TextModel::load(
-             source, json["options"], [](std::string_view, uint64_t, uint64_t) {},
-             [] { return false; }));
+// A request: {options, prompts: [{ids, token}], guesses}; ids: the prompt, token: what follows it.
+// The result, of each prompt: the target's residual stream after its last layer [hidden], then K
+// and V of each layer that has its own, [rows] as the cache keeps them from the first position that
+// a sliding layer's query sees, or position 0; then the drafter's logits [guesses][vocab].
+Task<Status> probe_prompt(Session& session, const Json& json, uint32_t guesses,
+                          std::vector<float>& out) {
   const auto ids = json["ids"].get<std::vector<uint32_t>>();
-  const auto guesses = json["guesses"].get<uint32_t>();
-  Session& session = model->session();
   CO_TRY(const std::vector<float> last, co_await session.logits(ids, false));
   const auto position = static_cast<uint32_t>(ids.size());
   const model::StepRow first{.position = position, .token = json["token"].get<uint32_t>()};
@@ -54,8 +48,10 @@ Task<Result<std::vector<float>>> probe(uint32_t source, std::string request) {
         std::span(logits).subspan(i * last.size(), last.size())));
   }
   const model::Decoder& decoder = session.decoder();
-  std::vector<float> out(decoder.hidden());
-  CO_TRY_VOID(co_await model::DraftProbe::stream(*session.drafter(), device, out));
+  const size_t begin = out.size();
+  out.resize(begin + decoder.hidden());
+  CO_TRY_VOID(co_await model::DraftProbe::stream(*session.drafter(), device,
+                                                 std::span(out).subspan(begin)));
   for (const model::KvRows& rows : decoder.kv_rows()) {
     const uint32_t seen = decoder.window() - 1;
     const uint32_t from = rows.sliding && position > seen ? position - seen : 0;
@@ -67,6 +63,20 @@ Task<Result<std::vector<float>>> probe(uint32_t source, std::string request) {
     }
   }
   out.insert(out.end(), logits.begin(), logits.end());
+  co_return Status{};
+}
+
+Task<Result<std::vector<float>>> probe(uint32_t source, std::string request) {
+  CO_TRY(const Json json, parse_json(request, "request"));
+  CO_TRY(std::shared_ptr<TextModel> model,
+         co_await TextModel::load(
+             source, json["options"], [](std::string_view, uint64_t, uint64_t) {},
+             [] { return false; }));
+  std::vector<float> out;
+  for (const Json& prompt : json["prompts"]) {
+    CO_TRY_VOID(
+        co_await probe_prompt(model->session(), prompt, json["guesses"].get<uint32_t>(), out));
+  }
   co_return out;
 }
 

@@ -1,12 +1,12 @@
 // Loads a model with a progress line on a terminal.
 
-import { Model, type LoadOptions, type LoadProgress } from 'lapidary/node';
+import { Model, type KvType, type LoadOptions, type LoadProgress } from 'lapidary/node';
 import { StatusLine, progressLine } from './status.js';
 import { storeOptions, type StoreFlags } from './stores.js';
 
 export interface LoadFlags extends StoreFlags {
   context?: number;
-  kvType?: 'f16' | 'f32';
+  kvType?: KvType;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   projector?: string;
   /** False: none. */

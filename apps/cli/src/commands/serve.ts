@@ -1,7 +1,7 @@
 // `serve`: the page and the models of this machine, and OpenAI's and Ollama's interfaces to them.
 
 import type { Server } from 'node:http';
-import { LapidaryError, Model, OllamaStore, isLoopback } from 'lapidary/node';
+import { LapidaryError, Model, OllamaStore, isLoopback, type KvType } from 'lapidary/node';
 import { EXIT, UsageError } from '../exit.js';
 import { makeApp } from '../server/app.js';
 import { allowedHosts } from '../server/guard.js';
@@ -22,7 +22,7 @@ export interface ServeFlags extends StoreFlags {
   allowHost?: string[];
   keepAlive?: string;
   context?: number;
-  kvType?: 'f16' | 'f32';
+  kvType?: KvType;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   /** Replies at once. */
   parallel: number;
