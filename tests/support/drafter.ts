@@ -135,7 +135,7 @@ export function drafterFile(
 ): Uint8Array {
   const changed = new Map(file.metadata);
   for (const [key, value] of Object.entries(metadata)) {
-    const whole = key.includes('general.') ? key : `${PREFIX}.${key}`;
+    const whole = /^(general|tokenizer)\./.test(key) ? key : `${PREFIX}.${key}`;
     if (value === null) changed.delete(whole);
     else changed.set(whole, value);
   }
@@ -285,4 +285,3 @@ export function referenceGuesses(
   }
   return { logits, guesses };
 }
-
