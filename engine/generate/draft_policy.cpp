@@ -76,9 +76,15 @@ void DraftPolicy::rest() {
 void DraftPolicy::note_plain(double ms) {
   if (ms > 0) {
     mix(plain_ms_, ms);
-    if (plain_count_ < kPlainTimes && ++plain_count_ == kPlainTimes) trial_ = kTrial;
+    if (plain_count_ < kPlainTimes) {
+      ++plain_count_;
+      if (plain_count_ == kPlainTimes) trial_ = kTrial;
+    }
   }
-  if (resting_ > 0 && --resting_ == 0) trial_ = kTrial;
+  if (resting_ > 0) {
+    --resting_;
+    if (resting_ == 0) trial_ = kTrial;
+  }
 }
 
 void DraftPolicy::note_drafted(uint32_t guesses, uint32_t accepted, bool rejected, double ms) {
@@ -86,7 +92,8 @@ void DraftPolicy::note_drafted(uint32_t guesses, uint32_t accepted, bool rejecte
   mix(round_ms_[guesses], ms);
   accepted_ = accepted_ * kMemory + accepted;
   rejected_ = rejected_ * kMemory + (rejected ? 1 : 0);
-  if (trial_ > 0 && --trial_ > 0) return;
+  if (trial_ > 0) --trial_;
+  if (trial_ > 0) return;
   if (best(0) == 0) {
     rest();
   } else {

@@ -23,7 +23,7 @@ bool Session::may_draft(const Run& run) const {
 
 // How many tokens are guessed after the one at `position`, which has not run.
 uint32_t Session::draft_length(const Run& run, uint32_t position) const {
-  if (!may_draft(run) || run.result.tokens.empty() || position >= decoder_->context()) return 0;
+  if (!may_draft(run) || position >= decoder_->context()) return 0;
   uint32_t most = decoder_->context() - 1 - position;
   if (run.options.max_tokens > 0) {
     const auto written = static_cast<uint32_t>(run.result.tokens.size());

@@ -6,6 +6,7 @@
 #include "engine/kernels/gather.h"
 #include "engine/kernels/matvec.h"
 #include "engine/model/decoder.h"
+#include "engine/model/group_spec.h"
 
 namespace lapidary::model {
 namespace {
@@ -160,25 +161,6 @@ void Decoder::record_add(Program& program, LowRankAddSpec spec, const Change& ch
       cache_, kernels::low_rank_add_source(spec), std::move(ranges),
       [spec, batch](uint32_t n) { return kernels::low_rank_add_groups(spec, batch ? n : 1); });
 }
-
-namespace {
-
-MatvecSpec group_spec(const MatrixGroup& group, const Config& config) {
-  MatvecSpec spec;
-  spec.segments = group.segments;
-  spec.cols = group.cols;
-  spec.eps = config.rms_eps;
-  spec.cap = config.softcap;
-  return spec;
-}
-
-void set_site(MatvecSpec& spec, const Site& site) {
-  spec.prologue = Prologue::kResidualNorm;
-  spec.has_post = site.has_post;
-  spec.has_pre = site.has_pre;
-}
-
-}  // namespace
 
 void Decoder::record_decode(Lane& lane) {
   const Scratch& s = lane.s;

@@ -8,6 +8,7 @@
 #include "engine/kernels/gather.h"
 #include "engine/kernels/layout.h"
 #include "engine/kernels/rope.h"
+#include "engine/model/group_spec.h"
 #include "engine/model/tensor_loader.h"
 
 namespace lapidary::model {
@@ -16,24 +17,6 @@ using kernels::Epilogue;
 using kernels::Groups;
 using kernels::MatvecSpec;
 using kernels::Prologue;
-
-namespace {
-
-MatvecSpec group_spec(const MatrixGroup& group, const Config& config) {
-  MatvecSpec spec;
-  spec.segments = group.segments;
-  spec.cols = group.cols;
-  spec.eps = config.rms_eps;
-  return spec;
-}
-
-void set_site(MatvecSpec& spec, const Site& site) {
-  spec.prologue = Prologue::kResidualNorm;
-  spec.has_post = site.has_post;
-  spec.has_pre = site.has_pre;
-}
-
-}  // namespace
 
 Task<Result<std::unique_ptr<Drafter>>> Drafter::create(gpu::Device& device,
                                                        kernels::KernelCache& cache,

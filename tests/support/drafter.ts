@@ -220,7 +220,12 @@ export function referenceGuesses(
   of: Target = NANO,
   shape: DrafterShape = SMALL,
 ): { logits: Float64Array[]; guesses: number[] } {
-  const weight = (name: string) => valuesOf(tensorOf(drafter, name));
+  const known = new Map<string, Float64Array>();
+  const weight = (name: string) => {
+    const values = known.get(name) ?? valuesOf(tensorOf(drafter, name));
+    known.set(name, values);
+    return values;
+  };
   const embedding = valuesOf(tensorOf(targetFile, 'token_embd.weight'));
   const factors = weight('rope_freqs.weight');
   const add = (a: Float64Array, b: Float64Array) => a.map((v, i) => v + (b[i] ?? NaN));
