@@ -24,6 +24,7 @@ import {
   models as storeOfNano,
   nanoF16,
   promptNamed,
+  readFixture,
 } from '../support/fixtures.ts';
 import { GgmlType, parseGguf, writeGguf } from '../support/gguf.ts';
 import { kernelTests } from '../support/kernel-tests.ts';
@@ -94,7 +95,7 @@ test('every logit of every guess is within 1e-4 of the reference in float64', as
 }, 240_000);
 
 describe('replies', () => {
-  const TOKENS = 5;
+  const TOKENS = 4;
   const LIMITED = { ...GREEDY, maxTokens: TOKENS };
   // Each goes on from the one before it, whose reply is taken back; they grow past nano's window.
   const prompts = Array.from({ length: 200 }, (_, i) => long.slice(0, i + 3));
@@ -112,7 +113,7 @@ describe('replies', () => {
     for (const tokens of wanted.filter((_, i) => i % 4))
       tokens.forEach((token, i) => i > 0 && follows.set(tokens[i - 1] ?? 0, token));
     knowing = bigramDrafter(parsed, follows);
-    drafted = await kept(knowing, { draftTokens: 3, sessions: 2 });
+    drafted = await kept(knowing, { draftTokens: 2, sessions: 2 });
   }, 240_000);
 
   test('200 greedy ones are the same, token by token', async () => {
@@ -166,7 +167,7 @@ describe('replies', () => {
     for (const [a, chance] of (await chances(story)).entries())
       for (const [b, next] of (await chances([...story, allowed[a] ?? 0])).entries())
         expected.set(`${allowed[a]},${allowed[b]}`, chance * next);
-    const RUNS = 160;
+    const RUNS = 120;
     const counts = new Map<string, number>();
     const options = {
       temperature: HOT,
@@ -308,6 +309,35 @@ test('a drafter beside a model in a store is used by itself; one that does not f
     await rm(store, { recursive: true });
   }
 }, 240_000);
+
+test.each([
+  ['tiny-e', [1, 1], 4, 'f16'],
+  ['tiny-dense', [2, 1], 5, 'f32'],
+  ['tiny-moe', [2, 1], 5, 'f16'],
+] as const)(
+  'replies of %s, by a drafter that knows them, are the same',
+  async (name, kvHeads, window, kvType) => {
+    const file = readFixture(`gemma4/${name}.gguf`);
+    const options = { ...GREEDY, maxTokens: 40 };
+    const target = { ...NANO, width: 32, kvHeads: [...kvHeads] as [number, number], window };
+    const plain = await loadBytes(name, file, { kvType });
+    const ids = [2, 270, 281, 266];
+    const { tokens } = await answer(plain, ids, options);
+    await plain.close();
+    const follows = new Map(tokens.map((token, i) => [tokens[i - 1] ?? 2, token]));
+    const drafter = bigramDrafter(parseGguf(file), follows, { ...target, headDims: [8, 16] });
+    const model = await loadBytes(name, file, {
+      kvType,
+      drafter: memorySource('drafter.gguf', drafter),
+      draftTokens: 4,
+    });
+    const found = await answer(model, ids, options);
+    await model.close();
+    expect(found.tokens).toEqual(tokens);
+    expect(found.draft?.accepted).toBeGreaterThan(0);
+  },
+  120_000,
+);
 
 describe('files', () => {
   const good = randomDrafter(parsed);

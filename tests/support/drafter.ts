@@ -9,8 +9,8 @@ import { halfValue } from './quantize.ts';
 /** What a drafter must know of its target. */
 export interface Target {
   width: number;
-  kvHeads: number;
   /** Of sliding and of global layers. */
+  kvHeads: [number, number];
   headDims: [number, number];
   window: number;
   eps: number;
@@ -18,7 +18,7 @@ export interface Target {
 /** `tests/fixtures/nano`. */
 export const NANO: Target = {
   width: 256,
-  kvHeads: 1,
+  kvHeads: [1, 1],
   headDims: [64, 128],
   window: 128,
   eps: 1e-6,
@@ -111,7 +111,10 @@ export function randomDrafter(
     nextn_predict_layers: u32(pattern.length),
     feed_forward_length: u32(ffn),
     'attention.head_count': u32(heads),
-    'attention.head_count_kv': u32(of.kvHeads),
+    'attention.head_count_kv': {
+      type: 'i32s',
+      value: pattern.map((sliding) => of.kvHeads[sliding ? 0 : 1]),
+    },
     'attention.key_length': u32(of.headDims[1]),
     'attention.key_length_swa': u32(of.headDims[0]),
     'attention.layer_norm_rms_epsilon': f32(of.eps),
@@ -152,9 +155,14 @@ export function drafterFile(
 /**
  * A drafter that guesses `follows[token]` after a token, from the target's embedding of it alone: its layers add nothing.
  */
-export function bigramDrafter(target: GgufFile, follows: Map<number, number>): Uint8Array {
-  const { width } = NANO;
-  const drafter = randomDrafter(target, NANO, { ...SMALL, width });
+export function bigramDrafter(
+  target: GgufFile,
+  follows: Map<number, number>,
+  of: Target = NANO,
+): Uint8Array {
+  const { width } = of;
+  const shape = { width, heads: 2, ffn: 32, pattern: [true, false] };
+  const drafter = randomDrafter(target, of, shape);
   const embedding = valuesOf(tensorOf(target, 'token_embd.weight'));
   const table = new Float32Array(embedding.length);
   for (const [token, next] of follows) {
@@ -177,7 +185,7 @@ export function bigramDrafter(target: GgufFile, follows: Map<number, number>): U
   });
 }
 
-/** K and V of a layer of the target, by position from `first` on: [rows][head size], of one KV head. */
+/** K and V of a layer of the target, by position from `first` on: [rows][head size], of its only KV head. */
 export interface Cache {
   first: number;
   k: Float64Array;
