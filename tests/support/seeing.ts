@@ -9,13 +9,23 @@ export const CLOSE = 8;
 export const PLACE = 9;
 export const HIDDEN = 32;
 
-/** tiny-e, whose vocabulary has the tokens of a medium in the place of those around thoughts. */
-export function textWith(medium: 'image' | 'audio'): Uint8Array {
+/** Of the tiny vocabulary, tokens that no text becomes. */
+const UNUSED = [0, 3, 4] as const;
+
+/**
+ * tiny-e, whose vocabulary has the tokens of a medium in the place of those around thoughts; and those of another in the
+ * place of what no text becomes.
+ */
+export function textWith(medium: 'image' | 'audio', other?: 'audio'): Uint8Array {
   const { tokens } = readJson<{ tokens: string[] }>('gemma4/tiny_vocabulary.json');
-  const value = tokens
-    .with(OPEN, `<|${medium}>`)
-    .with(CLOSE, `<${medium}|>`)
-    .with(PLACE, `<|${medium}|>`);
+  const value = [...tokens];
+  const put = (name: string, [open, close, place]: readonly [number, number, number]) => {
+    value[open] = `<|${name}>`;
+    value[close] = `<${name}|>`;
+    value[place] = `<|${name}|>`;
+  };
+  put(medium, [OPEN, CLOSE, PLACE]);
+  if (other) put(other, UNUSED);
   const file = parseGguf(readFixture('gemma4/tiny-e.gguf'));
   file.metadata.set('tokenizer.ggml.tokens', { type: 'strings', value });
   // Room for a minute of sound.
