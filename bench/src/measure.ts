@@ -185,16 +185,25 @@ export async function decode(
   // The first run took the whole prompt at once, those after it decode its last token: in another order of
   // summation, so only these are compared.
   let first: string | undefined;
+  let draft: Decode['draft'];
   for (let i = 0; i < repeats; i++) {
     const { report } = await run(model, ids, tokens, signal, sampling);
     // The first token comes out of the prompt's own pass.
     speeds.push(((tokens - 1) * 1000) / report.timings.decodeMs);
+    if (report.draft) {
+      draft ??= { drafted: 0, accepted: 0 };
+      draft.drafted += report.draft.drafted;
+      draft.accepted += report.draft.accepted;
+    }
     first ??= report.tokens.join();
     repeatable &&= report.tokens.join() === first;
   }
   const tokensPerSecond = measured(speeds);
   const millisecondsPerToken = 1000 / tokensPerSecond.median;
-  return { context, tokens, tokensPerSecond, millisecondsPerToken, repeatable };
+  return {
+    ...{ context, tokens, tokensPerSecond, millisecondsPerToken, repeatable },
+    ...(draft && { draft }),
+  };
 }
 
 /** What one more decoded token costs at the host's door: a longer answer's counts less a shorter one's. */

@@ -64,12 +64,18 @@ interface TimedLoad {
   phases: Map<LoadProgress['phase'], number>;
 }
 /** Loads a model and times it: phases follow one another, and each ends with its last event. */
-async function timedLoad(subject: Subject, options: LoadOptions): Promise<TimedLoad> {
+async function timedLoad(
+  subject: Subject,
+  options: LoadOptions,
+  openDrafter: BenchOptions['drafter'],
+): Promise<TimedLoad> {
   const source = await subject.open();
+  const drafter = await openDrafter?.();
   const ends = new Map<LoadProgress['phase'], number>();
   const started = performance.now();
   const model = await Model.load(source, {
     ...options,
+    ...(drafter && { drafter }),
     onProgress: ({ phase }) => ends.set(phase, performance.now()),
   });
   const milliseconds = performance.now() - started;
@@ -125,6 +131,7 @@ export async function bench(
     ...(sessions !== undefined && { sessions }),
     ...(perLayerEmbeddings && { perLayerEmbeddings }),
     ...(tune !== undefined && { tune }),
+    ...(options.draftTokens !== undefined && { draftTokens: options.draftTokens }),
   };
 
   say(`reading the header of ${subject.name}`);
@@ -161,7 +168,7 @@ export async function bench(
     for (let i = 0; i < count; i++) {
       await model?.close();
       say(`loading ${subject.name} (${i + 1} of ${count})`);
-      const { model: loaded, ...times } = await timedLoad(subject, loadOptions);
+      const { model: loaded, ...times } = await timedLoad(subject, loadOptions, options.drafter);
       model = loaded;
       loads.push(times);
       prompts ??= new Prompts(model.info.vocab);

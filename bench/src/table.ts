@@ -1,7 +1,7 @@
 // A report as text for people.
 
 import type { KernelTime } from 'lapidary';
-import type { BenchReport, Measured, PeerReport, Skipped } from './types.js';
+import type { BenchReport, Decode, Measured, PeerReport, Skipped } from './types.js';
 
 const KERNELS = 20;
 
@@ -39,6 +39,9 @@ function columns(rows: [string, string][]): string[] {
 
 const speed = (entry: { tokensPerSecond: Measured } | Skipped): string =>
   'skipped' in entry ? `not measured: ${entry.skipped}` : spread(entry.tokensPerSecond);
+
+const guesses = ({ draft }: Pick<Decode, 'draft'>): string =>
+  draft ? `, ${draft.accepted} of ${draft.drafted} guesses came true` : '';
 
 /** What bench/peer.mjs measured. */
 export function peerTable(peer: PeerReport): string {
@@ -87,12 +90,16 @@ export function table(report: BenchReport): string {
     else {
       const share = `${digits(100 * entry.shareOfPeak)} % of peak bandwidth`;
       const odd = entry.repeatable ? '' : ', NOT THE SAME TOKENS EACH TIME';
-      rows.push([name, `${spread(entry.tokensPerSecond)}, ${share}${odd}`]);
+      rows.push([name, `${spread(entry.tokensPerSecond)}, ${share}${odd}${guesses(entry)}`]);
     }
   }
   const drawn = report.drawn;
   if ('skipped' in drawn) rows.push(['decode, tokens drawn', `not measured: ${drawn.skipped}`]);
-  else rows.push([`decode at ${drawn.context}, tokens drawn, tok/s`, speed(drawn)]);
+  else
+    rows.push([
+      `decode at ${drawn.context}, tokens drawn, tok/s`,
+      `${speed(drawn)}${guesses(drawn)}`,
+    ]);
   for (const entry of report.concurrent ?? []) {
     rows.push([`${entry.replies} replies at once, tok/s of all`, speed(entry)]);
   }

@@ -46,6 +46,10 @@ export interface BenchOptions {
   concurrency?: number[];
   /** Where the table of per-layer embeddings is: as for `Model.load`. */
   perLayerEmbeddings?: NonNullable<LoadOptions['perLayerEmbeddings']>;
+  /** Opens the file of a drafter, which guesses tokens of replies. */
+  drafter?: () => Promise<ByteSource>;
+  /** So many at a time: as for `Model.load`. */
+  draftTokens?: number;
   /**
    * All but the load and the first token after it with a LoRA adapter of random values, of this rank, on the seven
    * projections of every layer.
@@ -157,6 +161,8 @@ export interface Decode {
   shareOfPeak: number;
   /** Whether every repetition wrote the same tokens. */
   repeatable: boolean;
+  /** Tokens that the drafter guessed in all repetitions, and those that came true; absent without one. */
+  draft?: { drafted: number; accepted: number };
 }
 
 /** Replies that are written at once, each after a prompt of its own that the cache holds. */

@@ -5,6 +5,7 @@
 
 #include "engine/base/text.h"
 #include "engine/model/config.h"
+#include "engine/model/decoder.h"
 
 namespace lapidary::generate {
 namespace {
@@ -112,6 +113,10 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
     out.per_layer = *place == "gpu" ? model::TablePlace::kGpu : model::TablePlace::kSource;
   }
   TRY_VOID(parse_count(json, "projector", UINT32_MAX, out.projector));
+  TRY_VOID(parse_count(json, "drafter", UINT32_MAX, out.drafter));
+  TRY_VOID(parse_count(json, "draftTokens", model::kMaxDrafted, out.draft_tokens));
+  if (const Json* optional = json_member(json, "drafterOptional"))
+    out.drafter_optional = *optional == true;
   for (const auto& [key, target] : {std::pair{"name", &out.name}, std::pair{"system", &out.system},
                                     std::pair{"digest", &out.digest}}) {
     const Json* value = json_member(json, key);

@@ -29,6 +29,10 @@ struct LoadOptions {
   // Where the per-layer embedding is; nothing: on the GPU, unless memory runs out there.
   std::optional<model::TablePlace> per_layer;
   uint32_t projector = 0;  // a byte source of the file that has the towers; 0: the model's own
+  uint32_t drafter = 0;    // a byte source of a drafter's file; 0: none
+  // The drafter was found beside the model, not asked for: one that does not fit is left out.
+  bool drafter_optional = false;
+  uint32_t draft_tokens = 0;  // that it guesses at a time; 0: as many as pay
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 

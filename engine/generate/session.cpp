@@ -254,11 +254,22 @@ Task<Status> Session::decode(Run& run) {
   uint32_t cautious = 0;
   Status status;
   bool going = true;
+  double last_plain = 0;  // when the last token came that was not guessed; 0: that one was
+  hidden_ = {};
   for (;;) {
+    // With guesses to make nothing runs ahead of the host.
+    const uint32_t guesses = going ? draft_length(run, position) : 0;
+    if (guesses > 0 && flight.empty() && !scheduler_.can_admit()) {
+      status = co_await draft(run, guesses, position);
+      going = status && !run.ended;
+      last_plain = 0;
+      drop_cancelled();
+      continue;
+    }
     const bool alone = penalties || cautious > 0 || decoder_->rows_in_source();
     const size_t depth =
         alone ? 1 : in_flight(run.result.tokens.size(), gpu::host_now() - run.first_token);
-    while (going && !scheduler_.can_admit() && flight.size() < depth &&
+    while (going && guesses == 0 && !scheduler_.can_admit() && flight.size() < depth &&
            position < decoder_->context() &&
            (run.options.max_tokens == 0 || position - prompt_size + 1 < run.options.max_tokens)) {
       if (penalties) {
@@ -270,6 +281,7 @@ Task<Status> Session::decode(Run& run) {
         if (run.ended) break;
       }
       decoder_->decode(position, readback(position));
+      hidden_ = {};
       current().note_written(++position);
     }
     if (flight.empty()) break;  // also where a cancelled run waited for a row
@@ -295,7 +307,12 @@ Task<Status> Session::decode(Run& run) {
     }
     if (!token && status) status = std::unexpected(token.error());
     if (!status) going = false;
-    if (going) going = accept(run, *token);
+    if (going) {
+      const double now = gpu::host_now();
+      draft_policy_.note_plain(last_plain > 0 ? now - last_plain : 0);
+      last_plain = now;
+      going = accept(run, *token);
+    }
     drop_cancelled();
   }
   CO_TRY_VOID(std::move(status));

@@ -12,11 +12,13 @@
 #include <vector>
 
 #include "engine/generate/constraint.h"
+#include "engine/generate/draft_policy.h"
 #include "engine/generate/embedding.h"
 #include "engine/generate/sampler.h"
 #include "engine/generate/scheduler.h"
 #include "engine/generate/snapshot.h"
 #include "engine/model/decoder.h"
+#include "engine/model/drafter.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace lapidary::generate {
@@ -57,6 +59,8 @@ struct RunResult {
   std::vector<uint32_t> tokens;  // of the reply; the one that ended it included, where one did
   uint32_t prompt_tokens = 0;
   uint32_t cached_tokens = 0;
+  uint32_t drafted = 0;   // tokens that a drafter guessed
+  uint32_t accepted = 0;  // that came true
   double prefill_ms = 0;  // from the start to the first token
   double decode_ms = 0;   // from the first token to the last
 };
@@ -134,6 +138,12 @@ class Session {
   // very adapters and scales only: `key` names them.
   Task<Status> set_adapters(std::span<const model::ActiveAdapter> active, std::string key);
 
+  // From now on `drafter` guesses tokens of replies that are alone: `length` at a time, or, with 0,
+  // as many as pay (draft_policy.h). Replies stay what they are. Not guessed: replies with
+  // penalties or a format, under adapters, and where per-layer embeddings stay in their source.
+  void use_drafter(std::unique_ptr<model::Drafter> drafter, uint32_t length);
+  model::Drafter* drafter() const { return drafter_.get(); }
+
   // Forgets what each sequence holds past `length` tokens.
   Status truncate(uint32_t length);
   const model::Decoder& decoder() const { return *decoder_; }
@@ -205,6 +215,9 @@ class Session {
   // batch, which does not come where the run is cancelled or another can join.
   Task<Status> run_prompt(Run& run, const std::function<model::Readback()>& readback);
   Task<Status> decode(Run& run);
+  bool may_draft(const Run& run) const;
+  uint32_t draft_length(const Run& run, uint32_t position) const;
+  Task<Status> draft(Run& run, uint32_t length, uint32_t& position);
   // Takes turns of all runs until `own` is done.
   Task<void> drive(const Run& own);
   void admit_runs();
@@ -250,6 +263,9 @@ class Session {
 
   gpu::Device& device_;
   std::unique_ptr<model::Decoder> decoder_;
+  std::unique_ptr<model::Drafter> drafter_;  // of the decoder; or none
+  DraftPolicy draft_policy_;
+  model::Drafter::Hidden hidden_;  // that gave the last token of the run alone
   const tokenizer::Tokenizer& tokenizer_;
   const std::vector<uint32_t>& suppress_tokens_;
   uint32_t vocab_;

@@ -34,15 +34,16 @@ struct Session::Run {
   RunResult result;
   double start = 0;
   double first_token = 0;
-  uint32_t draws_end = 0;       // positions below it have their draws on the GPU; 0: none has
-  uint32_t cautious = 0;        // steps that must not run ahead of the host
-  uint32_t sequence = 0;        // with a place: where its K and V are
-  bool has_room = false;        // for its images
-  bool ended = false;           // the reply is
-  Status status;                // or this ended it
-  bool done = false;            // it has left the scheduler
-  Event woken;                  // done, or it is its turn to drive
-  std::optional<uint32_t> row;  // of the last step, that has its logits; none: decode()
+  uint32_t draws_end = 0;            // positions below it have their draws on the GPU; 0: none has
+  uint32_t cautious = 0;             // steps that must not run ahead of the host
+  uint32_t sequence = 0;             // with a place: where its K and V are
+  bool has_room = false;             // for its images
+  bool ended = false;                // the reply is
+  Status status;                     // or this ended it
+  bool done = false;                 // it has left the scheduler
+  Event woken;                       // done, or it is its turn to drive
+  std::optional<uint32_t> row;       // of the last step, that has its logits; none: decode()
+  std::optional<uint32_t> verified;  // the same of guesses that were run
   std::optional<Adjustments> adjustments;  // where they stay the same
 
   uint32_t next_position() const {

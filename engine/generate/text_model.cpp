@@ -93,6 +93,12 @@ Status parse_tool_choice(const Json& choice, const std::vector<chat::ToolDeclara
   return {};
 }
 
+// A drafter that nobody asked for, beside a model that works without.
+void warn_of_drafter(const Error& error) {
+  const std::string warning = cat("the drafter beside the model is not used: ", error.message);
+  gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
+}
+
 bool flag(const Json& json, std::string_view key, bool absent) {
   const Json* value = json_member(json, key);
   return value != nullptr && value->is_boolean() ? value->get<bool>() : absent;
@@ -135,6 +141,21 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   if (options.projector != 0) {
     CO_TRY(const gguf::Header projector, co_await read_header(options.projector, nullptr));
     CO_TRY_VOID(media->find_towers(projector, options.projector, /*projector=*/true));
+  }
+  std::optional<gguf::Header> drafter_header;
+  model::Config drafter_config;
+  if (options.drafter != 0) {
+    const auto read = [&]() -> Task<Status> {
+      CO_TRY(drafter_header, co_await read_header(options.drafter, nullptr));
+      CO_TRY(drafter_config, model::check_drafter(*drafter_header, config));
+      co_return model::check_drafter_vocabulary(*drafter_header, header);
+    };
+    Status status = co_await read();
+    if (!status) {
+      if (!options.drafter_optional) co_return std::unexpected(std::move(status).error());
+      drafter_header.reset();
+      warn_of_drafter(status.error());
+    }
   }
   if (options.context == 0) options.context = kDefaultContext;
   options.context = std::min({options.context, config.context_length, kernels::kRopeMaxContext});
@@ -188,8 +209,24 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
     decoder = co_await make_decoder(model::TablePlace::kSource);
   }
   if (!decoder) co_return std::unexpected(std::move(decoder).error());
+  std::unique_ptr<model::Drafter> drafter;
+  if (drafter_header) {
+    Result<std::unique_ptr<model::Drafter>> made = co_await model::Drafter::create(
+        self->device_, self->cache_, *drafter_header, std::move(drafter_config), options.drafter,
+        **decoder, cancelled);
+    if (made) {
+      drafter = std::move(*made);
+    } else if (options.drafter_optional && made.error().code == ErrorCode::kOutOfMemory) {
+      warn_of_drafter(made.error());
+      self->cache_.forget_added();
+      static_cast<void>(co_await self->device_.sync());
+    } else {
+      co_return std::unexpected(std::move(made).error());
+    }
+  }
   self->session_ = std::make_unique<Session>(self->device_, std::move(*decoder), self->tokenizer_,
                                              self->config_.suppress_tokens, self->config_.vocab);
+  if (drafter) self->session_->use_drafter(std::move(drafter), options.draft_tokens);
   self->adapters_ =
       std::make_unique<Adapters>(self->device_, self->config_, *self->session_, options.digest);
   co_return self;
@@ -242,6 +279,8 @@ Json TextModel::info() const {
                {"cuts", std::move(cuts)}};
   if (media_->can_see()) info["modalities"].push_back("image");
   if (media_->can_hear()) info["modalities"].push_back("audio");
+  if (const model::Drafter* drafter = session_->drafter())
+    info["drafter"] = {{"layers", drafter->layers()}, {"gpuBytes", drafter->bytes()}};
   if (config_.per_layer_dim > 0)
     info["perLayerEmbeddings"] = decoder.rows_in_source() ? "source" : "gpu";
   return info;
@@ -364,7 +403,7 @@ Task<Result<Json>> TextModel::run(Prompt prompt, GenerateOptions options,
                                 recoverable ? static_cast<Listener&>(keeping) : listener, cancelled,
                                 constraint ? &*constraint : nullptr, std::move(written),
                                 std::move(prompt.soft)));
-  co_return Json{{"reason", finish_reason_name(result.reason)},
+  Json report = {{"reason", finish_reason_name(result.reason)},
                  {"usage",
                   {{"promptTokens", result.prompt_tokens},
                    {"cachedTokens", result.cached_tokens},
@@ -375,6 +414,9 @@ Task<Result<Json>> TextModel::run(Prompt prompt, GenerateOptions options,
                    {"firstTokenMs", result.prefill_ms}}},
                  {"seed", seed},
                  {"tokens", result.tokens}};
+  if (session_->drafter() != nullptr)
+    report["draft"] = {{"drafted", result.drafted}, {"accepted", result.accepted}};
+  co_return report;
 }
 
 Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled) {

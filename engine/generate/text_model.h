@@ -36,7 +36,8 @@ Json describe(const gguf::Header& header);
 class TextModel {
  public:
   // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, digest,
-  // variant, cuts, tune, perLayerEmbeddings, projector}. `source` and that of the projector must
+  // variant, cuts, tune, perLayerEmbeddings, projector, drafter, drafterOptional, draftTokens}.
+  // `source` and that of the projector must
   // stay open: a tower is read when it is first needed, and rows of the per-layer embedding.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);

@@ -195,12 +195,14 @@ void add_splits(Composer& composer, const AttentionSpec& spec) {
 }
 
 KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
-                           const FusedChange& fused, uint32_t partial_stride) {
+                           const FusedChange& fused, uint32_t partial_stride, OwnRows own) {
   const bool several = partial_stride > 0;  // tokens
   Composer composer;
   add_shape(composer, spec, variant, spec.tiling.threads, !spec.shares_kv);
   composer.constant("LANES", std::min(8u, std::bit_floor(units(spec))))
       .flag("TOKENS", several)
+      .flag("STORES_ONLY", own == OwnRows::kStore)
+      .constant("STORES", own == OwnRows::kAfterwards ? 0u : 1u)
       .constant("PARTIAL_STRIDE", partial_stride)
       .bind('r', "qkv", "array<f32>")
       .bind('r', "qk_norms", "array<f32>")
@@ -240,12 +242,16 @@ KernelSource decode_source(const AttentionSpec& spec, const Variant& variant,
 
 KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& variant,
                                      const FusedChange& fused) {
-  return decode_source(spec, variant, fused, 0);
+  return decode_source(spec, variant, fused, 0, OwnRows::kBoth);
 }
 
 KernelSource attention_rows_source(const AttentionSpec& spec, const Variant& variant,
-                                   const FusedChange& fused, uint32_t partial_stride) {
-  return decode_source(spec, variant, fused, partial_stride);
+                                   const FusedChange& fused, uint32_t partial_stride, OwnRows own) {
+  return decode_source(spec, variant, fused, partial_stride, own);
+}
+
+Groups stored_rows_groups(const AttentionSpec& spec, uint32_t tokens) {
+  return {spec.heads, 1, tokens};
 }
 
 Groups attention_rows_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t position) {

@@ -107,12 +107,21 @@ KernelSource attention_decode_source(const AttentionSpec& spec, const Variant& v
                                      const FusedChange& fused = {});
 Groups attention_decode_groups(const AttentionSpec& spec, uint32_t position);
 
+// Of the K and V of the tokens themselves: what a dispatch of several rows does.
+enum class OwnRows : uint8_t {
+  kBoth,       // stores them, and attends: every row is of another sequence
+  kStore,      // stores them, and does no more. Dispatch: stored_rows_groups(spec, T)
+  kAfterwards  // attends, once they all have been stored: rows may be of one sequence
+};
+
 // Decode of one token each of T sequences. qkv f32 [T][qkv_rows()], partial f32 [T][partial_stride]
 // (at least what decode's has, pieces included) and stats f32 [T][tiling.splits][heads][2];
 // bindings as decode's, but the last is u steps, array<Step, kMaxStepRows>. Dispatch:
 // attention_rows_groups(spec, T, the largest position).
 KernelSource attention_rows_source(const AttentionSpec& spec, const Variant& variant,
-                                   const FusedChange& fused, uint32_t partial_stride);
+                                   const FusedChange& fused, uint32_t partial_stride,
+                                   OwnRows own = OwnRows::kBoth);
+Groups stored_rows_groups(const AttentionSpec& spec, uint32_t tokens);
 Groups attention_rows_groups(const AttentionSpec& spec, uint32_t tokens, uint32_t position);
 
 // Prefill, first half: T = step.tokens tokens in place, of the sequences that the spans say. q

@@ -107,6 +107,10 @@ struct StepRow {
   kernels::Draw draw;
 };
 
+// Guesses of a drafter that run at once, and tokens with the one before them.
+inline constexpr uint32_t kMaxDrafted = 8;
+inline constexpr uint32_t kMaxVerified = kMaxDrafted + 1;
+
 // Rows of K and of V that a layer keeps of its own, one a position.
 struct KvRows {
   uint32_t layer = 0;
@@ -204,6 +208,18 @@ class Decoder {
   // `out`: [rows] of step_stride() bytes; it must stay valid until `ticket` is resumed. What
   // decode() runs next is not changed.
   void step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket);
+  // For verify, as prepare_steps() for steps.
+  Task<Status> prepare_verify();
+  // The same of 1..kMaxVerified tokens that follow each other in one sequence, each computed as
+  // decode() does it, bit for bit, where no adapter is set. The first row's token is StepRow's; the
+  // others are the first of `drafted`, u32, and are on the GPU when commands recorded before have
+  // run. `out`: [rows] of step_stride() bytes, then u32 [rows]: the tokens that ran.
+  void verify(std::span<const StepRow> rows, const gpu::Buffer& drafted, void* out,
+              uint32_t ticket);
+  uint32_t verify_bytes(size_t rows) const {
+    return static_cast<uint32_t>(rows * (step_stride() + sizeof(uint32_t)));
+  }
+  Task<Status> read_verify_logits(uint32_t row, std::span<float> out) const;
   // All logits of a row of the last step, after adjustments: f32 [vocab].
   Task<Status> read_step_logits(uint32_t row, std::span<float> out) const;
   // kInvalidArgument for more entries than there is room for.
@@ -237,6 +253,7 @@ class Decoder {
 
  private:
   friend struct DecoderProbe;  // tests/kernels/decoder_probe.cpp: what lies between dispatches
+  friend class Drafter;        // drafter.h: it reads the cache, and its guesses run here
 
   struct Scratch {
     gpu::Buffer tokens, spans, last_seen, step, x[2], h, delta, qkv, attention, stats, ffn, ple_tok,
@@ -264,6 +281,8 @@ class Decoder {
     Program& inputs;
     std::vector<Program>& layers;
     Program& head;
+    bool one_sequence = false;               // which several tokens are of
+    const uint32_t* last = nullptr;          // of several: the largest position
     std::map<uint32_t, uint32_t> strides{};  // by the buffer's id; none: of one token
 
     bool several() const { return !strides.empty(); }
@@ -274,6 +293,24 @@ class Decoder {
     void set_stride(const gpu::Buffer& buffer, uint64_t floats) {
       if (several()) strides[buffer.id()] = static_cast<uint32_t>(floats);
     }
+  };
+
+  // Of steps. What a row has of its own lies in blocks of 256 bytes, where bindings may begin.
+  struct Steps {
+    uint32_t rows = 0;  // at most
+    bool one_sequence =
+        false;  // the rows are tokens that follow each other; else of different ones
+    Scratch s;
+    gpu::Buffer places;                       // Step [kMaxStepRows]
+    gpu::Buffer low, raw;                     // as one_low_, one_raw_
+    gpu::Buffer logits, partial, candidates;  // a row each; `partial` is the rows' in turn
+    gpu::Buffer adjust_entries, params, draws_at, choices;
+    uint64_t bytes = 0;  // of all these
+    Program inputs, head;
+    std::vector<Program> layers;
+    std::vector<Program> adjust, sample;  // by row
+    uint32_t last = 0;                    // position of the step at hand
+    bool ready = false;
   };
 
   Decoder(gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
@@ -320,7 +357,7 @@ class Decoder {
                    const gpu::Buffer& step, uint32_t stride);
   void record_all_head(uint32_t rows);
   Lane one_lane();
-  Lane step_lane();
+  Lane step_lane(Steps& steps);
   void record_decode(Lane& lane);
   void record_entry();
   void record_decode_layer(size_t layer, Lane& lane, uint32_t& current);
@@ -353,9 +390,12 @@ class Decoder {
   // Bytes from row to row of a step.
   uint64_t step_logits_stride() const;
   uint64_t step_entries_stride() const;
-  Status allocate_steps();
-  void record_steps();
-  void record_step_row(uint32_t row);
+  Status allocate_steps(Steps& steps);
+  void record_steps(Steps& steps);
+  void record_step_row(Steps& steps, uint32_t row);
+  Task<Status> prepare(Steps& steps);
+  void write_rows(Steps& steps, std::span<const StepRow> rows, bool adjust);
+  void run_rows(Steps& steps, std::span<const StepRow> rows);
   void record_batch_layer(size_t layer, Program& program, uint32_t& current);
   void record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
                      const gpu::Buffer& out, float scale, const gpu::Buffer& step, bool one);
@@ -407,21 +447,7 @@ class Decoder {
   Program all_norm_;
   const gpu::Buffer* hidden_ = nullptr;  // where all_norm_ leaves them; none: not recorded yet
   std::vector<Program> all_head_;        // by block of logits_rows_ rows
-  // Of steps. What a row has of its own lies in blocks of 256 bytes, where bindings may begin.
-  struct Steps {
-    Scratch s;
-    gpu::Buffer places;                       // Step [kMaxStepRows]
-    gpu::Buffer low, raw;                     // as one_low_, one_raw_
-    gpu::Buffer logits, partial, candidates;  // a row each; `partial` is the rows' in turn
-    gpu::Buffer adjust_entries, params, draws_at, choices;
-    uint64_t bytes = 0;  // of all these
-    Program inputs, head;
-    std::vector<Program> layers;
-    std::vector<Program> adjust, sample;  // by row
-    uint32_t last = 0;                    // position of the step at hand
-    bool ready = false;
-  };
-  Steps steps_;
+  Steps steps_, verify_;
   gpu::CommandList list_;
 };
 

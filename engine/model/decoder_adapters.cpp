@@ -71,8 +71,9 @@ Task<Status> Decoder::record_anew() {
   // Prepared again when they are asked for.
   hidden_ = nullptr;
   logits_rows_ = 0;
-  scratch_bytes_ -= steps_.bytes;
+  scratch_bytes_ -= steps_.bytes + verify_.bytes;
   steps_ = {};
+  verify_ = {};
   co_return co_await compile_and_bind(nullptr);
 }
 

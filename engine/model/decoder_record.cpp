@@ -6,6 +6,7 @@
 #include "engine/kernels/gather.h"
 #include "engine/kernels/matvec.h"
 #include "engine/model/decoder.h"
+#include "engine/model/group_spec.h"
 
 namespace lapidary::model {
 namespace {
@@ -161,25 +162,6 @@ void Decoder::record_add(Program& program, LowRankAddSpec spec, const Change& ch
       [spec, batch](uint32_t n) { return kernels::low_rank_add_groups(spec, batch ? n : 1); });
 }
 
-namespace {
-
-MatvecSpec group_spec(const MatrixGroup& group, const Config& config) {
-  MatvecSpec spec;
-  spec.segments = group.segments;
-  spec.cols = group.cols;
-  spec.eps = config.rms_eps;
-  spec.cap = config.softcap;
-  return spec;
-}
-
-void set_site(MatvecSpec& spec, const Site& site) {
-  spec.prologue = Prologue::kResidualNorm;
-  spec.has_post = site.has_post;
-  spec.has_pre = site.has_pre;
-}
-
-}  // namespace
-
 void Decoder::record_decode(Lane& lane) {
   const Scratch& s = lane.s;
   const bool several = lane.several();
@@ -287,12 +269,22 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
   }
   ranges.emplace_back(lane.place);
   if (lane.several()) {
-    program.add(cache_,
-                kernels::attention_rows_source(attention, options_.variant, handed,
-                                               lane.stride(s.attention)),
-                std::move(ranges), [this, attention](uint32_t rows) {
-                  return kernels::attention_rows_groups(attention, rows, steps_.last);
-                });
+    using kernels::OwnRows;
+    const auto add_rows = [&](OwnRows own, GroupsOf groups) {
+      program.add(cache_,
+                  kernels::attention_rows_source(attention, options_.variant, handed,
+                                                 lane.stride(s.attention), own),
+                  ranges, std::move(groups));
+    };
+    const bool stores_first = lane.one_sequence && !attention.shares_kv;
+    if (stores_first) {
+      add_rows(OwnRows::kStore,
+               [attention](uint32_t rows) { return kernels::stored_rows_groups(attention, rows); });
+    }
+    add_rows(stores_first ? OwnRows::kAfterwards : OwnRows::kBoth,
+             [last = lane.last, attention](uint32_t rows) {
+               return kernels::attention_rows_groups(attention, rows, *last);
+             });
   } else {
     program.add(cache_, kernels::attention_decode_source(attention, options_.variant, handed),
                 std::move(ranges), [attention](uint32_t position) {

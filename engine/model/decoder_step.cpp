@@ -1,5 +1,6 @@
-// The part of the decoder that runs one token of each of several sequences through every layer in
-// one batch and draws the next token of each.
+// The part of the decoder that runs several tokens through every layer in one batch, as decoding
+// does each of them, and draws the next token of each: one of each of several sequences (a step),
+// or tokens that follow each other in one (what a drafter guessed: decoder_verify.cpp).
 #include <algorithm>
 
 #include "engine/base/bytes.h"
@@ -41,11 +42,11 @@ uint64_t Decoder::step_entries_stride() const {
   return round_up(uint64_t{max_adjustments()} * sizeof(kernels::AdjustEntry), kBlock);
 }
 
-Status Decoder::allocate_steps() {
-  const uint32_t rows = step_rows();
+Status Decoder::allocate_steps(Steps& steps) {
+  const uint32_t rows = steps.rows;
   const Widths width = widths();
   const uint64_t before = scratch_bytes_;
-  Steps made;
+  Steps made{.rows = rows, .one_sequence = steps.one_sequence};
   const auto allocate = [&](gpu::Buffer& out, uint64_t bytes, std::string_view label,
                             uint32_t usage = gpu::kStorageUsage) -> Status {
     if (bytes == 0) return {};
@@ -61,7 +62,9 @@ Status Decoder::allocate_steps() {
     TRY_VOID(allocate(made.logits, rows * step_logits_stride(), "logits of a step"));
     TRY_VOID(allocate(made.partial, kernels::topk_partial_bytes({config_.vocab, topk_}),
                       "top-k partial of a step"));
-    TRY_VOID(allocate(made.candidates, uint64_t{rows} * step_stride(), "candidates of a step"));
+    // Behind them room for the tokens that the rows ran (decoder_verify.cpp).
+    TRY_VOID(
+        allocate(made.candidates, uint64_t{rows} * step_stride() + kBlock, "candidates of a step"));
     TRY_VOID(
         allocate(made.adjust_entries, rows * step_entries_stride(), "penalised tokens of a step"));
     TRY_VOID(
@@ -73,24 +76,26 @@ Status Decoder::allocate_steps() {
   Status status = allocate_all();
   if (status) {
     made.bytes = scratch_bytes_ - before;
-    steps_ = std::move(made);
+    steps = std::move(made);
   } else {
     scratch_bytes_ = before;
   }
   return status;
 }
 
-Decoder::Lane Decoder::step_lane() {
-  const Scratch& s = steps_.s;
+Decoder::Lane Decoder::step_lane(Steps& steps) {
+  const Scratch& s = steps.s;
   const Widths width = widths();
   Lane lane{.s = s,
-            .place = steps_.places,
-            .logits = steps_.logits,
-            .low = steps_.low,
-            .raw = steps_.raw,
-            .inputs = steps_.inputs,
-            .layers = steps_.layers,
-            .head = steps_.head};
+            .place = steps.places,
+            .logits = steps.logits,
+            .low = steps.low,
+            .raw = steps.raw,
+            .inputs = steps.inputs,
+            .layers = steps.layers,
+            .head = steps.head,
+            .one_sequence = steps.one_sequence,
+            .last = &steps.last};
   const uint64_t all_layers = config_.layers.size() * uint64_t{config_.per_layer_dim};
   const auto set = [&](const gpu::Buffer& buffer, uint64_t floats) {
     if (buffer) lane.strides[buffer.id()] = static_cast<uint32_t>(floats);
@@ -104,61 +109,66 @@ Decoder::Lane Decoder::step_lane() {
   set(s.ple_ctx, all_layers);
   set(s.ple, all_layers);
   set(s.ple_gate, config_.per_layer_dim);
-  set(steps_.logits, step_logits_stride() / sizeof(float));
+  set(steps.logits, step_logits_stride() / sizeof(float));
   return lane;
 }
 
-void Decoder::record_steps() {
-  for (Program* program : {&steps_.inputs, &steps_.head}) program->clear();
-  for (auto* rows : {&steps_.layers, &steps_.adjust, &steps_.sample}) rows->clear();
-  steps_.layers.resize(config_.layers.size());
-  steps_.adjust.resize(step_rows());
-  steps_.sample.resize(step_rows());
-  Lane lane = step_lane();
+void Decoder::record_steps(Steps& steps) {
+  for (Program* program : {&steps.inputs, &steps.head}) program->clear();
+  for (auto* rows : {&steps.layers, &steps.adjust, &steps.sample}) rows->clear();
+  steps.layers.resize(config_.layers.size());
+  steps.adjust.resize(steps.rows);
+  steps.sample.resize(steps.rows);
+  Lane lane = step_lane(steps);
   record_decode(lane);
-  for (uint32_t row = 0; row < step_rows(); ++row) record_step_row(row);
+  for (uint32_t row = 0; row < steps.rows; ++row) record_step_row(steps, row);
 }
 
-void Decoder::record_step_row(uint32_t row) {
+void Decoder::record_step_row(Steps& steps, uint32_t row) {
   const kernels::Variant& variant = options_.variant;
   const uint64_t vocab_bytes = uint64_t{config_.vocab} * sizeof(float);
-  const gpu::Range logits(steps_.logits, row * step_logits_stride(), vocab_bytes);
+  const gpu::Range logits(steps.logits, row * step_logits_stride(), vocab_bytes);
   const uint64_t entry_bytes = uint64_t{max_adjustments()} * sizeof(kernels::AdjustEntry);
   const uint64_t params = row * kParamBlocks;
   const uint64_t choices = row * kChoiceBlocks;
   const gpu::Range sampling =
-      block(steps_.params, params + kSampling, sizeof(kernels::SampleParams));
-  steps_.adjust[row].add(cache_, kernels::adjust_source(config_.vocab, variant),
-                         std::vector<gpu::Range>{
-                             logits,
-                             {steps_.adjust_entries, row * step_entries_stride(), entry_bytes},
-                             block(steps_.params, params + kAdjust, sizeof(kernels::AdjustParams))},
-                         [](uint32_t entries) { return kernels::adjust_groups(entries); });
+      block(steps.params, params + kSampling, sizeof(kernels::SampleParams));
+  steps.adjust[row].add(
+      cache_, kernels::adjust_source(config_.vocab, variant),
+      std::vector<gpu::Range>{logits,
+                              {steps.adjust_entries, row * step_entries_stride(), entry_bytes},
+                              block(steps.params, params + kAdjust, sizeof(kernels::AdjustParams))},
+      [](uint32_t entries) { return kernels::adjust_groups(entries); });
   const kernels::TopkSpec topk{config_.vocab, topk_};
-  Program& sample = steps_.sample[row];
-  sample.add(cache_, kernels::topk_source(topk, variant), {logits, steps_.partial, sampling},
+  Program& sample = steps.sample[row];
+  sample.add(cache_, kernels::topk_source(topk, variant), {logits, steps.partial, sampling},
              kernels::topk_groups(config_.vocab));
   sample.add(cache_, kernels::sample_source(topk, variant),
-             {steps_.partial,
-              {steps_.candidates, uint64_t{row} * step_stride(), step_stride()},
+             {steps.partial,
+              {steps.candidates, uint64_t{row} * step_stride(), step_stride()},
               logits,
               sampling,
-              block(steps_.params, params + kDraw),
-              block(steps_.choices, choices + kToken),
-              block(steps_.choices, choices + kResult),
-              block(steps_.draws_at, row, sizeof(kernels::Step))},
+              block(steps.params, params + kDraw),
+              block(steps.choices, choices + kToken),
+              block(steps.choices, choices + kResult),
+              block(steps.draws_at, row, sizeof(kernels::Step))},
              kernels::Groups{});
 }
 
 Task<Status> Decoder::prepare_steps() {
-  if (steps_.ready) co_return Status{};
-  if (!steps_.logits) CO_TRY_VOID(allocate_steps());
-  record_steps();
+  steps_.rows = step_rows();
+  return prepare(steps_);
+}
+
+Task<Status> Decoder::prepare(Steps& steps) {
+  if (steps.ready) co_return Status{};
+  if (!steps.logits) CO_TRY_VOID(allocate_steps(steps));
+  record_steps(steps);
   const auto bind = [&]() -> Task<Status> {
     CO_TRY_VOID(co_await cache_.compile());
-    for (Program* program : {&steps_.inputs, &steps_.head})
+    for (Program* program : {&steps.inputs, &steps.head})
       CO_TRY_VOID(program->bind(device_, cache_));
-    for (auto* programs : {&steps_.layers, &steps_.adjust, &steps_.sample}) {
+    for (auto* programs : {&steps.layers, &steps.adjust, &steps.sample}) {
       for (Program& program : *programs) CO_TRY_VOID(program.bind(device_, cache_));
     }
     // Buffers that the GPU had no memory for show here.
@@ -166,11 +176,11 @@ Task<Status> Decoder::prepare_steps() {
   };
   Status status = co_await bind();
   if (status) {
-    steps_.ready = true;
+    steps.ready = true;
   } else {
     cache_.forget_added();
-    scratch_bytes_ -= steps_.bytes;
-    steps_ = {};
+    scratch_bytes_ -= steps.bytes;
+    steps = {.rows = steps.rows, .one_sequence = steps.one_sequence};
   }
   co_return status;
 }
@@ -180,28 +190,47 @@ Task<Status> Decoder::provide_step(std::span<const uint32_t> tokens) {
   co_return Status{};
 }
 
-void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket) {
-  const auto count = static_cast<uint32_t>(rows.size());
+// What each row has of its own, but its token. adjust: its penalties, too.
+void Decoder::write_rows(Steps& steps, std::span<const StepRow> rows, bool adjust) {
   std::vector<kernels::Step> places;
-  std::vector<uint32_t> tokens;
-  std::vector<std::byte> params(count * kParamBlocks * kBlock);
-  steps_.last = std::ranges::max(rows, {}, &StepRow::position).position;
+  std::vector<std::byte> params(rows.size() * kParamBlocks * kBlock);
+  steps.last = std::ranges::max(rows, {}, &StepRow::position).position;
   const auto put = [&](uint64_t index, const auto& value) {
     std::memcpy(params.data() + index * kBlock, &value, sizeof(value));
   };
-  for (uint32_t r = 0; r < count; ++r) {
+  for (size_t r = 0; r < rows.size(); ++r) {
     const StepRow& row = rows[r];
     places.push_back({.position = row.position, .sequence = row.sequence});
-    tokens.push_back(row.token);
     put(r * kParamBlocks + kSampling, row.sampling);
     put(r * kParamBlocks + kAdjust, row.adjust);
     put(r * kParamBlocks + kDraw, row.draw);
-    if (!fed && !row.adjustments.empty())
-      device_.write(steps_.adjust_entries, r * step_entries_stride(),
+    if (adjust && !row.adjustments.empty())
+      device_.write(steps.adjust_entries, r * step_entries_stride(),
                     std::as_bytes(row.adjustments));
   }
-  device_.write(steps_.params, 0, params);
-  device_.write(steps_.places, 0, std::as_bytes(std::span(places)));
+  device_.write(steps.params, 0, params);
+  device_.write(steps.places, 0, std::as_bytes(std::span(places)));
+}
+
+// A pass: the tokens in the step's buffer through every layer and the head, and the draws.
+void Decoder::run_rows(Steps& steps, std::span<const StepRow> rows) {
+  const auto count = static_cast<uint32_t>(rows.size());
+  // Every row's draw is that of position 0.
+  list_.clear(steps.draws_at, 0, count * kBlock);
+  list_.begin_pass();
+  steps.inputs.record(list_, cache_, count);
+  for (const Program& layer : steps.layers) layer.record(list_, cache_, count);
+  steps.head.record(list_, cache_, count);
+  for (uint32_t r = 0; r < count; ++r) {
+    if (rows[r].adjust.entries > 0) steps.adjust[r].record(list_, cache_, rows[r].adjust.entries);
+    steps.sample[r].record(list_, cache_, 0);
+  }
+  list_.end_pass();
+}
+
+void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket) {
+  const auto count = static_cast<uint32_t>(rows.size());
+  write_rows(steps_, rows, !fed);
   list_.reset();
   if (fed) {
     for (uint32_t r = 0; r < count; ++r) {
@@ -209,20 +238,12 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
                  uint64_t{r} * sizeof(uint32_t), sizeof(uint32_t));
     }
   } else {
+    std::vector<uint32_t> tokens;
+    for (const StepRow& row : rows) tokens.push_back(row.token);
     device_.write(steps_.s.tokens, 0, std::as_bytes(std::span(tokens)));
     write_step(steps_.s.step, {.tokens = count});
   }
-  // Every row's draw is that of position 0.
-  list_.clear(steps_.draws_at, 0, count * kBlock);
-  list_.begin_pass();
-  steps_.inputs.record(list_, cache_, count);
-  for (const Program& layer : steps_.layers) layer.record(list_, cache_, count);
-  steps_.head.record(list_, cache_, count);
-  for (uint32_t r = 0; r < count; ++r) {
-    if (rows[r].adjust.entries > 0) steps_.adjust[r].record(list_, cache_, rows[r].adjust.entries);
-    steps_.sample[r].record(list_, cache_, 0);
-  }
-  list_.end_pass();
+  run_rows(steps_, rows);
   list_.read(steps_.candidates, 0, count * step_stride(), out, ticket);
   device_.submit(list_);
 }

@@ -313,6 +313,64 @@ KERNEL_TEST(attention_rows_of_splits) {
   }
   co_return co_await check_rows(device, layer, oracles, lengths, variant);
 }
+// Tokens that follow each other in one sequence: one dispatch stores their K and V, another
+// attends. Each is what decoding makes of it, bit for bit.
+Task<Status> check_following_rows(gpu::Device& device, const AttentionSpec& spec, uint32_t begin,
+                                  uint32_t count, Variant variant) {
+  TrialRandom random(begin);
+  const std::vector<float> norms = random.floats(2 * spec.head_dim, 0.15f, 0.45f);
+  const uint32_t end = begin + count;
+  const uint32_t rows = spec.qkv_rows();
+  const std::vector<float> raw = random.floats(size_t{end} * rows, 2.0f);
+  CO_TRY(const TrialLayer layer, trial_layer(device, spec, norms, end, end));
+  CO_TRY(const gpu::Kernel decode,
+         co_await trial_kernel(device, attention_decode_source(spec, variant)));
+  const auto token = [&](uint32_t t) { return std::span(raw).subspan(size_t{t} * rows, rows); };
+  for (uint32_t t = 0; t < begin; ++t)
+    CO_TRY_VOID(co_await trial_decode(device, layer, decode, token(t), t));
+
+  const size_t width = size_t{spec.heads} * spec.head_dim;
+  const auto stride = static_cast<uint32_t>(spec.tiling.splits * width);
+  const uint32_t stats_stride = 2 * spec.tiling.splits * spec.heads;
+  std::vector<Step> steps(kMaxStepRows);
+  for (uint32_t r = 0; r < count; ++r) steps[r] = {.position = begin + r};
+  CO_TRY(const gpu::Buffer qkv,
+         trial_buffer(device, std::vector<float>(raw.end() - count * rows, raw.end())));
+  CO_TRY(const gpu::Buffer places, trial_buffer(device, steps));
+  CO_TRY(const gpu::Buffer partial, trial_zeros(device, uint64_t{4} * count * stride));
+  CO_TRY(const gpu::Buffer stats, trial_zeros(device, uint64_t{4} * count * stats_stride));
+  const std::vector<gpu::Range> ranges = {qkv,     layer.norms, layer.rope, layer.k,
+                                          layer.v, partial,     stats,      places};
+  const auto run = [&](OwnRows own, Groups groups) -> Task<Status> {
+    CO_TRY(const gpu::Kernel kernel,
+           co_await trial_kernel(device, attention_rows_source(spec, variant, {}, stride, own)));
+    CO_TRY_VOID(trial_dispatch(device, kernel, ranges, groups));
+    co_return co_await device.sync();
+  };
+  CO_TRY_VOID(co_await run(OwnRows::kStore, stored_rows_groups(spec, count)));
+  CO_TRY_VOID(co_await run(OwnRows::kAfterwards, attention_rows_groups(spec, count, end - 1)));
+  CO_TRY(const std::vector<float> sums,
+         co_await trial_read<float>(device, partial, size_t{count} * stride));
+  CO_TRY(const std::vector<float> all_stats,
+         co_await trial_read<float>(device, stats, size_t{count} * stats_stride));
+  for (uint32_t r = 0; r < count; ++r) {
+    const std::vector<float> got = merged_splits(
+        spec, std::span(sums).subspan(size_t{r} * stride, stride),
+        std::span(all_stats).subspan(size_t{r} * stats_stride, stats_stride), begin + r);
+    CO_TRY(const std::vector<float> wanted,
+           co_await trial_decode(device, layer, decode, token(begin + r), begin + r));
+    KERNEL_EXPECT(got == wanted, "row ", r, " is not what decoding makes of it");
+  }
+  co_return Status{};
+}
+KERNEL_TEST(attention_following_rows) {
+  AttentionSpec spec = shape(4, 2, 16, 12, 24);
+  CO_TRY_VOID(co_await check_following_rows(device, spec, 9, 7, variants(device).back()));
+  spec = shape(2, 1, 16, 0, 80);
+  spec.v_from_k = true;
+  spec.tiling = {128, 32, 5};
+  co_return co_await check_following_rows(device, spec, 40, 5, unrolled_variants(device).front());
+}
 KERNEL_TEST(attention_sequences_window) {
   AttentionSpec spec = shape(8, 1, 256, 20, 60);
   spec.kv_type = KvType::kF32;

@@ -67,6 +67,25 @@ test('finds a model by name, whatever its case, with every layer', async () => {
   await found.source.close?.();
 });
 
+test('finds the drafter beside a model, and refuses several', async () => {
+  const blob = 'a drafter';
+  const digest = `sha256:${createHash('sha256').update(blob).digest('hex')}`;
+  await writeFile(join(store, 'blobs', digest.replace(':', '-')), blob);
+  const withDrafts = (count: number) => (text: string) => {
+    const manifest = JSON.parse(text) as { layers: unknown[] };
+    const mediaType = 'application/vnd.ollama.image.draft';
+    for (let i = 0; i < count; i++) manifest.layers.push({ mediaType, digest, size: blob.length });
+    return JSON.stringify(manifest);
+  };
+  await addManifest('registry.ollama.ai/library/one/latest', withDrafts(1));
+  await addManifest('registry.ollama.ai/library/two/latest', withDrafts(2));
+  const found = await (await open()).find('one');
+  expect(found.drafter?.size).toBe(blob.length);
+  await found.source.close?.();
+  await found.drafter?.close?.();
+  await expect((await open()).find('two')).rejects.toEqual(code('unsupported'));
+});
+
 test('searches its folders in order, each once', async () => {
   const opened = await OllamaStore.open({
     stores: ['/first'],

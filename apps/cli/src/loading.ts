@@ -9,6 +9,8 @@ export interface LoadFlags extends StoreFlags {
   kvType?: KvType;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   projector?: string;
+  /** False: none. */
+  drafter?: string | false;
 }
 
 function line({ phase, loaded, total }: LoadProgress): string {
@@ -31,6 +33,7 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     ...(flags.kvType !== undefined && { kvType: flags.kvType }),
     ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
     ...(flags.projector !== undefined && { projector: flags.projector }),
+    ...(flags.drafter !== undefined && { drafter: flags.drafter }),
     ...(status.terminal && {
       onProgress: (progress: LoadProgress) =>
         status.show(() => line(progress), progress.loaded >= progress.total),

@@ -83,6 +83,13 @@ const projector = () =>
     '--projector <path>',
     "the file of the vision tower (llama.cpp's mmproj), where it is neither the model's own nor beside it in the store",
   );
+const drafter = () =>
+  new Option(
+    '--drafter <path>',
+    "the file of a drafter, which guesses tokens (llama.cpp's mtp), where it is not beside the model in the store",
+  );
+const noDrafter = () =>
+  new Option('--no-drafter', 'without the drafter that is beside the model in the store');
 const MODEL = 'a name (nano, gemma4:e2b, hf.co/user/repo:tag), a .gguf file, or an http(s) address';
 
 program
@@ -125,6 +132,8 @@ program
       .default('280'),
   )
   .addOption(projector())
+  .addOption(drafter())
+  .addOption(noDrafter())
   .option('--raw', 'give the prompt to the model as it is, without the chat template')
   .option('--json', 'events as JSON, one a line; the last has the type "done"')
   .option('--verbose', 'all timings and counts at the end')
@@ -155,6 +164,8 @@ program
   .option('--max-tokens <n>', 'most tokens to write for a window', wholeFrom(1))
   .option('--json', '{start, end, text} of each window, as JSON, one a line')
   .addOption(projector())
+  .addOption(drafter())
+  .addOption(noDrafter())
   .addOption(context())
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
@@ -451,6 +462,12 @@ program
   )
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
+  .addOption(drafter())
+  .option(
+    '--draft-tokens <n>',
+    'guesses of the drafter at a time, 1 to 8 (default: as pay)',
+    wholeFrom(1),
+  )
   .option('--no-tune', 'kernels as their shapes suggest, not as timing on this GPU does')
   .option('--batch-size <n>', 'tokens of a prompt that run at once (default 512)', wholeFrom(1))
   .option(
@@ -535,6 +552,7 @@ program
   .addOption(context())
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
+  .addOption(noDrafter())
   .addOption(models())
   .addHelpText(
     'after',

@@ -2,7 +2,8 @@
 // (TOKENS) each has a z. Keys come in tiles of one a thread: LANES neighbouring threads share the
 // dot product of a key, so that a row is read in whole lines; then the threads turn to the V rows,
 // UNITS of them side by side on one row, and keep their sums in registers until the end. Softmax is
-// streamed: maximum `top`, sum `mass`.
+// streamed: maximum `top`, sum `mass`. Tokens that follow each other in one sequence find in the cache
+// what a dispatch of its own (STORES_ONLY) has stored there before; then none is stored (STORES).
 const TILE: u32 = THREADS;
 const KEYS_AT_ONCE: u32 = THREADS / LANES;
 const PART_STRIDE: u32 = TILE + 4u;  // keeps LANES apart in the banks of workgroup memory
@@ -112,15 +113,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let sequence = step.sequence;
   let first_vector = 0u;
 //#endif
+  let kv_head = head / (HEADS / KV_HEADS);
+//#if STORES_ONLY
+  let begin = position;
+  var end = position + 1u;
+//#else
   let splits = attention_splits(position);
   if (split >= splits) {
     return;
   }
-  let kv_head = head / (HEADS / KV_HEADS);
   let keys = attention_keys(position);
   let chunk = (keys + splits - 1u) / splits;
   let begin = position + 1u - keys + split * chunk;
   var end = min(begin + chunk, position + 1u);
+//#endif
 
   let unit = thread % UNITS;
   let row = thread / UNITS;
@@ -139,7 +145,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     end = position;
     vectors = 3u;
   }
-  let stores = head % (HEADS / KV_HEADS) == 0u;
+  let stores = STORES != 0u && head % (HEADS / KV_HEADS) == 0u;
 //#endif
   for (var vector = 0u; vector < vectors; vector += 1u) {
     var source = head;
@@ -255,7 +261,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let key = own_unit(0u, unit);
       sum = own_unit(ROW, unit);
       mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
-      if (head % (HEADS / KV_HEADS) == 0u) {
+      if (STORES != 0u && head % (HEADS / KV_HEADS) == 0u) {
         keep_k(kv_row(sequence, position, kv_head), 0u, unit, key);
         keep_v(kv_row(sequence, position, kv_head), ROW, unit, sum);
       }
@@ -266,6 +272,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endif
 //#endif
 
+//#if !STORES_ONLY
 //#if HANDED_RANK
   fetch_handed(thread, head * HEAD_DIM, HEAD_DIM);
 //#endif
@@ -360,4 +367,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     stats[at] = top;
     stats[at + 1u] = total;
   }
+//#endif
 }

@@ -34,6 +34,17 @@ export interface LoadOptions extends FindOptions {
    * Ollama model has beside its weights.
    */
   projector?: ModelLocation | undefined;
+  /**
+   * The file of a drafter (GGUF architecture `gemma4-assistant`, what llama.cpp calls mtp): it guesses tokens that the
+   * model then runs at once. Replies are what they are without it, token by token; they come sooner where guesses come
+   * true. `false`: none. Default: the one that an Ollama model has beside its weights, if it fits.
+   */
+  drafter?: ModelLocation | false | undefined;
+  /**
+   * How many tokens the drafter guesses at a time, 1 to 8, whether that pays or not; for tests and measurements. Default:
+   * as many as pay by the times and the share of right guesses measured so far, which may be none.
+   */
+  draftTokens?: number;
   /** The form of the kernels, for tests and benchmarks. Default: the fastest that this GPU computes rightly. */
   variant?: KernelVariant;
   /**

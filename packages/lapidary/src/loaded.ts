@@ -56,6 +56,7 @@ export async function loadOn(
     };
     const source = engine.addSource(found.source, reading.signal);
     const projector = found.projector && engine.addSource(found.projector, reading.signal);
+    const drafter = found.drafter && engine.addSource(found.drafter, reading.signal);
     const { model, ...info } = await engine.callJson<ModelInfo & { model: number }>(
       'lap_model_load',
       [
@@ -73,6 +74,9 @@ export async function loadOn(
           variant: options.variant,
           cuts: known,
           projector,
+          drafter,
+          drafterOptional: options.drafter === undefined,
+          draftTokens: options.draftTokens,
           tune,
           processors: Math.min(currentPlatform().processors(), MAX_PROCESSORS),
         }),
@@ -86,7 +90,7 @@ export async function loadOn(
     return {
       engine,
       handle: model,
-      sources: projector === undefined ? [source] : [source, projector],
+      sources: [source, projector, drafter].filter((each) => each !== undefined),
       info,
       device: opened.info,
       async keepCuts() {

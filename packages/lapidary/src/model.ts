@@ -26,7 +26,7 @@ import {
   engineModule,
   closeFound,
   findModel,
-  findProjector,
+  findBeside,
   type FoundModel,
   type ModelLocation,
 } from './platform.js';
@@ -128,10 +128,12 @@ export class Model {
     throwIfAborted(signal);
     const found = await findModel(where, options);
     try {
-      if (options.projector !== undefined) {
-        const { source } = await findProjector(options.projector, options);
-        await found.projector?.close?.();
-        found.projector = source;
+      for (const kind of ['projector', 'drafter'] as const) {
+        const where = options[kind];
+        if (where === undefined) continue;
+        const source = where === false ? undefined : await findBeside(where, options);
+        await found[kind]?.close?.();
+        found[kind] = source;
       }
       return new Model(await loadOn(found, options, signal), found, options);
     } catch (error) {

@@ -30,6 +30,8 @@ export interface FoundModel {
   system?: string | undefined;
   /** A file of vision and audio towers beside the weights. */
   projector?: ByteSource | undefined;
+  /** A file of a drafter beside the weights. */
+  drafter?: ByteSource | undefined;
   /** Messages that stand before every chat. */
   messages?: unknown[] | undefined;
 }
@@ -193,18 +195,17 @@ export async function findModel(where: ModelLocation, options: FindOptions): Pro
   );
 }
 
-/** Opens the file of a projector: by its path, its address, or as {@link findModel} does what is no name. */
-export async function findProjector(
+/** Opens a file beside a model's weights: by its path, its address, or as {@link findModel} does what is no name. */
+export async function findBeside(
   where: ModelLocation,
   { headers, signal }: FindOptions,
-): Promise<FoundModel> {
-  return findModel(where, { headers, signal });
+): Promise<ByteSource> {
+  return (await findModel(where, { headers, signal })).source;
 }
 
 /** Closes a model's files. */
-export async function closeFound({ source, projector }: FoundModel): Promise<void> {
-  await source.close?.();
-  await projector?.close?.();
+export async function closeFound({ source, projector, drafter }: FoundModel): Promise<void> {
+  for (const each of [source, projector, drafter]) await each?.close?.();
 }
 
 let compiled: Promise<WebAssembly.Module> | undefined;

@@ -272,6 +272,8 @@ export interface ReplyReport {
   usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
   /** Milliseconds. `firstTokenMs`: from the start of the work to the first token. */
   timings: { prefillMs: number; decodeMs: number; firstTokenMs: number };
+  /** Tokens that the drafter guessed, and those of them that came true; absent where the model has no drafter. */
+  draft?: { drafted: number; accepted: number };
   /** What the sampler was seeded with. */
   seed?: number;
   /** Ids of what was written. */
@@ -351,6 +353,8 @@ export interface ModelInfo {
   modalities: ('text' | 'image' | 'audio')[];
   template: 'small' | 'large';
   gpuBytes: { weights: number; kv: number; scratch: number };
+  /** What guesses tokens of replies; absent where nothing does. */
+  drafter?: { layers: number; gpuBytes: number };
   /** Where the per-layer embeddings are; absent where the model has none. */
   perLayerEmbeddings?: 'gpu' | 'source';
   variant: Record<string, unknown>;

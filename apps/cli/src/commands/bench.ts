@@ -39,6 +39,8 @@ export interface BenchFlags extends StoreFlags {
   concurrency?: number[];
   loraRank?: number;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  drafter?: string;
+  draftTokens?: number;
   tune?: boolean;
   knownAnswers?: string;
   synthesize?: string;
@@ -90,6 +92,7 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
       say(`wrote ${bytes(size)} to ${name} in ${duration(performance.now() - started)}`);
       return EXIT.ok;
     }
+    const drafter = flags.drafter ? await subject(flags.drafter, flags) : undefined;
     const report = await measure(
       await subject(name ?? 'nano', flags),
       await subject('nano', { ...flags }),
@@ -115,6 +118,8 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
         ...(flags.concurrency && { concurrency: flags.concurrency }),
         ...(flags.loraRank !== undefined && { loraRank: flags.loraRank }),
         ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+        ...(drafter && { drafter: () => drafter.open() }),
+        ...(flags.draftTokens !== undefined && { draftTokens: flags.draftTokens }),
         ...(flags.knownAnswers && { knownAnswers: [await readAnswers(flags.knownAnswers)] }),
         profile: flags.profile ?? false,
         signal,

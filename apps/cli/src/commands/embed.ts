@@ -11,7 +11,7 @@ interface EmbedFlags extends LoadFlags {
 }
 
 export async function embed(name: string, texts: string[], flags: EmbedFlags): Promise<number> {
-  const model = await load(name, flags);
+  const model = await load(name, { ...flags, drafter: false });
   try {
     const { pooling, normalize, dimensions, truncate } = flags;
     const { embeddings } = await model.embed(texts, {

@@ -145,7 +145,7 @@ function describeProbe(found: FinetuneProbe): string {
 
 /** What would fit; nothing is read or written. Exit code 1 where what was asked for does not. */
 async function probe(name: string, settings: FinetuneSettings, flags: FinetuneFlags) {
-  const model = await load(name, flags);
+  const model = await load(name, { ...flags, drafter: false });
   try {
     const found = await model.finetuneProbe(settings);
     process.stdout.write(flags.json ? `${JSON.stringify(found)}\n` : describeProbe(found));
@@ -178,7 +178,7 @@ async function train(
 ): Promise<number> {
   const path = join(out, CHECKPOINT);
   const input = await FileSource.open(data);
-  const model = await load(name, flags);
+  const model = await load(name, { ...flags, drafter: false });
   let checkpoint: FileSource | undefined;
   // Not before the run is ready, for what is refused leaves nothing behind, and once: a run that is stopped at once may
   // have its checkpoint first.

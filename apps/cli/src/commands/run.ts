@@ -122,7 +122,7 @@ export async function show(
 
 /** What the answer ran on and how fast, in one line; with `verbose`, all the numbers. */
 export function summary(model: Model, report: ReplyReport, verbose: boolean): string {
-  const { usage, timings } = report;
+  const { usage, timings, draft } = report;
   const { description, software } = model.device;
   // The first token comes out of the prompt's own pass.
   const steps = Math.max(0, usage.completionTokens - 1);
@@ -131,6 +131,7 @@ export function summary(model: Model, report: ReplyReport, verbose: boolean): st
     `${description}${software ? ' (software)' : ''}`,
     `${speed.toFixed(1)} tokens/s`,
     `first token after ${duration(timings.firstTokenMs)}`,
+    ...(draft ? [`${draft.accepted} of ${draft.drafted} guesses came true`] : []),
     ...(report.reason === 'stop' ? [] : [`ended by ${report.reason}`]),
   ];
   let text = `${parts.join(', ')}\n`;
@@ -145,6 +146,8 @@ export function summary(model: Model, report: ReplyReport, verbose: boolean): st
       text += `adapter: ${name} at ${scale}, ${bytes(gpuBytes)} on the GPU\n`;
     }
     text += `weights: ${bytes(gpuBytes.weights)} on the GPU${inFile}\n`;
+    const { drafter } = model.info;
+    if (drafter) text += `drafter: ${bytes(drafter.gpuBytes)} on the GPU\n`;
   }
   return text;
 }

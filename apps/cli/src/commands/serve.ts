@@ -24,6 +24,8 @@ export interface ServeFlags extends StoreFlags {
   context?: number;
   kvType?: KvType;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  /** False: no drafter, also where one is beside a model. */
+  drafter?: boolean;
   /** Replies at once. */
   parallel: number;
   /** Absent: where only this machine can ask. */
@@ -97,6 +99,7 @@ function loader(flags: ServeFlags, log: Log): LoadModel {
       ...(contextLength !== undefined && { contextLength }),
       ...(flags.kvType && { kvType: flags.kvType }),
       ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+      ...(flags.drafter === false && { drafter: false }),
       onLog: (level, text) => {
         if (level === 'warning' || level === 'error') log(level, { text });
       },

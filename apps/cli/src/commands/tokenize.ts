@@ -9,7 +9,7 @@ export async function tokenize(
   text: string,
   flags: LoadFlags & { ids?: boolean; specials?: boolean; bos?: boolean; json?: boolean },
 ): Promise<number> {
-  const model = await load(name, flags);
+  const model = await load(name, { ...flags, drafter: false });
   try {
     const ids = model.tokenize(text, {
       addBos: flags.bos ?? false,

@@ -73,7 +73,7 @@ interface Config {
   fileType: string;
 }
 
-const NEEDED = new Set(['model', 'projector', 'adapter', 'system', 'params', 'messages']);
+const NEEDED = new Set(['model', 'projector', 'draft', 'adapter', 'system', 'params', 'messages']);
 const hidden = (name: string) => name.startsWith('.');
 
 /** The models in Ollama's folders on this machine. */
@@ -161,13 +161,22 @@ export class OllamaStore {
           ? undefined
           : parseArray(messages, `${files.name}: the messages layer`),
     };
-    const projector = projectorOf(files);
-    const source = await FileSource.open(weights);
-    if (projector === undefined) return { source, ...found };
+    const paths = { projector: onlyOf(files, 'projector'), drafter: onlyOf(files, 'draft') };
+    const opened: FileSource[] = [];
+    const open = async (path: string) => {
+      const source = await FileSource.open(path);
+      opened.push(source);
+      return source;
+    };
     try {
-      return { source, projector: await FileSource.open(projector), ...found };
+      return {
+        source: await open(weights),
+        ...(paths.projector !== undefined && { projector: await open(paths.projector) }),
+        ...(paths.drafter !== undefined && { drafter: await open(paths.drafter) }),
+        ...found,
+      };
     } catch (error) {
-      await source.close();
+      for (const source of opened) await source.close();
       throw error;
     }
   }
@@ -324,13 +333,13 @@ function weightsOf({ name, layers }: ModelFiles): string {
   return weights.path;
 }
 
-/** The path of the file of towers, if there is one. */
-function projectorOf({ name, layers }: ModelFiles): string | undefined {
-  const [projector, ...more] = layers.filter(({ kind }) => kind === 'projector');
-  if (more.length === 0) return projector?.path;
+/** The path of the one file of a kind, if there is one. */
+function onlyOf({ name, layers }: ModelFiles, kind: string): string | undefined {
+  const [found, ...more] = layers.filter((layer) => layer.kind === kind);
+  if (more.length === 0) return found?.path;
   throw new LapidaryError(
     'unsupported',
-    `${name} has ${more.length + 1} projector files; one is expected`,
+    `${name} has ${more.length + 1} ${kind} files; one is expected`,
   );
 }
 
