@@ -1,12 +1,12 @@
-// The engine's size is a promise to everyone who opens a page: under 1,750,000 bytes, and under 540,000 as a
+// The engine's size is a promise to everyone who opens a page: under 1,850,000 bytes, and under 570,000 as a
 // server sends it (brotli). Run alone, it checks the shipped module:
 //   node tools/check-wasm-size.mjs [file.wasm]
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { brotliCompressSync, constants } from 'node:zlib';
 
-const MAX_BYTES = 1_750_000;
-const MAX_BROTLI_BYTES = 540_000;
+const MAX_BYTES = 1_850_000;
+const MAX_BROTLI_BYTES = 570_000;
 
 /** Returns whether the module keeps both limits, and a line that says so. */
 export function checkWasmSize(path) {
