@@ -143,6 +143,9 @@ export function table(report: BenchReport): string {
   ]);
   const place = model.info.perLayerEmbeddings;
   if (place) rows.push(['per-layer embeddings', place === 'gpu' ? 'on the GPU' : 'in the source']);
+  const { memory: plan, layers } = model.info;
+  if (plan.fit === 'streamed')
+    rows.push(['layers streamed', `${layers - plan.residentLayers} of ${layers}`]);
   rows.push(['wasm heap, MiB', digits(memory.wasmHeap / MIB)]);
   const lines = columns(rows);
   if (profile) {

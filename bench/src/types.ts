@@ -45,6 +45,8 @@ export interface BenchOptions {
   concurrency?: number[];
   /** Where the table of per-layer embeddings is: as for `Model.load`. */
   perLayerEmbeddings?: NonNullable<LoadOptions['perLayerEmbeddings']>;
+  /** Bytes of GPU memory that the model may take: as for `Model.load`. */
+  gpuMemory?: number;
   /**
    * All but the load and the first token after it with a LoRA adapter of random values, of this rank, on the seven
    * projections of every layer.

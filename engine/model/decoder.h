@@ -121,6 +121,13 @@ class Decoder {
   static Task<Result<std::unique_ptr<Decoder>>> create(
       gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
       const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress);
+  // GPU memory that it would take beside the weights: the KV cache, and the rest.
+  struct Needs {
+    uint64_t kv = 0, scratch = 0;
+  };
+  // device: one that makes nothing; weights: of measure_weights.
+  static Result<Needs> measure(gpu::Device& device, const Config& config, Weights weights,
+                               const DecoderOptions& options);
 
   uint32_t max_batch() const { return options_.max_batch; }
   // Whether tokens of an image see each other both ways, in layers that slide. Then a submission
@@ -156,17 +163,26 @@ class Decoder {
   // to do where the table is on the GPU. `tokens` must outlive the wait.
   Task<Status> provide(std::span<const uint32_t> tokens, bool last);
 
+  // Whether a submission may follow another before that one's choice is known: neither rows nor
+  // layers come from the source.
+  bool runs_ahead() const { return rows_ == nullptr && weights_.stream == nullptr; }
+
+  // What submits is a task, for streamed layers come from the source meanwhile, each behind what
+  // runs before it. Nothing else may be submitted until it is done. An error of the source ends it
+  // there: then nothing is read back, and what the KV cache holds of these positions counts for
+  // nothing.
+  //
   // Submits 1..max_batch tokens at `position`; readback applies to the last of them. `last`: no
   // more of the prompt follows. Without it the batch stops where K and V end, and readback must be
   // kNothing.
   // The last token of all is no soft one.
-  void prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
-               const Readback& readback, std::span<const SoftRows> soft = {});
+  Task<Status> prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
+                       Readback readback, std::span<const SoftRows> soft = {});
   // Submits the K and V of prompts of different sequences, 1..max_batch tokens in all.
-  void prefill(std::span<const Prompt> prompts);
+  Task<Status> prefill(std::span<const Prompt> prompts);
   // Submits the token in the token buffer at the position in the step buffer, which the host knows
   // to be `position`.
-  void decode(uint32_t position, const Readback& readback);
+  Task<Status> decode(uint32_t position, Readback readback);
   // Overrides what decode() will run next; needed after a submission that chose no token.
   void set_token(uint32_t token, uint32_t position);
   // Penalties and biases for the submissions that follow; errors of check_adjustments.
@@ -203,7 +219,7 @@ class Decoder {
   // their adjustments; each runs the token that was drawn for it (0 for kNoToken), not StepRow's.
   // `out`: [rows] of step_stride() bytes; it must stay valid until `ticket` is resumed. What
   // decode() runs next is not changed.
-  void step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket);
+  Task<Status> step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket);
   // All logits of a row of the last step, after adjustments: f32 [vocab].
   Task<Status> read_step_logits(uint32_t row, std::span<float> out) const;
   // kInvalidArgument for more entries than there is room for.
@@ -225,7 +241,7 @@ class Decoder {
   Task<Status> prepare_all_positions();
   // After one of them: prompts of different sequences, 1..max_batch tokens in all, through every
   // layer and the last norm.
-  void run_all_layers(std::span<const Prompt> prompts);
+  Task<Status> run_all_layers(std::span<const Prompt> prompts);
   // Rows of that batch after the last norm, which are what the head multiplies: f32 [rows, hidden].
   // `out` must outlive the wait.
   Task<Status> read_hidden(uint32_t first_row, std::span<float> out) const;
@@ -364,7 +380,10 @@ class Decoder {
   void write_spans(std::span<const kernels::TokenSpan> spans);
   void write_last_seen(std::span<const Prompt> prompts);
   uint32_t write_batch(std::span<const Prompt> prompts);
-  void record_batch(std::span<const Prompt> prompts);
+  // Records layers [first, end) within a pass, and brings those that are streamed.
+  Task<Status> record_layers(const std::vector<Program>& layers, size_t first, size_t end,
+                             uint32_t n);
+  Task<Status> record_batch(std::span<const Prompt> prompts);
   void submit_inputs(std::span<const Prompt> prompts, uint32_t count);
 
   gpu::Device& device_;

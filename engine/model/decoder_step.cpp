@@ -180,7 +180,7 @@ Task<Status> Decoder::provide_step(std::span<const uint32_t> tokens) {
   co_return Status{};
 }
 
-void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket) {
+Task<Status> Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket) {
   const auto count = static_cast<uint32_t>(rows.size());
   std::vector<kernels::Step> places;
   std::vector<uint32_t> tokens;
@@ -216,7 +216,7 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
   list_.clear(steps_.draws_at, 0, count * kBlock);
   list_.begin_pass();
   steps_.inputs.record(list_, cache_, count);
-  for (const Program& layer : steps_.layers) layer.record(list_, cache_, count);
+  CO_TRY_VOID(co_await record_layers(steps_.layers, 0, steps_.layers.size(), count));
   steps_.head.record(list_, cache_, count);
   for (uint32_t r = 0; r < count; ++r) {
     if (rows[r].adjust.entries > 0) steps_.adjust[r].record(list_, cache_, rows[r].adjust.entries);
@@ -225,6 +225,7 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
   list_.end_pass();
   list_.read(steps_.candidates, 0, count * step_stride(), out, ticket);
   device_.submit(list_);
+  co_return Status{};
 }
 
 Task<Status> Decoder::read_step_logits(uint32_t row, std::span<float> out) const {

@@ -1,9 +1,11 @@
 // The weights of a text model on the GPU: which bytes of the file go to which buffer, in which
 // layout, and the stream that puts them there. No tensor ever lies in the wasm heap; only vectors
 // (norms, scales) pass through it, and rows of a table that stays in its source (row_source.h).
+// Layers that do not fit take turns in buffers that they share (layer_stream.h).
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -17,9 +19,24 @@
 
 namespace lapidary::model {
 
+// A buffer that several may bind in turn.
+class SharedBuffer {
+ public:
+  SharedBuffer() = default;
+  // NOLINTBEGIN(google-explicit-constructor): it stands for its buffer
+  SharedBuffer(gpu::Buffer buffer)
+      : buffer_(std::make_shared<const gpu::Buffer>(std::move(buffer))) {}
+  operator gpu::Range() const { return *buffer_; }
+  // NOLINTEND(google-explicit-constructor)
+  const gpu::Buffer* get() const { return buffer_.get(); }
+
+ private:
+  std::shared_ptr<const gpu::Buffer> buffer_;
+};
+
 // The matrices that one dispatch multiplies by the same input, in one buffer.
 struct MatrixGroup {
-  gpu::Buffer buffer;
+  SharedBuffer buffer;
   std::vector<kernels::Segment> segments;
   uint32_t cols = 0;
 };
@@ -40,6 +57,23 @@ struct Table {
 // Where the per-layer embedding is: it may be larger than all other weights together, and of it a
 // token needs one row.
 enum class TablePlace : uint8_t { kGpu, kSource };
+
+// What stays on the GPU.
+struct WeightPlaces {
+  TablePlace per_layer = TablePlace::kGpu;
+  uint32_t resident = UINT32_MAX;  // layers from the first on; the others are streamed
+};
+
+// GPU memory of weights, by what they are.
+struct WeightBytes {
+  uint64_t tables = 0;     // embeddings and head
+  uint64_t per_layer = 0;  // the table of per-layer embeddings
+  uint64_t dense = 0;      // matrices that every token passes
+  uint64_t experts = 0;
+  uint64_t vectors = 0;  // norms, scales, rotary tables
+
+  uint64_t total() const { return tables + per_layer + dense + experts + vectors; }
+};
 
 // A table that stays in its source, and where its rows lie there.
 struct SourceTable {
@@ -63,7 +97,7 @@ struct Site {
 // adapters. Segments are the first expert's rows (kernels::ExpertRows).
 struct ExpertMatrices {
   struct Part {
-    gpu::Buffer buffer;
+    SharedBuffer buffer;
     std::vector<kernels::Segment> segments;
     uint32_t first = 0;
     uint32_t count = 0;
@@ -111,7 +145,10 @@ struct Weights {
   // Rotary tables of kernels/rope.h, and how many pairs of a head they turn.
   gpu::Buffer rope_sliding, rope_global;
   uint32_t rotated_sliding = 0, rotated_global = 0;
-  uint64_t bytes = 0;  // GPU memory of all of the above
+  uint32_t resident = 0;  // layers from the first on that are always here
+  // Of the others, which share their buffers: brings one of them, numbered from `resident` on.
+  std::unique_ptr<LayerStream> stream;
+  WeightBytes bytes;  // of all of the above
 
   const Table& head() const { return output.parts.empty() ? token_embd : output; }
   const gpu::Buffer& rope(const LayerConfig& layer) const {
@@ -123,12 +160,24 @@ struct Weights {
 kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t layer);
 
 // Streams the tensors of `header` from byte source `source`. The tensors have passed check_tensors.
-// per_layer: where the per-layer embedding goes; in its source it is read as long as the model
-// lives. context: the positions that the rotary tables must reach. cancelled(): polled between
-// pieces. kOutOfMemory, before anything is uploaded, when the GPU has no room for them.
+// What `places` leaves in the source is read from there as long as the model lives. context: the
+// positions that the rotary tables must reach. cancelled(): polled between pieces. kOutOfMemory,
+// before anything is uploaded, when the GPU has no room for them.
 Task<Result<Weights>> load_weights(gpu::Device& device, kernels::KernelCache& cache,
                                    const gguf::Header& header, const Config& config,
-                                   uint32_t source, TablePlace per_layer, uint32_t context,
+                                   uint32_t source, WeightPlaces places, uint32_t context,
                                    LoadProgress progress, std::function<bool()> cancelled);
+
+// What they would take: shapes and sizes, with nothing behind them. layers: of the matrices of each
+// layer, by buffer.
+struct WeightShapes {
+  Weights weights;
+  std::vector<std::vector<uint64_t>> layers;
+  uint64_t staging = 0;         // while they are loaded
+  uint64_t stream_staging = 0;  // while layers are streamed
+};
+// device: one that makes nothing.
+Result<WeightShapes> measure_weights(gpu::Device& device, const gguf::Header& header,
+                                     const Config& config, TablePlace per_layer, uint32_t context);
 
 }  // namespace lapidary::model

@@ -1,6 +1,7 @@
 // Loads a model with a progress line on a terminal.
 
-import { Model, type LoadOptions, type LoadProgress } from 'lapidary/node';
+import { Model, type LoadOptions, type LoadProgress, type ModelInfo } from 'lapidary/node';
+import { bytes } from './format.js';
 import { StatusLine, progressLine } from './status.js';
 import { storeOptions, type StoreFlags } from './stores.js';
 
@@ -8,11 +9,21 @@ export interface LoadFlags extends StoreFlags {
   context?: number;
   kvType?: 'f16' | 'f32';
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  gpuMemory?: number;
   projector?: string;
 }
 
 function line({ phase, loaded, total }: LoadProgress): string {
   return progressLine(phase, loaded, total, phase === 'upload' || phase === 'header');
+}
+
+/** What is read from the file whenever it is needed; nothing where all is on the GPU. */
+export function streamingLine({ memory, layers }: ModelInfo): string | undefined {
+  if (memory.fit !== 'streamed') return undefined;
+  return (
+    `${bytes(memory.total)} do not fit into ${bytes(memory.budget ?? 0)} of GPU memory: ` +
+    `${layers - memory.residentLayers} of ${layers} layers are read from the file for every token`
+  );
 }
 
 /** Loads `name`; Ctrl-C meanwhile rejects with `cancelled`. Warnings of the engine go to stderr. */
@@ -30,6 +41,7 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     ...(flags.context !== undefined && { contextLength: flags.context }),
     ...(flags.kvType !== undefined && { kvType: flags.kvType }),
     ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+    ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
     ...(flags.projector !== undefined && { projector: flags.projector }),
     ...(status.terminal && {
       onProgress: (progress: LoadProgress) =>
@@ -37,7 +49,11 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     }),
   };
   try {
-    return await Model.load(name, options);
+    const model = await Model.load(name, options);
+    status.clear();
+    const line = streamingLine(model.info);
+    if (line) process.stderr.write(`${line}\n`);
+    return model;
   } finally {
     process.off('SIGINT', onInterrupt);
     status.clear();

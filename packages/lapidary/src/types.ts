@@ -291,12 +291,44 @@ export interface ModelInfo {
   modalities: ('text' | 'image' | 'audio')[];
   template: 'small' | 'large';
   gpuBytes: { weights: number; kv: number; scratch: number };
+  memory: MemoryReport;
   /** Where the per-layer embeddings are; absent where the model has none. */
   perLayerEmbeddings?: 'gpu' | 'source';
   variant: Record<string, unknown>;
   kernels: number;
   /** How products are spread over threads, by kernel, where that was found by timing on this adapter. */
   cuts: Cuts;
+}
+
+/** How much GPU memory a model takes, told before it is loaded. All sizes are bytes. */
+export interface MemoryReport {
+  /** `streamed`: layers that the budget has no room for are read from the source whenever they are needed. */
+  fit: 'fits' | 'streamed' | 'does not fit';
+  /** What all of it would take: the sum of `needs`. */
+  total: number;
+  /** The smallest budget that the model can run in, with every layer streamed. */
+  least: number;
+  /** What it takes under the budget. */
+  planned: number;
+  /** `gpuMemory`, where that was given. */
+  budget?: number;
+  /** Layers, from the first on, that stay on the GPU. */
+  residentLayers: number;
+  needs: {
+    /** Matrices that every token passes. */
+    dense: number;
+    experts: number;
+    /** Embeddings and the head. */
+    tables: number;
+    perLayerEmbeddings: number;
+    /** Norms, scales, rotary tables. */
+    vectors: number;
+    /** Of pictures and sound, which are loaded when they are first needed. */
+    towers: number;
+    kv: number;
+    /** Activations, logits. */
+    scratch: number;
+  };
 }
 
 /** A LoRA adapter of a model. */
@@ -332,4 +364,6 @@ export interface FileHeader {
   dataOffset: number;
   metadata: Record<string, MetadataValue>;
   tensors: { name: string; shape: number[]; type: string; offset: number; bytes: number }[];
+  /** Of a text model: the GPU memory that it takes as the options say. */
+  memory?: MemoryReport;
 }

@@ -32,6 +32,7 @@ export interface BenchFlags extends StoreFlags {
   concurrency?: number[];
   loraRank?: number;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  gpuMemory?: number;
   tune?: boolean;
   knownAnswers?: string;
   synthesize?: string;
@@ -108,6 +109,7 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
         ...(flags.concurrency && { concurrency: flags.concurrency }),
         ...(flags.loraRank !== undefined && { loraRank: flags.loraRank }),
         ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+        ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
         ...(flags.knownAnswers && { knownAnswers: [await readAnswers(flags.knownAnswers)] }),
         profile: flags.profile ?? false,
         signal,

@@ -24,6 +24,7 @@ export interface ServeFlags extends StoreFlags {
   context?: number;
   kvType?: 'f16' | 'f32';
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  gpuMemory?: number;
   /** Replies at once. */
   parallel: number;
   /** Absent: where only this machine can ask. */
@@ -97,6 +98,7 @@ function loader(flags: ServeFlags, log: Log): LoadModel {
       ...(contextLength !== undefined && { contextLength }),
       ...(flags.kvType && { kvType: flags.kvType }),
       ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+      ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
       onLog: (level, text) => {
         if (level === 'warning' || level === 'error') log(level, { text });
       },
