@@ -144,7 +144,9 @@ export function table(report: BenchReport): string {
   const place = model.info.perLayerEmbeddings;
   if (place) rows.push(['per-layer embeddings', place === 'gpu' ? 'on the GPU' : 'in the source']);
   const { memory: plan, layers } = model.info;
-  if (plan.fit === 'streamed')
+  if (plan.expertSlots !== undefined)
+    rows.push(['experts kept, of each layer', String(plan.expertSlots)]);
+  else if (plan.fit === 'streamed')
     rows.push(['layers streamed', `${layers - plan.residentLayers} of ${layers}`]);
   rows.push(['wasm heap, MiB', digits(memory.wasmHeap / MIB)]);
   const lines = columns(rows);

@@ -81,6 +81,7 @@ Json describe(const model::MemoryNeeds& needs, const model::MemoryPlan& plan, ui
               {"planned", plan.bytes},
               {"residentLayers", plan.places.resident}};
   if (budget > 0) out["budget"] = budget;
+  if (plan.places.expert_slots > 0) out["expertSlots"] = plan.places.expert_slots;
   return out;
 }
 

@@ -363,12 +363,15 @@ Task<Result<Json>> TextModel::run(Prompt prompt, GenerateOptions options,
   KeepingListener keeping(listener, emit);
   const bool recoverable = flag(request, "recoverable", false);
   if (recoverable) emit({{"type", "begun"}, {"seed", seed}});
+  const model::ExpertCache* const experts = session_->decoder().weights().experts.get();
+  const uint64_t hits = experts != nullptr ? experts->hits() : 0;
+  const uint64_t misses = experts != nullptr ? experts->misses() : 0;
   CO_TRY(const RunResult result,
          co_await session_->run(std::move(prompt.tokens), options, seed,
                                 recoverable ? static_cast<Listener&>(keeping) : listener, cancelled,
                                 constraint ? &*constraint : nullptr, std::move(written),
                                 std::move(prompt.soft)));
-  co_return Json{{"reason", finish_reason_name(result.reason)},
+  Json report = {{"reason", finish_reason_name(result.reason)},
                  {"usage",
                   {{"promptTokens", result.prompt_tokens},
                    {"cachedTokens", result.cached_tokens},
@@ -379,6 +382,10 @@ Task<Result<Json>> TextModel::run(Prompt prompt, GenerateOptions options,
                    {"firstTokenMs", result.prefill_ms}}},
                  {"seed", seed},
                  {"tokens", result.tokens}};
+  if (experts != nullptr) {
+    report["experts"] = {{"hits", experts->hits() - hits}, {"misses", experts->misses() - misses}};
+  }
+  co_return report;
 }
 
 Task<Result<Json>> TextModel::chat(Json request, Emit emit, Cancelled cancelled) {

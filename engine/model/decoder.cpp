@@ -411,7 +411,7 @@ void Decoder::submit_inputs(std::span<const Prompt> prompts, uint32_t count) {
 }
 
 Task<Status> Decoder::record_layers(const std::vector<Program>& layers, size_t first, size_t end,
-                                    uint32_t n) {
+                                    uint32_t n, const Scratch& s, uint32_t tokens) {
   for (size_t l = first; l < end; ++l) {
     if (l >= weights_.resident) {
       list_.end_pass();
@@ -420,7 +420,11 @@ Task<Status> Decoder::record_layers(const std::vector<Program>& layers, size_t f
       CO_TRY_VOID(co_await weights_.stream->load(l - weights_.resident, end - weights_.resident));
       list_.begin_pass();
     }
-    layers[l].record(list_, cache_, n);
+    if (weights_.experts == nullptr) {
+      layers[l].record(list_, cache_, n);
+    } else {
+      CO_TRY_VOID(co_await record_with_experts(layers[l], l, n, s.chosen, tokens));
+    }
   }
   co_return Status{};
 }
@@ -431,14 +435,14 @@ Task<Status> Decoder::record_batch(std::span<const Prompt> prompts) {
   list_.reset();
   list_.begin_pass();
   submit_inputs(prompts, count);
-  co_return co_await record_layers(batch_layers_programs_, 0, batch_layers_, count);
+  co_return co_await record_layers(batch_layers_programs_, 0, batch_layers_, count, batch_, count);
 }
 
 Task<Status> Decoder::decode(uint32_t position, Readback readback) {
   list_.reset();
   list_.begin_pass();
   decode_inputs_.record(list_, cache_, position);
-  CO_TRY_VOID(co_await record_layers(decode_layers_, 0, decode_layers_.size(), position));
+  CO_TRY_VOID(co_await record_layers(decode_layers_, 0, decode_layers_.size(), position, one_, 1));
   decode_head_.record(list_, cache_, position);
   append_tail(list_, readback, position);
   device_.submit(list_);
@@ -471,7 +475,8 @@ Task<Status> Decoder::prefill(std::span<const uint32_t> tokens, uint32_t positio
     list_.copy(one_low_, 0, one_.delta, row, kernels::kLowFloats * sizeof(float));
     list_.begin_pass();
   }
-  CO_TRY_VOID(co_await record_layers(decode_layers_, batch_layers_, config_.layers.size(), end));
+  CO_TRY_VOID(
+      co_await record_layers(decode_layers_, batch_layers_, config_.layers.size(), end, one_, 1));
   decode_head_.record(list_, cache_, end);
   append_tail(list_, readback, end);
   device_.submit(list_);

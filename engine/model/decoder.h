@@ -165,7 +165,9 @@ class Decoder {
 
   // Whether a submission may follow another before that one's choice is known: neither rows nor
   // layers come from the source.
-  bool runs_ahead() const { return rows_ == nullptr && weights_.stream == nullptr; }
+  bool runs_ahead() const {
+    return rows_ == nullptr && weights_.stream == nullptr && weights_.experts == nullptr;
+  }
 
   // What submits is a task, for streamed layers come from the source meanwhile, each behind what
   // runs before it. Nothing else may be submitted until it is done. An error of the source ends it
@@ -380,9 +382,14 @@ class Decoder {
   void write_spans(std::span<const kernels::TokenSpan> spans);
   void write_last_seen(std::span<const Prompt> prompts);
   uint32_t write_batch(std::span<const Prompt> prompts);
-  // Records layers [first, end) within a pass, and brings those that are streamed.
+  // Records layers [first, end) within a pass, and brings those that are streamed, and experts that
+  // have no slot. n: as Program::record; tokens: that s has.
   Task<Status> record_layers(const std::vector<Program>& layers, size_t first, size_t end,
-                             uint32_t n);
+                             uint32_t n, const Scratch& s, uint32_t tokens);
+  Task<Status> record_with_experts(const Program& program, size_t layer, uint32_t n,
+                                   const gpu::Buffer& chosen, uint32_t tokens);
+  // Experts that a layer's kernels know: all, or its slots and one that stands for the others.
+  uint32_t known_experts() const;
   Task<Status> record_batch(std::span<const Prompt> prompts);
   void submit_inputs(std::span<const Prompt> prompts, uint32_t count);
 

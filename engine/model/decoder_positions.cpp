@@ -53,8 +53,8 @@ Task<Status> Decoder::run_all_layers(std::span<const Prompt> prompts) {
   list_.reset();
   list_.begin_pass();
   submit_inputs(prompts, count);
-  CO_TRY_VOID(
-      co_await record_layers(batch_layers_programs_, 0, batch_layers_programs_.size(), count));
+  CO_TRY_VOID(co_await record_layers(batch_layers_programs_, 0, batch_layers_programs_.size(),
+                                     count, batch_, count));
   all_norm_.record(list_, cache_, count);
   list_.end_pass();
   device_.submit(list_);

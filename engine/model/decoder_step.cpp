@@ -216,7 +216,8 @@ Task<Status> Decoder::step(std::span<const StepRow> rows, bool fed, void* out, u
   list_.clear(steps_.draws_at, 0, count * kBlock);
   list_.begin_pass();
   steps_.inputs.record(list_, cache_, count);
-  CO_TRY_VOID(co_await record_layers(steps_.layers, 0, steps_.layers.size(), count));
+  CO_TRY_VOID(
+      co_await record_layers(steps_.layers, 0, steps_.layers.size(), count, steps_.s, count));
   steps_.head.record(list_, cache_, count);
   for (uint32_t r = 0; r < count; ++r) {
     if (rows[r].adjust.entries > 0) steps_.adjust[r].record(list_, cache_, rows[r].adjust.entries);

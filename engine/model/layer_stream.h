@@ -3,7 +3,7 @@
 // layers that do not fit take turns in the same buffers.
 #pragma once
 
-#include <array>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -11,9 +11,7 @@
 #include <vector>
 
 #include "engine/gguf/header.h"
-#include "engine/gpu/device.h"
-#include "engine/kernels/cache.h"
-#include "engine/kernels/layout.h"
+#include "engine/model/piece_upload.h"
 
 namespace lapidary::model {
 
@@ -52,51 +50,26 @@ class LayerStream {
   uint64_t read_bytes() const { return read_bytes_; }
 
  private:
-  // Pieces that are on their way at once: while one is repacked the next ones are read.
+  // While one is repacked the next ones are read.
   static constexpr size_t kPiecesAtOnce = 4;
   static constexpr size_t kNone = SIZE_MAX;
 
-  struct Job {
-    std::string name;
-    uint64_t at;  // in the file
-    kernels::Codec codec;
-    uint32_t cols;
-    uint32_t rows;
-    const gpu::Buffer* target;
-    uint64_t offset;
-    uint32_t slot;  // of the kernel
-  };
-  // Each has the staging buffer of the one kPiecesAtOnce before it: the queue keeps their order, so
-  // it is enough that that one's repack was submitted before this one's copies are.
   struct Piece {
-    uint32_t job;
-    uint32_t row, rows;
-    uint64_t bytes;
+    UploadPiece upload;
     gpu::Bindings bindings;
-  };
-  struct Staging {
-    gpu::Buffer buffer;
-    gpu::HostFuture upload;
   };
 
   LayerStream(gpu::Device& device, kernels::KernelCache& cache, uint32_t source)
-      : device_(device), cache_(cache), source_(source) {}
-  void start();
-  Task<Status> take();
-  Status repack(Piece& piece, const gpu::Buffer& staging);
+      : upload_(device, cache, source, kPiecesAtOnce) {}
+  void add(const MatrixJob& job, uint64_t most);
   Task<void> drain();
 
-  gpu::Device& device_;
-  kernels::KernelCache& cache_;
-  uint32_t source_;
-  std::vector<Job> jobs_;
+  PieceUpload upload_;
+  std::deque<std::string> names_;  // of tensors; pieces point there
   std::vector<Piece> pieces_;
   std::vector<size_t> begins_;  // by layer: its first piece; and where the last one ends
-  std::array<Staging, kPiecesAtOnce> stagings_;
-  gpu::Buffer params_;
-  gpu::CommandList list_;
-  size_t next_ = 0;     // piece to arrive
-  size_t started_ = 0;  // one past the last piece under way
+  size_t next_ = 0;             // piece to arrive
+  size_t started_ = 0;          // one past the last piece under way
   size_t held_ = kNone;
   uint64_t total_bytes_ = 0;
   uint64_t read_bytes_ = 0;

@@ -31,6 +31,10 @@ uint64_t bytes_with(const MemoryNeeds& needs, const WeightPlaces& places) {
   uint64_t weights = needs.weights.total();
   if (places.per_layer == TablePlace::kSource) weights -= needs.weights.per_layer;
   const uint64_t others = needs.kv + needs.scratch;
+  if (places.expert_slots > 0) {
+    weights += places.expert_slots * needs.expert_slot - needs.weights.experts;
+    return weights + needs.towers + std::max(others + needs.expert_staging, needs.staging);
+  }
   if (places.resident >= layers.size())
     return weights + needs.towers + std::max(others, needs.staging);
   const auto streamed = layers.subspan(places.resident);
@@ -48,6 +52,10 @@ Result<MemoryNeeds> measure_memory(const gpu::GpuInfo& limits, const gguf::Heade
   MemoryNeeds needs{.weights = shapes.weights.bytes,
                     .staging = shapes.staging,
                     .stream_staging = shapes.stream_staging,
+                    .experts = config.experts.count,
+                    .experts_used = config.experts.used,
+                    .expert_slot = shapes.expert_slot,
+                    .expert_staging = shapes.expert_staging,
                     .layers = std::move(shapes.layers)};
   TRY(const Decoder::Needs decoder,
       Decoder::measure(device, config, std::move(shapes.weights), options));
@@ -73,6 +81,11 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, std::optional<TablePlace> per_l
   const TablePlace smallest =
       per_layer.value_or(needs.weights.per_layer > 0 ? TablePlace::kSource : TablePlace::kGpu);
   plan.least = bytes_with(needs, {.per_layer = smallest, .resident = 0});
+  if (needs.experts > 0) {
+    plan.least = std::min(plan.least, bytes_with(needs, {.per_layer = smallest,
+                                                         .resident = layers,
+                                                         .expert_slots = needs.experts_used}));
+  }
   const auto fits = [&] {
     plan.bytes = bytes_with(needs, plan.places);
     return budget == 0 || plan.bytes <= budget;
@@ -83,6 +96,11 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, std::optional<TablePlace> per_l
   plan.places.per_layer = smallest;
   if (fits()) return plan;
   plan.fit = Fit::kStreamed;
+  for (uint32_t slots = needs.experts; slots-- > std::max(needs.experts_used, 1u);) {
+    plan.places.expert_slots = slots;
+    if (fits()) return plan;
+  }
+  plan.places.expert_slots = 0;
   while (plan.places.resident > 0) {
     --plan.places.resident;
     if (fits()) return plan;

@@ -22,6 +22,10 @@ struct MemoryNeeds {
   uint64_t scratch = 0;  // activations, logits, the step of several replies
   uint64_t staging = 0;  // while weights are loaded; KV cache and scratch are not there yet
   uint64_t stream_staging = 0;
+  uint32_t experts = 0;  // of a layer; the next three are of a mixture of experts
+  uint32_t experts_used = 0;
+  uint64_t expert_slot = 0;  // room for an expert in each layer
+  uint64_t expert_staging = 0;
   std::vector<std::vector<uint64_t>> layers;  // of weights: each layer's matrices, by buffer
 
   uint64_t total() const { return weights.total() + towers + kv + scratch; }
@@ -39,11 +43,12 @@ struct MemoryPlan {
   Fit fit = Fit::kFits;
   WeightPlaces places;
   uint64_t bytes = 0;  // that it takes; where it does not fit, at the least
-  uint64_t least = 0;  // with every layer streamed
+  uint64_t least = 0;  // with every layer streamed, or as few experts kept as a token needs
 };
 
 // per_layer: where the table is to be; nothing: where it fits. budget: bytes; 0: there is none.
-// The layers that stay are the first ones: a prompt's batches need no others in models whose later
+// Experts go before layers: each layer then has as many slots for them as fit. The layers that stay
+// are the first ones: a prompt's batches need no others in models whose later
 // layers share keys and values.
 MemoryPlan plan_memory(const MemoryNeeds& needs, std::optional<TablePlace> per_layer,
                        uint64_t budget);

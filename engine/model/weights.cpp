@@ -32,6 +32,7 @@ class Loader {
                              const std::function<bool()>& cancelled);
   uint64_t staging() const { return LayerStream::staging_bytes({&matrices_, 1}); }
   uint64_t layer_staging() const { return LayerStream::staging_bytes(streamed_); }
+  uint64_t expert_staging() const { return ExpertCache::staging_bytes(experts_); }
 
   Weights weights;
   std::vector<std::vector<uint64_t>> sizes;  // of layers' buffers
@@ -66,6 +67,8 @@ class Loader {
   bool layer_ = false;                            // a layer is at hand
   bool streams_ = false;                          // and it is streamed
   size_t next_shared_ = 0;                        // of its buffers
+  uint32_t expert_slots_ = 0;
+  std::vector<std::vector<ExpertTensor>> experts_;  // of each layer, where there are slots
   std::vector<uint64_t> shared_bytes_;
   std::vector<SharedBuffer> shared_;
   std::vector<VectorJob> vector_jobs_;
@@ -243,7 +246,8 @@ Status Loader::plan_layer(int l) {
 // the first half is gate.
 Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const TensorRole> roles,
                                     int layer, uint32_t rows, std::string_view label) {
-  const uint32_t experts = config_.experts.count;
+  // From here on slots are experts.
+  const uint32_t experts = expert_slots_ > 0 ? expert_slots_ : config_.experts.count;
   std::vector<const gguf::TensorInfo*> tensors;
   std::vector<Codec> codecs;
   for (const TensorRole role : roles) {
@@ -271,6 +275,17 @@ Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const Te
     each = div_ceil(each, 2);
   }
   matrices.parts.reserve(div_ceil(experts, each));
+  const size_t kept = expert_slots_ > 0 ? experts_.back().size() : 0;
+  if (expert_slots_ > 0) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      experts_.back().push_back({.name = std::string(tensors[i]->name),
+                                 .at = tensors[i]->offset,
+                                 .codec = codecs[i],
+                                 .cols = matrices.cols,
+                                 .rows = matrices.stride,
+                                 .parts = {}});
+    }
+  }
   for (uint32_t first = 0; first < experts; first += each) {
     ExpertMatrices::Part& part = matrices.parts.emplace_back();
     part.first = first;
@@ -287,8 +302,13 @@ Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const Te
                                  .matrix_rows = all,
                                  .first_row = row});
       }
-      jobs().push_back({tensors[i], codecs[i], matrices.cols, first * matrices.stride, all,
-                        part.buffer.get(), offset});
+      if (expert_slots_ > 0) {
+        experts_.back()[kept + i].parts.push_back(
+            {.target = part.buffer.get(), .offset = offset, .first = first, .count = part.count});
+      } else {
+        jobs().push_back({tensors[i], codecs[i], matrices.cols, first * matrices.stride, all,
+                          part.buffer.get(), offset});
+      }
       offset += kernels::packed_bytes(codecs[i], all, matrices.cols);
     }
   }
@@ -344,7 +364,9 @@ Status Loader::plan(const WeightPlaces& places, std::span<const std::vector<uint
       shared_bytes_[i] = std::max(shared_bytes_[i], known[l][i]);
   }
   layer_ = true;
+  expert_slots_ = places.expert_slots;
   for (size_t l = 0; l < layers; ++l) {
+    if (expert_slots_ > 0) experts_.emplace_back();
     streams_ = l >= weights.resident;
     if (streams_) streamed_.emplace_back();
     next_shared_ = 0;
@@ -370,6 +392,11 @@ Task<Status> Loader::load_matrices(kernels::KernelCache& cache, const LoadProgre
                                    const std::function<bool()>& cancelled) {
   CO_TRY_VOID(
       co_await upload_matrices(device_, cache, source_, std::move(matrices_), progress, cancelled));
+  if (!experts_.empty()) {
+    CO_TRY(weights.experts,
+           co_await ExpertCache::create(device_, cache, source_, config_.experts.count,
+                                        expert_slots_, std::move(experts_)));
+  }
   if (streamed_.empty()) co_return Status{};
   CO_TRY(weights.stream,
          co_await LayerStream::create(device_, cache, source_, std::move(streamed_)));
@@ -464,10 +491,17 @@ Result<WeightShapes> measure_weights(gpu::Device& device, const gguf::Header& he
   // What streaming needs of its own, as if every layer were streamed.
   Loader streams(device, header, config, 0);
   TRY_VOID(streams.plan({.per_layer = per_layer, .resident = 0}, whole.sizes));
-  return WeightShapes{.weights = std::move(whole.weights),
+  WeightShapes shapes{.weights = std::move(whole.weights),
                       .layers = std::move(whole.sizes),
                       .staging = whole.staging(),
                       .stream_staging = streams.layer_staging()};
+  if (config.experts.count > 0) {
+    Loader slots(device, header, config, 0);
+    TRY_VOID(slots.plan({.per_layer = per_layer, .expert_slots = 1}));
+    shapes.expert_slot = slots.weights.bytes.experts;
+    shapes.expert_staging = slots.expert_staging();
+  }
+  return shapes;
 }
 
 }  // namespace lapidary::model

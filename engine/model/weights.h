@@ -15,6 +15,7 @@
 #include "engine/kernels/cache.h"
 #include "engine/kernels/layout.h"
 #include "engine/model/config.h"
+#include "engine/model/expert_cache.h"
 #include "engine/model/tensor_loader.h"
 
 namespace lapidary::model {
@@ -62,6 +63,7 @@ enum class TablePlace : uint8_t { kGpu, kSource };
 struct WeightPlaces {
   TablePlace per_layer = TablePlace::kGpu;
   uint32_t resident = UINT32_MAX;  // layers from the first on; the others are streamed
+  uint32_t expert_slots = 0;       // of each layer; 0: all experts of layers that stay
 };
 
 // GPU memory of weights, by what they are.
@@ -93,8 +95,9 @@ struct Site {
   bool has_pre = true;
 };
 
-// Matrices of all experts, in parts of whole experts: all of them are larger than a binding of some
-// adapters. Segments are the first expert's rows (kernels::ExpertRows).
+// Matrices of all experts, or of slots for some of them (expert_cache.h), in parts of whole ones:
+// all of them are larger than a binding of some adapters. Segments are the first one's rows
+// (kernels::ExpertRows).
 struct ExpertMatrices {
   struct Part {
     SharedBuffer buffer;
@@ -148,7 +151,8 @@ struct Weights {
   uint32_t resident = 0;  // layers from the first on that are always here
   // Of the others, which share their buffers: brings one of them, numbered from `resident` on.
   std::unique_ptr<LayerStream> stream;
-  WeightBytes bytes;  // of all of the above
+  std::unique_ptr<ExpertCache> experts;  // where slots keep some of them
+  WeightBytes bytes;                     // of all of the above
 
   const Table& head() const { return output.parts.empty() ? token_embd : output; }
   const gpu::Buffer& rope(const LayerConfig& layer) const {
@@ -175,6 +179,8 @@ struct WeightShapes {
   std::vector<std::vector<uint64_t>> layers;
   uint64_t staging = 0;         // while they are loaded
   uint64_t stream_staging = 0;  // while layers are streamed
+  uint64_t expert_slot = 0;     // a slot in each layer
+  uint64_t expert_staging = 0;  // while experts are read
 };
 // device: one that makes nothing.
 Result<WeightShapes> measure_weights(gpu::Device& device, const gguf::Header& header,

@@ -72,7 +72,6 @@ const tokens = Array.from({ length: 20 }, (_, i) => (i * 37 + 5) % 200);
 const FILES: [string, () => Uint8Array, number[]][] = [
   ['nano', nanoF16, promptNamed('long').ids.slice(0, 20)],
   ['tiny-dense', () => readFixture('gemma4/tiny-dense.gguf'), tokens],
-  ['tiny-moe', () => readFixture('gemma4/tiny-moe.gguf'), tokens],
 ];
 
 test.each(FILES)('%s is what it is with all layers on the GPU', async (_, read, ids) => {
@@ -98,6 +97,60 @@ test.each(FILES)('%s is what it is with all layers on the GPU', async (_, read, 
       await model.close();
     }
   }
+});
+
+// 8 experts, of which a token uses 2.
+test('a mixture with slots for some experts is what it is with all on the GPU', async () => {
+  const file = readFixture('gemma4/tiny-moe.gguf');
+  const options = { temperature: 0, ignoreEos: true, maxTokens: 4 };
+  const whole = await load(file);
+  const { memory, layers } = whole.info;
+  const wanted = await everything(whole, tokens);
+  const { experts: none } = await whole.generate(tokens, options).report();
+  expect(none).toBeUndefined();
+  await whole.close();
+  const slots: number[] = [];
+  // As few as a token needs, and as many as there is room for.
+  for (const gpuMemory of [memory.least, memory.total - 1]) {
+    const source = new TestSource(memorySource('tiny-moe', file));
+    const model = await Model.load(source, { ...base, gpu: shared.gpu, gpuMemory });
+    try {
+      const { memory: plan } = model.info;
+      expect(plan).toMatchObject({ fit: 'streamed', residentLayers: layers });
+      slots.push(plan.expertSlots!);
+      expect(model.counters.bufferBytesPeak).toBeLessThanOrEqual(gpuMemory);
+      // Kernels know how many there are: software GPUs take long to compile all of them again.
+      const full = gpuMemory === memory.least;
+      if (full) expect(await everything(model, tokens)).toEqual(wanted);
+      await model.truncate(0);
+      expect(await model.logits(tokens)).toEqual(wanted.batch);
+      await model.truncate(0);
+      await model.logits(tokens.slice(0, -1));
+      expect(await model.logits(tokens)).toEqual(wanted.token);
+      await model.truncate(0);
+      const { experts } = await model.generate(tokens, options).report();
+      expect(experts!.misses).toBeGreaterThan(0);
+      // Of 4 layers: 3 tokens of 2 experts each alone, and two batches of at most 8.
+      const needed = experts!.hits + experts!.misses;
+      expect(needed).toBeGreaterThanOrEqual(layers * (3 * 2 + 2 * 2));
+      expect(needed).toBeLessThanOrEqual(layers * (3 * 2 + 2 * 8));
+
+      await model.truncate(0);
+      source.left = 5;
+      await expect(model.logits(tokens)).rejects.toMatchObject({
+        code: 'io_error',
+        message: expect.stringMatching(/tensor 'blk\.\d+\..*exps.*': the file is gone/) as string,
+      });
+      source.left = Infinity;
+      await model.truncate(0);
+      expect(await model.logits(tokens)).toEqual(wanted.batch);
+    } finally {
+      await model.close();
+    }
+  }
+  expect(slots[0]).toBe(2);
+  expect(slots[1]).toBeGreaterThan(2);
+  expect(slots[1]).toBeLessThan(8);
 });
 
 describe('nano with every layer streamed', () => {

@@ -20,10 +20,11 @@ function line({ phase, loaded, total }: LoadProgress): string {
 /** What is read from the file whenever it is needed; nothing where all is on the GPU. */
 export function streamingLine({ memory, layers }: ModelInfo): string | undefined {
   if (memory.fit !== 'streamed') return undefined;
-  return (
-    `${bytes(memory.total)} do not fit into ${bytes(memory.budget ?? 0)} of GPU memory: ` +
-    `${layers - memory.residentLayers} of ${layers} layers are read from the file for every token`
-  );
+  const read =
+    memory.expertSlots !== undefined
+      ? `of every layer ${memory.expertSlots} experts are kept, the others are read from the file as tokens need them`
+      : `${layers - memory.residentLayers} of ${layers} layers are read from the file for every token`;
+  return `${bytes(memory.total)} do not fit into ${bytes(memory.budget ?? 0)} of GPU memory: ${read}`;
 }
 
 /** Loads `name`; Ctrl-C meanwhile rejects with `cancelled`. Warnings of the engine go to stderr. */

@@ -222,6 +222,11 @@ export interface ReplyReport {
   seed?: number;
   /** Ids of what was written. */
   tokens: number[];
+  /**
+   * Where the GPU keeps only some experts (`info.memory.expertSlots`): those that were needed and there, and those that
+   * were read from the source. Replies that went on at the same time count, too.
+   */
+  experts?: { hits: number; misses: number };
 }
 
 /** What happens while a reply is written, in order; `done` is the last. */
@@ -302,11 +307,11 @@ export interface ModelInfo {
 
 /** How much GPU memory a model takes, told before it is loaded. All sizes are bytes. */
 export interface MemoryReport {
-  /** `streamed`: layers that the budget has no room for are read from the source whenever they are needed. */
+  /** `streamed`: experts or layers that the budget has no room for are read from the source as they are needed. */
   fit: 'fits' | 'streamed' | 'does not fit';
   /** What all of it would take: the sum of `needs`. */
   total: number;
-  /** The smallest budget that the model can run in, with every layer streamed. */
+  /** The smallest budget that the model can run in. */
   least: number;
   /** What it takes under the budget. */
   planned: number;
@@ -314,6 +319,8 @@ export interface MemoryReport {
   budget?: number;
   /** Layers, from the first on, that stay on the GPU. */
   residentLayers: number;
+  /** Of a mixture of experts of which not all fit: the experts of each layer that are on the GPU at a time. */
+  expertSlots?: number;
   needs: {
     /** Matrices that every token passes. */
     dense: number;
