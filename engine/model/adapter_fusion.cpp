@@ -37,6 +37,8 @@ bool can_fuse(const Config& config, const Weights& weights, const AdapterStack& 
   if (stack.changes(Product::kPleGate) || stack.changes(Product::kPleProj)) return false;
   // What follows the feed-forward network there is not what its down projection gave.
   if (config.experts.count > 0) return false;
+  // Its kernels take a product whole.
+  if (weights.splits_groups()) return false;
   if (config.hidden % 32 != 0) return false;
   bool any = false;
   for (size_t l = 0; l < weights.layers.size(); ++l) {

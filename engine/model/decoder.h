@@ -320,16 +320,27 @@ class Decoder {
   using Change = AdapterStack::Change;
   Changes changes(size_t layer, Product product, const gpu::Buffer* residual = nullptr,
                   uint32_t pieces = 0) const;
-  // The pieces that it hands over, if it does. adds: B follows at once.
+  // The pieces that it hands over, if it does. adds: B follows at once. group: whose product it is,
+  // where that may lie in several buffers.
   uint32_t record_matvec(Lane& lane, Program& program, kernels::MatvecSpec spec,
                          std::vector<gpu::Range> ranges, const Changes& changes = {},
-                         bool adds = true);
+                         bool adds = true, const MatrixGroup* group = nullptr);
+  uint32_t record_group(Lane& lane, Program& program, const MatrixGroup& group,
+                        kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
+                        const Changes& changes = {}) {
+    return record_matvec(lane, program, std::move(spec), std::move(ranges), changes, true, &group);
+  }
   static kernels::TokenStrides token_strides(const Lane& lane, const kernels::MatvecSpec& spec,
                                              const std::vector<gpu::Range>& ranges);
   void add_matvec(const Lane& lane, Program& program, kernels::MatvecSpec spec,
                   std::vector<gpu::Range> ranges);
   void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges,
-                     const Change* change = nullptr, bool adds = true);
+                     const Change* change = nullptr, bool adds = true,
+                     const MatrixGroup* group = nullptr);
+  void record_batch_group(Program& program, const MatrixGroup& group, kernels::MatmulSpec spec,
+                          std::vector<gpu::Range> ranges, const Change* change = nullptr) {
+    record_matmul(program, std::move(spec), std::move(ranges), change, true, &group);
+  }
   void record_add(Program& program, kernels::LowRankAddSpec spec, const Change& change,
                   std::vector<gpu::Range> ranges, bool batch = false);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,

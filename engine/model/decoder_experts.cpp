@@ -250,8 +250,8 @@ void Decoder::record_experts(size_t l, Lane& lane, uint32_t current) {
                           .cols = w.router.cols,
                           .prologue = Prologue::kNorm,
                           .eps = config_.rms_eps};
-  record_matvec(lane, program, router,
-                {w.router.buffer, s.router, s.x[current], vectors(w.before_router)});
+  record_group(lane, program, w.router, router,
+               {w.router.buffer, s.router, s.x[current], vectors(w.before_router)});
   record_choice(program, l, s);
   program.mark();
   record_expert_matvecs(program, l, s, s.x[current], config_.hidden, true, run);
@@ -262,8 +262,8 @@ void Decoder::record_experts(size_t l, Lane& lane, uint32_t current) {
 void Decoder::record_batch_experts(size_t l, Program& program, uint32_t current) {
   const ExpertWeights& w = weights_.layers[l].experts;
   const gpu::Buffer& r = record_residual_norm(program, w.before_router, false, current);
-  record_matmul(program, {.segments = w.router.segments, .cols = w.router.cols},
-                {w.router.buffer, batch_.router, r, batch_.step});
+  record_batch_group(program, w.router, {.segments = w.router.segments, .cols = w.router.cols},
+                     {w.router.buffer, batch_.router, r, batch_.step});
   record_choice(program, l, batch_);
   program.mark();
   const gpu::Buffer& n = record_residual_norm(program, w.before, false, current);

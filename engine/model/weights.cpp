@@ -1,6 +1,7 @@
 #include "engine/model/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <memory>
 
@@ -41,6 +42,10 @@ class Loader {
   Result<const gguf::TensorInfo*> tensor(TensorRole role, int layer = 0) const;
   Status plan_group(MatrixGroup& group, std::initializer_list<TensorRole> roles, int layer,
                     std::string_view label);
+  Status plan_group_parts(MatrixGroup& group, std::vector<MatrixJob> jobs, std::string_view label);
+  double binding_limit() const {
+    return std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
+  }
   Status plan_table(Table& table, TensorRole role, std::string_view label);
   Status plan_source_table(std::optional<SourceTable>& table, TensorRole role);
   Status plan_layer(int layer);
@@ -115,15 +120,57 @@ Status Loader::plan_group(MatrixGroup& group, std::initializer_list<TensorRole> 
     jobs.push_back({info, codec, group.cols, 0, rows, nullptr, bytes});
     bytes += kernels::packed_bytes(codec, rows, group.cols);
   }
-  if (static_cast<double>(bytes) > device_.info().max_binding_size) {
-    return fail(ErrorCode::kOutOfMemory,
-                cat(label, " of layer ", layer, " needs a binding of ", bytes,
-                    " bytes; this adapter allows ", device_.info().max_binding_size));
-  }
+  group.paired = roles.size() > 0 && *roles.begin() == TensorRole::kFfnGate;
+  if (static_cast<double>(bytes) > binding_limit())
+    return plan_group_parts(group, std::move(jobs), label);
   TRY(group.buffer, layer_buffer(bytes, &WeightBytes::dense, label));
   for (MatrixJob& job : jobs) {
     job.target = group.buffer.get();
     this->jobs().push_back(job);
+  }
+  return {};
+}
+
+// Parts of whole rows: of gate and up the same of both, of other groups' matrices one after
+// another.
+Status Loader::plan_group_parts(MatrixGroup& group, std::vector<MatrixJob> jobs,
+                                std::string_view label) {
+  // Kernels take rows by so many at most.
+  constexpr uint32_t kRows = 64;
+  const std::span<MatrixJob> all(jobs);
+  const size_t side_by_side = group.paired ? jobs.size() : 1;
+  uint32_t row = 0;  // of y
+  for (size_t first = 0; first < jobs.size(); first += side_by_side) {
+    const std::span<MatrixJob> together = all.subspan(first, side_by_side);
+    const uint32_t rows = together[0].rows;
+    const auto bytes = [&](uint32_t count) {
+      uint64_t sum = 0;
+      for (const MatrixJob& job : together)
+        sum += kernels::packed_bytes(job.codec, count, group.cols);
+      return sum;
+    };
+    uint32_t each = rows;
+    while (each > 1 && static_cast<double>(bytes(each)) > binding_limit()) each = div_ceil(each, 2);
+    if (each < rows && each > kRows) each = each / kRows * kRows;
+    if (static_cast<double>(bytes(each)) > binding_limit())
+      return fail(ErrorCode::kOutOfMemory, cat("one row of ", label, " exceeds a binding"));
+    for (uint32_t begin = 0; begin < rows; begin += each) {
+      const uint32_t count = std::min(each, rows - begin);
+      MatrixGroup::Part& part = group.parts.emplace_back();
+      part.row = row + begin;
+      TRY(part.buffer, layer_buffer(bytes(count), &WeightBytes::dense, label));
+      uint64_t offset = 0;
+      for (MatrixJob job : together) {
+        part.segments.push_back({job.codec, count, static_cast<uint32_t>(offset)});
+        job.row_begin = begin;
+        job.rows = count;
+        job.target = part.buffer.get();
+        job.offset = offset;
+        this->jobs().push_back(job);
+        offset += kernels::packed_bytes(job.codec, count, group.cols);
+      }
+    }
+    row += rows;
   }
   return {};
 }
@@ -133,7 +180,7 @@ Status Loader::plan_table(Table& table, TensorRole role, std::string_view label)
   TRY(table.codec, matrix_codec(*info, info->rows(), info->dims[0]));
   table.rows = static_cast<uint32_t>(info->rows());
   table.cols = static_cast<uint32_t>(info->dims[0]);
-  const double limit = std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
+  const double limit = binding_limit();
   uint32_t part_rows = table.rows;
   while (static_cast<double>(kernels::packed_bytes(table.codec, part_rows, table.cols)) > limit) {
     if (part_rows == 1)
@@ -264,7 +311,7 @@ Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const Te
       sum += kernels::packed_bytes(codec, count * matrices.stride, matrices.cols);
     return static_cast<double>(sum);
   };
-  const double limit = std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
+  const double limit = binding_limit();
   uint32_t each = experts;
   while (bytes(each) > limit) {
     if (each == 1) {
@@ -451,6 +498,14 @@ Task<Status> Loader::load_rope(uint32_t context) {
 }
 
 }  // namespace
+
+bool Weights::splits_groups() const {
+  return std::ranges::any_of(layers, [](const LayerWeights& layer) {
+    return std::ranges::any_of(std::array{&layer.qkv, &layer.output, &layer.gate_up, &layer.down,
+                                          &layer.ple_gate, &layer.ple_proj},
+                               [](const MatrixGroup* group) { return group->split(); });
+  });
+}
 
 kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t l) {
   const LayerConfig& layer = config.layers[l];

@@ -27,19 +27,44 @@ class SharedBuffer {
   // NOLINTBEGIN(google-explicit-constructor): it stands for its buffer
   SharedBuffer(gpu::Buffer buffer)
       : buffer_(std::make_shared<const gpu::Buffer>(std::move(buffer))) {}
-  operator gpu::Range() const { return *buffer_; }
+  operator gpu::Range() const { return buffer_ ? gpu::Range(*buffer_) : gpu::Range(none_); }
   // NOLINTEND(google-explicit-constructor)
   const gpu::Buffer* get() const { return buffer_.get(); }
 
  private:
+  static inline const gpu::Buffer none_;
   std::shared_ptr<const gpu::Buffer> buffer_;
 };
 
-// The matrices that one dispatch multiplies by the same input, in one buffer.
+// The matrices that one dispatch multiplies by the same input, in one buffer; in several, by as
+// many dispatches, where this adapter can bind no buffer so large.
 struct MatrixGroup {
-  SharedBuffer buffer;
+  struct Part {
+    SharedBuffer buffer;
+    std::vector<kernels::Segment> segments;
+    uint32_t row = 0;  // of y, that its first one gives
+  };
+  SharedBuffer buffer;  // none where there are parts
   std::vector<kernels::Segment> segments;
   uint32_t cols = 0;
+  std::vector<Part> parts;  // several, or none
+  // Of gate and up each part has the same rows: then y[row] is the first that they give together.
+  bool paired = false;
+
+  bool split() const { return !parts.empty(); }
+  // The dispatches that a product of the group is: use(segments, row of y, buffer). together: rows
+  // of a pair give one row of y.
+  template <typename Use>
+  void for_each_part(bool together, Use use) const {
+    for (const Part& part : parts) {
+      if (!paired || together) {
+        use(part.segments, part.row, part.buffer);
+        continue;
+      }
+      use({part.segments[0]}, part.row, part.buffer);
+      use({part.segments[1]}, segments[0].rows + part.row, part.buffer);
+    }
+  }
 };
 
 // A table of rows by token id. A table larger than one binding lies in several parts.
@@ -136,6 +161,9 @@ struct LayerWeights {
 };
 
 struct Weights {
+  // Whether a group of a layer's matrices lies in several buffers.
+  bool splits_groups() const;
+
   Table token_embd;
   Table output;                // no parts when tied to token_embd
   Table per_layer_token_embd;  // no parts when it stays in the source
