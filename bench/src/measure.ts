@@ -185,8 +185,12 @@ export async function decode(
   // The first run took the whole prompt at once, those after it decode its last token: in another order of
   // summation, so only these are compared.
   let first: string | undefined;
+  let hits = 0;
+  let needed = 0;
   for (let i = 0; i < repeats; i++) {
     const { report } = await run(model, ids, tokens, signal, sampling);
+    hits += report.experts?.hits ?? 0;
+    needed += (report.experts?.hits ?? 0) + (report.experts?.misses ?? 0);
     // The first token comes out of the prompt's own pass.
     speeds.push(((tokens - 1) * 1000) / report.timings.decodeMs);
     first ??= report.tokens.join();
@@ -194,7 +198,10 @@ export async function decode(
   }
   const tokensPerSecond = measured(speeds);
   const millisecondsPerToken = 1000 / tokensPerSecond.median;
-  return { context, tokens, tokensPerSecond, millisecondsPerToken, repeatable };
+  return {
+    ...{ context, tokens, tokensPerSecond, millisecondsPerToken, repeatable },
+    ...(needed > 0 && { expertHits: hits / needed }),
+  };
 }
 
 /** What one more decoded token costs at the host's door: a longer answer's counts less a shorter one's. */

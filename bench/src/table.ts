@@ -88,6 +88,11 @@ export function table(report: BenchReport): string {
       const share = `${digits(100 * entry.shareOfPeak)} % of peak bandwidth`;
       const odd = entry.repeatable ? '' : ', NOT THE SAME TOKENS EACH TIME';
       rows.push([name, `${spread(entry.tokensPerSecond)}, ${share}${odd}`]);
+      if (entry.expertHits !== undefined)
+        rows.push([
+          `experts on the GPU at ${entry.context}`,
+          `${digits(100 * entry.expertHits)} %`,
+        ]);
     }
   }
   const drawn = report.drawn;

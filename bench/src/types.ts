@@ -6,6 +6,7 @@ import type {
   DeviceInfo,
   KernelTime,
   KernelVariant,
+  KvType,
   LoadOptions,
   LoadProgress,
   ModelInfo,
@@ -36,7 +37,7 @@ export interface BenchOptions {
   profile: boolean;
   /** The form of the kernels: as for `Model.load`. */
   variant?: KernelVariant;
-  kvType?: 'f16' | 'f32';
+  kvType?: KvType;
   /** Tokens of a prompt that run at once: as for `Model.load`. */
   batchSize?: number;
   /** Sessions of the KV cache; with more than one, so many prompts are timed together, too. */
@@ -158,6 +159,8 @@ export interface Decode {
   shareOfPeak: number;
   /** Whether every repetition wrote the same tokens. */
   repeatable: boolean;
+  /** Where the GPU keeps only some experts: the share of those needed that were there. */
+  expertHits?: number;
 }
 
 /** Replies that are written at once, each after a prompt of its own that the cache holds. */

@@ -86,9 +86,12 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
   LoadOptions out;
   TRY_VOID(parse_count(json, "contextLength", model::kMaxContext, out.context));
   if (const Json* type = json_member(json, "kvType"); type != nullptr && !type->is_null()) {
-    if (*type != "f16" && *type != "f32")
-      return fail(ErrorCode::kInvalidArgument, "kvType must be f16 or f32");
-    out.kv_f32 = *type == "f32";
+    const auto known = std::ranges::find_if(kernels::kKvTypes, [&](kernels::KvType each) {
+      return *type == kernels::kv_type_name(each);
+    });
+    if (known == std::end(kernels::kKvTypes))
+      return fail(ErrorCode::kInvalidArgument, "kvType must be f16, f32 or q8_0");
+    out.kv_type = *known;
   }
   TRY_VOID(parse_count(json, "batchSize", kMaxBatch, out.batch));
   TRY_VOID(parse_count(json, "sessions", kernels::kMaxSequences, out.sessions));
@@ -143,7 +146,7 @@ uint32_t usable_context(uint32_t wanted, const model::Config& config) {
 model::DecoderOptions decoder_options_of(const LoadOptions& options) {
   return {.context = options.context,
           .max_batch = options.batch,
-          .kv_f32 = options.kv_f32,
+          .kv_type = options.kv_type,
           .sequences = options.sessions,
           .cuts = options.cuts,
           .tuning_ms = options.tuning_ms,

@@ -6,6 +6,7 @@
 
 #include "engine/base/json.h"
 #include "engine/generate/options.h"
+#include "engine/kernels/attention.h"
 #include "engine/kernels/selftest.h"
 #include "engine/model/decoder.h"
 
@@ -14,7 +15,7 @@ namespace lapidary::generate {
 struct LoadOptions {
   uint32_t context = 0;  // 0: kDefaultContext, or the model's own if that is shorter
   uint32_t batch = 512;  // tokens of one prefill submission
-  bool kv_f32 = false;
+  kernels::KvType kv_type = kernels::KvType::kF16;
   uint32_t sessions = 1;    // sequences that the KV cache holds
   std::string digest;       // "sha256:…" of the file; empty: unknown
   std::string name;         // as Ollama calls it: "gemma4:e2b" says which template the model speaks

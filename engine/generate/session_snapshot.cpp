@@ -23,7 +23,7 @@ Task<Status> read_source_at(uint32_t source, uint64_t offset, std::span<std::byt
 SnapshotBinding Session::snapshot_binding(std::string model, std::string adapters) const {
   SnapshotBinding out{.model = std::move(model),
                       .adapters = std::move(adapters),
-                      .kv_f32 = decoder_->kv_f32(),
+                      .kv_type = decoder_->kv_type(),
                       .context = decoder_->context(),
                       .window = decoder_->window(),
                       .ring_slots = decoder_->ring_slots()};

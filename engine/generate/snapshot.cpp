@@ -15,7 +15,7 @@ Json layout_of(const SnapshotBinding& binding) {
   Json layers = Json::array();
   for (const KvLayer& layer : binding.layers)
     layers.push_back({{"sliding", layer.sliding}, {"rowBytes", layer.row_bytes}});
-  return {{"kvType", binding.kv_f32 ? "f32" : "f16"},
+  return {{"kvType", kernels::kv_type_name(binding.kv_type)},
           {"context", binding.context},
           {"window", binding.window},
           {"ringSlots", binding.ring_slots},

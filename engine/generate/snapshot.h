@@ -13,6 +13,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/json.h"
+#include "engine/kernels/attention.h"
 
 namespace lapidary::generate {
 
@@ -26,7 +27,7 @@ struct KvLayer {
 struct SnapshotBinding {
   std::string model;     // names the file of the weights
   std::string adapters;  // those that were on, with their scales
-  bool kv_f32 = false;
+  kernels::KvType kv_type = kernels::KvType::kF16;
   uint32_t context = 0;
   uint32_t window = 0;      // positions that sliding layers see; 0: none slides
   uint32_t ring_slots = 0;  // that they keep

@@ -11,7 +11,7 @@ using namespace lapidary::generate;
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const SnapshotBinding binding{.model = "m",
                                 .adapters = "",
-                                .kv_f32 = false,
+                                .kv_type = kernels::KvType::kF16,
                                 .context = 512,
                                 .window = 64,
                                 .ring_slots = 256,

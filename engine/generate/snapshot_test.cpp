@@ -10,7 +10,7 @@ namespace {
 SnapshotBinding binding() {
   return {.model = "sha256:0123",
           .adapters = "ab:1065353216 ",
-          .kv_f32 = false,
+          .kv_type = kernels::KvType::kF16,
           .context = 512,
           .window = 64,
           .ring_slots = 256,
@@ -81,7 +81,7 @@ TEST(Snapshot, AnotherModelAdapterOrLayoutIsRefused) {
   EXPECT_EQ(code([](SnapshotBinding&) {}), ErrorCode::kOk);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.model = "sha256:0124"; }), ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.adapters.clear(); }), ErrorCode::kIntegrity);
-  EXPECT_EQ(code([](SnapshotBinding& b) { b.kv_f32 = true; }), ErrorCode::kIntegrity);
+  EXPECT_EQ(code([](SnapshotBinding& b) { b.kv_type = kernels::KvType::kF32; }), ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.context = 1024; }), ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.window = 32; }), ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.ring_slots = 320; }), ErrorCode::kIntegrity);

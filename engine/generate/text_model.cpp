@@ -233,7 +233,7 @@ Json TextModel::info() const {
                {"contextLength", decoder.context()},
                {"modelContextLength", config_.context_length},
                {"sessions", decoder.sequences()},
-               {"kvType", load_options_.kv_f32 ? "f32" : "f16"},
+               {"kvType", kernels::kv_type_name(load_options_.kv_type)},
                {"modalities", Json::array({"text"})},
                {"template", large_template_ ? "large" : "small"},
                {"gpuBytes",

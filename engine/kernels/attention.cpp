@@ -25,6 +25,23 @@ uint32_t prefill_fours(const AttentionSpec& spec) {
   return std::min(8u, std::bit_floor(kPrefillThreads / units(spec)));
 }
 
+// What the buffers of a cache are arrays of (kv_cache.wgsl).
+struct KvElement {
+  std::string_view type;
+  uint32_t bytes;
+};
+KvElement kv_element(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return {"array<vec4<f32>>", 16};
+    case KvType::kQ8_0:
+      return {"array<vec2<u32>>", 8};
+    case KvType::kF16:
+      break;
+  }
+  return {"array<vec4<u32>>", 16};
+}
+
 std::string label(std::string_view name, const AttentionSpec& spec) {
   return cat(name, " ", spec.heads, "/", spec.kv_heads, "x", spec.head_dim,
              spec.window == 0 ? " global" : " window ", spec.window);
@@ -35,7 +52,8 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
   if (variant.subgroups) composer.enable("subgroups");
   composer.flag("SUBGROUPS", variant.subgroups)
       .flag("LIGHT", variant.light)
-      .flag("KV_F32", spec.kv_f32)
+      .flag("KV_F32", spec.kv_type == KvType::kF32)
+      .flag("KV_Q8", spec.kv_type == KvType::kQ8_0)
       .flag("KV_WRITE", writes)
       .flag("V_FROM_K", spec.v_from_k)
       .constant("THREADS", threads)
@@ -43,6 +61,7 @@ void add_shape(Composer& composer, const AttentionSpec& spec, const Variant& var
       .constant("KV_HEADS", spec.kv_heads)
       .constant("HEAD_DIM", spec.head_dim)
       .constant("UNITS", units(spec))
+      .constant("KV_STRIDE", kv_row_bytes(spec) / kv_element(spec.kv_type).bytes)
       .constant("QKV_ROWS", spec.qkv_rows())
       .constant("WINDOW", spec.window)
       .constant("SLOTS", std::max(spec.slots, 1u))
@@ -61,7 +80,7 @@ bool is_valid(const AttentionSpec& spec, const AttentionTiling& tiling) {
 }
 
 void bind_cache(Composer& composer, const AttentionSpec& spec, char access) {
-  const std::string_view type = spec.kv_f32 ? "array<vec4<f32>>" : "array<vec4<u32>>";
+  const std::string_view type = kv_element(spec.kv_type).type;
   composer.bind(access, "k_cache", type).bind(access, "v_cache", type);
 }
 
@@ -101,11 +120,34 @@ Status check_attention(const AttentionSpec& spec) {
   return {};
 }
 
-uint32_t kv_row_elements(const AttentionSpec& spec) { return units(spec) * 8; }
+std::string_view kv_type_name(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return "f32";
+    case KvType::kQ8_0:
+      return "q8_0";
+    case KvType::kF16:
+      break;
+  }
+  return "f16";
+}
+
+uint32_t kv_row_bytes(const AttentionSpec& spec) {
+  const uint32_t elements = units(spec) * 8;
+  switch (spec.kv_type) {
+    case KvType::kF32:
+      return elements * 4;
+    case KvType::kQ8_0:
+      // The scales of 16 units are 8 bytes.
+      return static_cast<uint32_t>(round_up(elements + 8 * div_ceil(units(spec), 16), 16));
+    case KvType::kF16:
+      break;
+  }
+  return elements * 2;
+}
 
 uint64_t kv_cache_bytes(const AttentionSpec& spec) {
-  return uint64_t{spec.sequences} * spec.slots * spec.kv_heads * kv_row_elements(spec) *
-         (spec.kv_f32 ? 4 : 2);
+  return uint64_t{spec.sequences} * spec.slots * spec.kv_heads * kv_row_bytes(spec);
 }
 
 uint32_t attention_splits(uint32_t position, uint32_t window, const AttentionTiling& tiling) {
@@ -139,7 +181,7 @@ std::vector<AttentionTiling> near_tilings(const AttentionSpec& spec, uint32_t po
 }
 
 std::string tuning_key(const AttentionSpec& spec, const Variant& variant) {
-  return cat(label("attention decode", spec), spec.kv_f32 ? " f32" : " f16",
+  return cat(label("attention decode", spec), " ", kv_type_name(spec.kv_type),
              spec.shares_kv ? " shared" : "", spec.v_from_k ? " v from k" : "",
              variant.subgroups ? " subgroups" : "");
 }

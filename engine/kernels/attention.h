@@ -2,14 +2,14 @@
 // normalisation, rope and cache write that come before the latter. Formulas: gemma4.md §4.3, §4.5.
 //
 // KV cache of one layer: a K buffer and a V buffer of kv_cache_bytes(spec) each, laid out
-// [sequences][slots][kv_heads][kv_row_elements]; position p lives in slot p % slots. Elements are
-// f16 (two in a u32) or f32. Rows are padded with zeros to a multiple of 8 elements. Attention
-// always uses values rounded to the cache's type, also for the token at hand, so decode and prefill
-// agree.
+// [sequences][slots][kv_heads][kv_row_bytes]; position p lives in slot p % slots. Elements are of
+// the spec's KvType. Rows are padded with zeros to a multiple of 8 elements. Attention always uses
+// values rounded to the cache's type, also for the token at hand, so decode and prefill agree.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/base/error.h"
@@ -19,6 +19,14 @@
 namespace lapidary::kernels {
 
 inline constexpr uint32_t kMaxSequences = 64;
+
+// What keys and values are kept as. kQ8_0: 8-bit integers in blocks of 32, each with its largest
+// magnitude, rounded up to bf16; integer i stands for i / 127 of it. 8.5 bits an element where rows
+// are multiples of 256, a little more otherwise.
+enum class KvType : uint8_t { kF16, kF32, kQ8_0 };
+inline constexpr KvType kKvTypes[] = {KvType::kF16, KvType::kF32, KvType::kQ8_0};
+// "f16", "f32", "q8_0".
+std::string_view kv_type_name(KvType type);
 
 // How decode attention is cut. The product that merges the splits must know the same cut.
 struct AttentionTiling {
@@ -39,10 +47,10 @@ struct AttentionSpec {
                                 // >= window - 1 + T (prefill) where sliding
   uint32_t sequences = 1;       // that the cache holds, each in slots of its own
   uint32_t rotated_pairs = 32;  // leading pairs that rope turns; the others pass through
-  bool kv_f32 = false;          // cache elements are f32, not f16
-  bool shares_kv = false;       // the layer has no K/V of its own: it only reads another's cache
-  bool v_from_k = false;        // no V projection: v = rms(k before norm and rope)
-  bool both_ways = false;       // prefill: keys after a query's own are seen, up to its `last`
+  KvType kv_type = KvType::kF16;
+  bool shares_kv = false;  // the layer has no K/V of its own: it only reads another's cache
+  bool v_from_k = false;   // no V projection: v = rms(k before norm and rope)
+  bool both_ways = false;  // prefill: keys after a query's own are seen, up to its `last`
   float eps = 1e-6f;
   AttentionTiling tiling;  // of decode
 
@@ -58,8 +66,8 @@ struct AttentionSpec {
 // kInvalidArgument when a kernel cannot be made of the spec (see the limits above).
 Status check_attention(const AttentionSpec& spec);
 
-// Elements of one cached row of one head: head_dim rounded up to a multiple of 8.
-uint32_t kv_row_elements(const AttentionSpec& spec);
+// Bytes of one cached row of one head: head_dim elements, rounded up to a multiple of 8.
+uint32_t kv_row_bytes(const AttentionSpec& spec);
 // Bytes of the K buffer, and of the V buffer; a multiple of 16. Fill them with zeros at creation
 // (WebGPU does).
 uint64_t kv_cache_bytes(const AttentionSpec& spec);

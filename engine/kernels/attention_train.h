@@ -1,6 +1,6 @@
 // Attention for training: over packed batches, with K and V in f32, and its gradients by
 // recomputation. Shapes and formulas are those of attention.h; AttentionSpec's slots, sequences,
-// kv_f32 and tiling say nothing here. A batch is T = step.tokens tokens of one or more
+// kv_type and tiling say nothing here. A batch is T = step.tokens tokens of one or more
 // examples, one after the other; spans is u32 [T][2]: the first token of a token's example, and one
 // past its last. Positions count from the example's first token.
 #pragma once

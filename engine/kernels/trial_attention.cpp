@@ -1,6 +1,7 @@
 #include "engine/kernels/trial_attention.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -19,8 +20,26 @@ void write_step(gpu::Device& device, const TrialLayer& layer, const Step& step) 
 
 }  // namespace
 
-float cached_value(float x, const AttentionSpec& spec) {
-  return spec.kv_f32 ? x : half_to_float(float_to_half(x));
+void round_to_cache(std::span<float> row, const AttentionSpec& spec) {
+  switch (spec.kv_type) {
+    case KvType::kF32:
+      return;
+    case KvType::kF16:
+      for (float& x : row) x = half_to_float(float_to_half(x));
+      return;
+    case KvType::kQ8_0:
+      break;
+  }
+  for (size_t begin = 0; begin < row.size(); begin += 32) {
+    const std::span<float> block = row.subspan(begin, std::min<size_t>(32, row.size() - begin));
+    float top = 0;
+    for (const float x : block) top = std::max(top, std::abs(x));
+    const float scale = std::bit_cast<float>((std::bit_cast<uint32_t>(top) + 0xffff) & 0xffff0000u);
+    for (float& x : block) {
+      const float part = scale > 0 ? x / scale : 0;
+      x = std::floor(0.5f + 127.0f * part) / 127.0f * scale;
+    }
+  }
 }
 
 std::vector<double> AttentionOracle::head(const float* x, const float* weight, bool turns,
@@ -51,9 +70,10 @@ void AttentionOracle::append(const float* qkv) {
     const float* raw_k = qkv + size_t{spec_.heads + g} * n;
     const float* raw_v = spec_.v_from_k ? raw_k : raw_k + size_t{spec_.kv_heads} * n;
     for (const double x : head(raw_k, norms_->data() + n, true, position))
-      k.push_back(cached_value(static_cast<float>(x), spec_));
-    for (const double x : head(raw_v, nullptr, false, position))
-      v.push_back(cached_value(static_cast<float>(x), spec_));
+      k.push_back(static_cast<float>(x));
+    for (const double x : head(raw_v, nullptr, false, position)) v.push_back(static_cast<float>(x));
+    round_to_cache(std::span(k).last(n), spec_);
+    round_to_cache(std::span(v).last(n), spec_);
   }
   append_rows(std::move(k), std::move(v));
 }

@@ -41,8 +41,8 @@ class AttentionOracle {
   std::vector<std::vector<float>> v_;
 };
 
-// `x` as the cache gives it back.
-float cached_value(float x, const AttentionSpec& spec);
+// A head's K or V, as the cache gives it back.
+void round_to_cache(std::span<float> row, const AttentionSpec& spec);
 
 // A layer's buffers, for up to `tokens` tokens at once and positions below `context`.
 struct TrialLayer {

@@ -219,6 +219,9 @@ constexpr char kMatvec[] = {
 constexpr char kMixExperts[] = {
 #embed <mix_experts.wgsl>
 };
+constexpr char kOwnUnit[] = {
+#embed <own_unit.wgsl>
+};
 constexpr char kPlanes[] = {
 #embed <planes.wgsl>
 };
@@ -371,6 +374,7 @@ constexpr Module kModules[] = {
     {"matmul_tokens.wgsl", kMatmulTokens},
     {"matvec.wgsl", kMatvec},
     {"mix_experts.wgsl", kMixExperts},
+    {"own_unit.wgsl", kOwnUnit},
     {"planes.wgsl", kPlanes},
     {"ple_combine.wgsl", kPleCombine},
     {"qkv_back.wgsl", kQkvBack},

@@ -147,7 +147,7 @@ Result<gpu::Buffer> Decoder::buffer(uint64_t bytes, uint32_t usage, std::string_
 kernels::AttentionSpec Decoder::attention_spec(size_t l) const {
   kernels::AttentionSpec spec = attention_shape(config_, weights_, l);
   spec.slots = config_.layers[l].sliding ? ring_slots_ : options_.context;
-  spec.kv_f32 = options_.kv_f32;
+  spec.kv_type = options_.kv_type;
   spec.sequences = options_.sequences;
   spec.both_ways = sees_both_ways() && config_.layers[l].sliding;
   return spec;

@@ -31,8 +31,8 @@ namespace lapidary::model {
 struct DecoderOptions {
   uint32_t context = 4096;   // positions of the KV cache
   uint32_t max_batch = 512;  // tokens of one prefill submission
-  bool kv_f32 = false;       // K and V in f32 rather than f16
-  uint32_t sequences = 1;    // that the KV cache holds, each with `context` positions
+  kernels::KvType kv_type = kernels::KvType::kF16;
+  uint32_t sequences = 1;  // that the KV cache holds, each with `context` positions
   kernels::Variant variant;
   Cuts cuts;                // found before on this adapter; where absent, the shape decides
   double tuning_ms = 0;     // how long to look for others
@@ -229,7 +229,7 @@ class Decoder {
 
   // Every layer with K and V of its own, in order.
   std::vector<KvRows> kv_rows() const;
-  bool kv_f32() const { return options_.kv_f32; }
+  kernels::KvType kv_type() const { return options_.kv_type; }
   // Rows of K (values: of V) of positions from `position` on, as the cache keeps them: whole rows,
   // at most `slots` of them. `out` must outlive the wait.
   Task<Status> read_kv(KvRows rows, bool values, uint32_t sequence, uint32_t position,

@@ -110,15 +110,35 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, std::optional<TablePlace> per_l
 }
 
 Error does_not_fit(const MemoryNeeds& needs, const MemoryPlan& plan, uint64_t budget) {
-  return {
-      ErrorCode::kOutOfMemory,
-      cat("the model needs ", plan.least, " bytes of GPU memory at the least, with every layer ",
-          "streamed from its file, and ", budget, " are allowed: ", needs.weights.tables,
-          " for tables, ", plan.places.per_layer == TablePlace::kGpu ? needs.weights.per_layer : 0,
-          " for per-layer embeddings, ", shared_bytes(needs.layers), " for a layer, ",
-          needs.stream_staging, " for its way there, ", needs.towers,
-          " for encoders of pictures and sound, ", needs.kv, " for the KV cache, ", needs.scratch,
-          " for activations. A shorter context, fewer sessions or smaller batches need less")};
+  const auto layers = static_cast<uint32_t>(needs.layers.size());
+  const TablePlace table = plan.places.per_layer;
+  const bool streams =
+      bytes_with(needs, {.per_layer = table, .resident = 0}) == plan.least || needs.experts == 0;
+  std::string text = cat("the model needs ", plan.least, " bytes of GPU memory at the least, with ",
+                         streams ? "every layer" : "most experts", " read from its file, and ",
+                         budget, " are allowed: ");
+  uint64_t rest = plan.least;
+  const auto say = [&](uint64_t bytes, std::string_view what) {
+    if (bytes == 0) return;
+    text += cat(bytes, " for ", what, ", ");
+    rest -= std::min(rest, bytes);
+  };
+  say(needs.weights.tables, "tables");
+  if (table == TablePlace::kGpu) say(needs.weights.per_layer, "per-layer embeddings");
+  if (streams) {
+    say(shared_bytes(needs.layers), "a layer");
+    say(needs.stream_staging, "its way there");
+  } else {
+    say(needs.weights.dense, cat(layers, " layers"));
+    say(needs.experts_used * needs.expert_slot, cat(needs.experts_used, " experts of each"));
+    say(needs.expert_staging, "their way there");
+  }
+  say(needs.towers, "encoders of pictures and sound");
+  say(needs.kv, "the KV cache");
+  say(needs.scratch, "activations");
+  text +=
+      cat(rest, " for the rest. A shorter context, fewer sessions or smaller batches need less");
+  return {ErrorCode::kOutOfMemory, std::move(text)};
 }
 
 }  // namespace lapidary::model

@@ -65,6 +65,35 @@ TEST(MemoryPlan, TooLittleIsSaid) {
   EXPECT_NE(error.message.find("195 are allowed"), std::string::npos) << error.message;
 }
 
+TEST(MemoryPlan, ExpertsGoBeforeLayers) {
+  MemoryNeeds mixture = needs();
+  mixture.weights.per_layer = 0;
+  mixture.weights.experts = 800;
+  for (std::vector<uint64_t>& layer : mixture.layers) layer.push_back(800 / 3 + 1);
+  mixture.experts = 8;
+  mixture.experts_used = 2;
+  mixture.expert_slot = 100;
+  mixture.expert_staging = 3;
+  const auto slots = [&](uint64_t budget) {
+    const MemoryPlan plan = plan_memory(mixture, std::nullopt, budget);
+    EXPECT_EQ(plan.fit, Fit::kStreamed);
+    EXPECT_EQ(plan.places.resident, 3u);
+    EXPECT_LE(plan.bytes, budget);
+    return plan.places.expert_slots;
+  };
+  const uint64_t rest = kRest + 60 + 3;
+  EXPECT_EQ(plan_memory(mixture, std::nullopt, kRest + 60 + 800).fit, Fit::kFits);
+  EXPECT_EQ(slots(kRest + 60 + 799), 7u);
+  EXPECT_EQ(slots(rest + 500), 5u);
+  EXPECT_EQ(slots(rest + 499), 4u);
+  EXPECT_EQ(slots(rest + 200), 2u);
+  const MemoryPlan plan = plan_memory(mixture, std::nullopt, rest + 199);
+  EXPECT_EQ(plan.fit, Fit::kDoesNotFit);
+  EXPECT_EQ(plan.least, rest + 200);
+  const Error error = does_not_fit(mixture, plan, 1);
+  EXPECT_NE(error.message.find("200 for 2 experts of each"), std::string::npos) << error.message;
+}
+
 TEST(MemoryPlan, LoadingMayTakeMoreThanRunning) {
   MemoryNeeds heavy = needs();
   heavy.staging = 500;

@@ -110,12 +110,13 @@ void Tuner::prepare(const Product& product) const {
   const std::vector<gpu::Range>& ranges = product.uses[0];
   const uint32_t position = attention_position(*spec);
   write_position(ranges, position);
-  const uint64_t bytes =
-      (uint64_t{position} + 1) * spec->kv_heads * kv_row_elements(*spec) * (spec->kv_f32 ? 4 : 2);
-  // 2^-5 and 2^-1, and the bits that may differ.
-  const uint32_t mantissa = spec->kv_f32 ? 0x807fffff : 0x83ff83ff;
-  fill_cache(ranges[3], bytes, spec->kv_f32 ? 0x3d000000 : 0x28002800, mantissa);
-  fill_cache(ranges[4], bytes, spec->kv_f32 ? 0x3f000000 : 0x38003800, mantissa);
+  const uint64_t bytes = (uint64_t{position} + 1) * spec->kv_heads * kv_row_bytes(*spec);
+  // 2^-5 and 2^-1, and the bits that may differ. Of 8-bit elements these are the scales; read as
+  // four integers they are as good as others.
+  const bool f32 = spec->kv_type == kernels::KvType::kF32;
+  const uint32_t mantissa = f32 ? 0x807fffff : 0x83ff83ff;
+  fill_cache(ranges[3], bytes, f32 ? 0x3d000000 : 0x28002800, mantissa);
+  fill_cache(ranges[4], bytes, f32 ? 0x3f000000 : 0x38003800, mantissa);
 }
 
 void Tuner::append(gpu::CommandList& list, const Heat& heat, const Trial& trial, size_t use) {

@@ -188,7 +188,7 @@ struct Weights {
   }
 };
 
-// What a layer's attention is; how its cache lies (slots, sequences, kv_f32) is left to the caller.
+// What a layer's attention is; how its cache lies (slots, sequences, kv_type) is left to the caller.
 kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t layer);
 
 // Streams the tensors of `header` from byte source `source`. The tensors have passed check_tensors.

@@ -174,7 +174,7 @@ struct DecoderProbe {
                [](uint64_t, uint64_t) {}, [] { return false; }));
     // As a model is loaded: the driver's cache has these kernels from the other tests, or for them.
     const DecoderOptions options{.context = config.context_length,
-                                 .kv_f32 = true,
+                                 .kv_type = kernels::KvType::kF32,
                                  .variant = {.subgroups = device.has(gpu::kFeatureSubgroups),
                                              .light = device.info().is_software != 0}};
     CO_TRY(const std::unique_ptr<Decoder> decoder,

@@ -309,7 +309,7 @@ Task<Status> expect_attention(gpu::Device& device, const Variant& variant, uint3
                            .head_dim = 16,
                            .slots = 512,
                            .rotated_pairs = 8,
-                           .kv_f32 = true,
+                           .kv_type = KvType::kF32,
                            .tiling = tiling};
   constexpr uint32_t kCols = 64;
   const uint32_t rows = spec.qkv_rows();

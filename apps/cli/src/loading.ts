@@ -1,13 +1,19 @@
 // Loads a model with a progress line on a terminal.
 
-import { Model, type LoadOptions, type LoadProgress, type ModelInfo } from 'lapidary/node';
+import {
+  Model,
+  type KvType,
+  type LoadOptions,
+  type LoadProgress,
+  type ModelInfo,
+} from 'lapidary/node';
 import { bytes } from './format.js';
 import { StatusLine, progressLine } from './status.js';
 import { storeOptions, type StoreFlags } from './stores.js';
 
 export interface LoadFlags extends StoreFlags {
   context?: number;
-  kvType?: 'f16' | 'f32';
+  kvType?: KvType;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   gpuMemory?: number;
   projector?: string;

@@ -81,7 +81,10 @@ const models = () => new Option('--models <dir>', "a folder in Ollama's layout, 
 const context = () =>
   new Option('--context <tokens>', 'room for prompt and answer together').argParser(wholeFrom(1));
 const kvType = () =>
-  new Option('--kv-type <type>', 'how keys and values are kept').choices(['f16', 'f32']);
+  new Option(
+    '--kv-type <type>',
+    'how keys and values are kept (default f16; q8_0 takes half of its memory)',
+  ).choices(['f16', 'f32', 'q8_0']);
 const perLayerEmbeddings = () =>
   new Option(
     '--per-layer-embeddings <place>',

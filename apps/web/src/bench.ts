@@ -61,7 +61,7 @@ function options(query: URLSearchParams): BenchOptions {
   read('sessions', (text) => (asked.sessions = one(text)));
   read('tune', (text) => (asked.tune = text !== '0'));
   read('profile', (text) => (asked.profile = text !== '0'));
-  read('kvType', (text) => (asked.kvType = oneOf('kvType', text, ['f16', 'f32'] as const)));
+  read('kvType', (text) => (asked.kvType = oneOf('kvType', text, ['f16', 'f32', 'q8_0'] as const)));
   read('perLayerEmbeddings', (text) => {
     const places = ['gpu', 'source', 'auto'] as const;
     asked.perLayerEmbeddings = oneOf('perLayerEmbeddings', text, places);

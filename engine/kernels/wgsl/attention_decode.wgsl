@@ -60,15 +60,15 @@ fn norm_pair(vector: u32, pair: u32) -> vec2<f32> {
 }
 
 //#if KV_WRITE
-// Unit u of the row of `parts` that starts at `base`, rounded to the cache's type.
-fn own_unit(base: u32, u: u32) -> Unit {
-  let d = base + 8u * u;
-  return Unit(vec4<f32>(kv_round(parts[d]), kv_round(parts[d + 1u]), kv_round(parts[d + 2u]),
-                        kv_round(parts[d + 3u])),
-              vec4<f32>(kv_round(parts[d + 4u]), kv_round(parts[d + 5u]),
-                        kv_round(parts[d + 6u]), kv_round(parts[d + 7u])));
-}
+fn own_value(d: u32) -> f32 { return parts[d]; }
 //#endif
+//#else
+//#if KV_WRITE
+fn own_value(d: u32) -> f32 { return head_row[d]; }
+//#endif
+//#endif
+//#if KV_WRITE
+//#include own_unit.wgsl
 //#endif
 
 //#if HANDED_RANK
@@ -161,18 +161,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 //#if KV_WRITE
     if (vector != 0u && row == 0u) {
-      let own = rounded_unit(unit);
+      let own = own_unit(0u, unit);
       if (vector == 1u) {
         sum = own;
         if (stores) {
-          store_k(kv_row(sequence, position, kv_head) + unit, own);
+          keep_k(kv_row(sequence, position, kv_head), 0u, unit, own);
         }
       } else {
         let key = sum;
         sum = own;
         mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
         if (stores) {
-          store_v(kv_row(sequence, position, kv_head) + unit, own);
+          keep_v(kv_row(sequence, position, kv_head), 0u, unit, own);
         }
       }
     }
@@ -256,8 +256,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       sum = own_unit(ROW, unit);
       mass = dot(query[2u * unit], key.a) + dot(query[2u * unit + 1u], key.b);
       if (head % (HEADS / KV_HEADS) == 0u) {
-        store_k(kv_row(sequence, position, kv_head) + unit, key);
-        store_v(kv_row(sequence, position, kv_head) + unit, sum);
+        keep_k(kv_row(sequence, position, kv_head), 0u, unit, key);
+        keep_v(kv_row(sequence, position, kv_head), ROW, unit, sum);
       }
     }
     top = workgroup_sum(thread, mass);
@@ -283,7 +283,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let qa = query[2u * u];
         let qb = query[2u * u + 1u];
 //#repeat r FOUR
-        let k${r} = load_k(row${r} + u);
+        let k${r} = load_k(row${r}, u);
         dot${r} += dot(k${r}.a, qa) + dot(k${r}.b, qb);
 //#end
       }
@@ -318,7 +318,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#repeat r FOUR
         let key${r} = key + ${r}u * ROWS_AT_ONCE;
         let near${r} = min(key${r}, count - 1u);
-        let v${r} = load_v(kv_row(sequence, tile + near${r}, kv_head) + unit);
+        let v${r} = load_v(kv_row(sequence, tile + near${r}, kv_head), unit);
         let w${r} = select(0.0, weights[near${r}], key${r} < count);
 //#end
 //#repeat r FOUR

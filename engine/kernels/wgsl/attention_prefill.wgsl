@@ -116,7 +116,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let u = i % (PIECE / 2u);
         var value = Unit(vec4<f32>(), vec4<f32>());
         if (key < count && piece / 2u + u < UNITS) {
-          value = load_k(kv_row(queries.sequence, first_key + key, kv_head) + piece / 2u + u);
+          value = load_k(kv_row(queries.sequence, first_key + key, kv_head), piece / 2u + u);
         }
         tile[key * STRIDE + 2u * u] = value.a;
         tile[key * STRIDE + 2u * u + 1u] = value.b;
@@ -174,9 +174,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (works) {
       for (var key = 0u; key < count; key += 2u) {
         // A tile's weights are 0 past `count`, but what lies in the cache there may be anything.
-        let v0 = load_v(kv_row(queries.sequence, first_key + key, kv_head) + unit);
+        let v0 = load_v(kv_row(queries.sequence, first_key + key, kv_head), unit);
         let next = min(key + 1u, count - 1u);
-        let v1 = load_v(kv_row(queries.sequence, first_key + next, kv_head) + unit);
+        let v1 = load_v(kv_row(queries.sequence, first_key + next, kv_head), unit);
         let w0 = tile[key * FOURS + four];
         let w1 = tile[(key + 1u) * FOURS + four];
         mass += w0 + w1;

@@ -1,6 +1,5 @@
 // One head vector of the fused projection, normed and turned, in workgroup memory. The includer
-// gives THREADS, HEAD_DIM, ROTATED, UNITS: u32, EPS: f32, includes workgroup_reduce.wgsl and
-// kv_cache.wgsl, and binds qkv: array<f32>, qk_norms: array<f32> and rope: array<vec2<f32>>.
+// gives THREADS, HEAD_DIM, ROTATED, UNITS: u32, EPS: f32, includes workgroup_reduce.wgsl, and binds qkv: array<f32>, qk_norms: array<f32> and rope: array<vec2<f32>>.
 const HALF: u32 = HEAD_DIM / 2u;
 const ROW: u32 = 8u * UNITS;
 var<workgroup> head_row: array<f32, ROW>;
@@ -46,14 +45,3 @@ fn turn_head(thread: u32, base: u32, norm: u32, turns: bool, position: u32) {
     head_row[d] = 0.0;
   }
 }
-
-//#if KV_WRITE
-// Unit u of head_row, rounded to the cache's type.
-fn rounded_unit(u: u32) -> Unit {
-  let d = 8u * u;
-  return Unit(vec4<f32>(kv_round(head_row[d]), kv_round(head_row[d + 1u]),
-                        kv_round(head_row[d + 2u]), kv_round(head_row[d + 3u])),
-              vec4<f32>(kv_round(head_row[d + 4u]), kv_round(head_row[d + 5u]),
-                        kv_round(head_row[d + 6u]), kv_round(head_row[d + 7u])));
-}
-//#endif

@@ -1,6 +1,11 @@
 // Norms, rope and cache write for T tokens, in place. One workgroup a head vector of a token: x
 // counts the query heads, then the K heads, then the V heads; y counts tokens. All take one path:
 // software GPUs compile a barrier anew for each place where it stands, and slowly.
+//#if KV_WRITE
+fn own_value(d: u32) -> f32 { return head_row[d]; }
+//#include own_unit.wgsl
+//#endif
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
 //#if LIGHT
@@ -33,11 +38,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (!is_q) {
     let start = kv_row(span.sequence, position, (head - HEADS) % KV_HEADS);
     for (var u = thread; u < bound(UNITS); u += THREADS) {
-      let value = rounded_unit(u);
+      let value = own_unit(0u, u);
       if (is_v) {
-        store_v(start + u, value);
+        keep_v(start, 0u, u, value);
       } else {
-        store_k(start + u, value);
+        keep_k(start, 0u, u, value);
       }
     }
   }

@@ -2,7 +2,7 @@
 
 import type { LogLevel } from './engine.js';
 import type { FindOptions, ModelLocation } from './platform.js';
-import type { KernelVariant, LoadProgress } from './types.js';
+import type { KernelVariant, KvType, LoadProgress } from './types.js';
 
 /** How a model is found and loaded. */
 export interface LoadOptions extends FindOptions {
@@ -12,8 +12,8 @@ export interface LoadOptions extends FindOptions {
   signal?: AbortSignal;
   /** Tokens that prompt and reply may have together. Default: the maker's, else 8192; never above the model's own. */
   contextLength?: number;
-  /** How keys and values are kept. Default `f16`. */
-  kvType?: 'f16' | 'f32';
+  /** How keys and values are kept. Default `f16`; `q8_0` takes little more than half of its memory. */
+  kvType?: KvType;
   /** Tokens of a prompt that run at once, 1 to 4096: more take more memory (about 300 KB each for E2B). Default 512. */
   batchSize?: number;
   /**

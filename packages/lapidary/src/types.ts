@@ -275,6 +275,12 @@ export type Cuts = Record<
   [number, number, number] | [number, number, number, number, number]
 >;
 
+/**
+ * How keys and values are kept: floats of 16 or 32 bits, or 8-bit integers in blocks of 32 with a scale each (8.5 bits an
+ * element).
+ */
+export type KvType = 'f16' | 'f32' | 'q8_0';
+
 /** What is loaded. */
 export interface ModelInfo {
   architecture: string;
@@ -291,7 +297,7 @@ export interface ModelInfo {
   modelContextLength: number;
   /** Conversations that the KV cache holds side by side. */
   sessions: number;
-  kvType: 'f16' | 'f32';
+  kvType: KvType;
   /** What messages may hold. */
   modalities: ('text' | 'image' | 'audio')[];
   template: 'small' | 'large';

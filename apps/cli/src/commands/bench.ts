@@ -10,7 +10,14 @@ import {
   type Subject,
 } from '@lapidary/bench';
 import { synthesize } from '@lapidary/bench/synthesize';
-import { FileSource, HttpRangeSource, LapidaryError, OllamaStore, isPath } from 'lapidary/node';
+import {
+  FileSource,
+  HttpRangeSource,
+  LapidaryError,
+  OllamaStore,
+  isPath,
+  type KvType,
+} from 'lapidary/node';
 import { EXIT } from '../exit.js';
 import { bytes, duration } from '../format.js';
 import { storeOptions, type StoreFlags } from '../stores.js';
@@ -26,7 +33,7 @@ export interface BenchFlags extends StoreFlags {
   variantDot?: 'f32' | 'int16' | 'int8';
   variantPrefill?: 'f32' | 'int16' | 'int8' | 'matrix';
   variantSubgroups?: 'on' | 'off';
-  kvType?: 'f16' | 'f32';
+  kvType?: KvType;
   batchSize?: number;
   sessions?: number;
   concurrency?: number[];

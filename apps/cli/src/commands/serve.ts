@@ -1,7 +1,7 @@
 // `serve`: the page and the models of this machine, and OpenAI's and Ollama's interfaces to them.
 
 import type { Server } from 'node:http';
-import { LapidaryError, Model, OllamaStore, isLoopback } from 'lapidary/node';
+import { LapidaryError, Model, OllamaStore, isLoopback, type KvType } from 'lapidary/node';
 import { EXIT, UsageError } from '../exit.js';
 import { makeApp } from '../server/app.js';
 import { allowedHosts } from '../server/guard.js';
@@ -13,6 +13,7 @@ import type { Changes } from '../server/ollama-changes.js';
 import { parseKeepAlive } from '../server/ollama-request.js';
 import { checkPage } from '../server/page.js';
 import { storeOptions, writableStores, type StoreFlags } from '../stores.js';
+import { streamingLine } from '../loading.js';
 
 export interface ServeFlags extends StoreFlags {
   host: string;
@@ -22,7 +23,7 @@ export interface ServeFlags extends StoreFlags {
   allowHost?: string[];
   keepAlive?: string;
   context?: number;
-  kvType?: 'f16' | 'f32';
+  kvType?: KvType;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   gpuMemory?: number;
   /** Replies at once. */
@@ -89,8 +90,8 @@ function changesOf(flags: ServeFlags): Changes | undefined {
 }
 
 function loader(flags: ServeFlags, log: Log): LoadModel {
-  return (name, contextLength = flags.context, signal) =>
-    Model.load(name, {
+  return async (name, contextLength = flags.context, signal) => {
+    const model = await Model.load(name, {
       ...storeOptions(flags),
       signal,
       sessions: flags.parallel,
@@ -103,6 +104,10 @@ function loader(flags: ServeFlags, log: Log): LoadModel {
         if (level === 'warning' || level === 'error') log(level, { text });
       },
     });
+    const line = streamingLine(model.info);
+    if (line) log('streamed', { model: name, text: line });
+    return model;
+  };
 }
 
 /** Resolves with the first of the signals that end programs. */

@@ -5,6 +5,7 @@ import {
   OllamaStore,
   inspect,
   isPath,
+  type KvType,
   type MemoryReport,
   type MetadataValue,
   type ModelFiles,
@@ -53,7 +54,7 @@ export async function show(
     tensors?: boolean;
     json?: boolean;
     context?: number;
-    kvType?: 'f16' | 'f32';
+    kvType?: KvType;
     gpuMemory?: number;
   },
 ): Promise<number> {
