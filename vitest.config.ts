@@ -37,6 +37,7 @@ function tier(
         LAPIDARY_TEST_DRIVER: driver,
         ...env,
       },
+      setupFiles: name.startsWith('model') ? ['tests/support/least-limits.ts'] : [],
       testTimeout: timeoutSeconds * 1000,
       hookTimeout: timeoutSeconds * 1000,
     },

@@ -5,6 +5,7 @@
 // message) at lap_result_data(). One that takes a call number finishes through host_complete.
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -63,12 +64,22 @@ struct FinetuneRun {
   std::unique_ptr<training::Finetune> run;
 };
 
+// A recording that is encoded while it comes, and the model that hears it.
+struct LiveRecording {
+  std::shared_ptr<TextModel> model;
+  std::shared_ptr<generate::Media::Live> live;
+};
+
 Table<TextModel>& models() {
   static Table<TextModel> table("this model");
   return table;
 }
 Table<FinetuneRun>& finetunes() {
   static Table<FinetuneRun> table("this fine-tuning run");
+  return table;
+}
+Table<LiveRecording>& recordings() {
+  static Table<LiveRecording> table("this recording");
   return table;
 }
 // They are never closed: the host gives each an engine of its own.
@@ -157,6 +168,26 @@ void start_reply(uint32_t call, uint32_t model, std::string_view request, bool c
                 : co_await target->generate(std::move(json), emitter(call), cancel_check(call)));
     co_return dump_json(report);
   });
+}
+
+// What writing to a recording and ending it, which has a key, share.
+void start_recording(uint32_t call, uint32_t recording, std::vector<float> samples,
+                     std::optional<std::string> key) {
+  start(call,
+        [=, samples = std::move(samples),
+         key = std::move(key)]() mutable -> Task<Result<std::string>> {
+          CO_TRY(const std::shared_ptr<LiveRecording> target, recordings().find(recording));
+          generate::Media& media = target->model->media();
+          if (key) {
+            CO_TRY(const auto* medium,
+                   co_await media.end_live(target->live, std::move(*key), cancel_check(call)));
+            co_return dump_json(media_report(medium));
+          }
+          CO_TRY_VOID(
+              co_await media.write_live(target->live, std::move(samples), cancel_check(call)));
+          co_return dump_json(
+              {{"tokens", target->live->tokens()}, {"seconds", target->live->seconds()}});
+        });
 }
 
 }  // namespace
@@ -317,6 +348,38 @@ void lap_media_add(uint32_t call, uint32_t model, uint32_t source, const char* s
     CO_TRY(const auto* medium, co_await std::move(work));
     co_return dump_json(media_report(medium));
   });
+}
+
+// Completes with {recording}. spec: as in generate::Media::begin_live.
+LAPIDARY_EXPORT(lap_recording_open)
+void lap_recording_open(uint32_t call, uint32_t model, const char* spec, uint32_t length) {
+  start(call, [=, text = std::string(spec, length)]() -> Task<Result<std::string>> {
+    CO_TRY(Json json, parse_json(text, "a recording"));
+    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
+    CO_TRY(auto live, co_await target->media().begin_live(std::move(json), cancel_check(call)));
+    const uint32_t handle =
+        recordings().add(std::make_shared<LiveRecording>(target, std::move(live)));
+    co_return dump_json({{"recording", handle}});
+  });
+}
+
+// Completes with {tokens, seconds} so far. samples: f32, channel after channel for each moment.
+LAPIDARY_EXPORT(lap_recording_write)
+void lap_recording_write(uint32_t call, uint32_t recording, const void* samples, uint32_t bytes) {
+  std::vector<float> values(bytes / sizeof(float));
+  if (!values.empty()) std::memcpy(values.data(), samples, values.size() * sizeof(float));
+  start_recording(call, recording, std::move(values), std::nullopt);
+}
+
+// Completes with what lap_media_hold answers; it is not held.
+LAPIDARY_EXPORT(lap_recording_end)
+void lap_recording_end(uint32_t call, uint32_t recording, const char* key, uint32_t length) {
+  start_recording(call, recording, {}, std::string(key, length));
+}
+
+LAPIDARY_EXPORT(lap_recording_close) void lap_recording_close(uint32_t recording) {
+  // A call that still runs keeps its own reference.
+  recordings().close(recording);
 }
 
 LAPIDARY_EXPORT(lap_prefill)

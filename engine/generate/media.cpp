@@ -21,6 +21,8 @@ constexpr size_t kWordDigits = 16;
 // Pixels, and bytes of sound, that one read asks for.
 constexpr uint32_t kPixelsRead = 1 << 20;
 constexpr uint64_t kSoundRead = 1 << 20;
+// Frames of a recording that comes that are encoded together, or more: 0.64 s.
+constexpr size_t kLiveFrames = 64;
 // Of one recording: an hour and a half.
 constexpr size_t kMostSoundTokens = 135'000;
 
@@ -96,6 +98,12 @@ size_t Media::Medium::tokens() const {
   return sum;
 }
 
+size_t Media::Live::tokens() const {
+  size_t sum = medium_.tokens();
+  for (const model::AudioRows& rows : rows_) sum += rows.tokens;
+  return sum;
+}
+
 Status Media::find_towers(const gguf::Header& header, uint32_t source, bool projector) {
   const auto place = [&](auto& found, auto config) -> Status {
     using Found = std::remove_reference_t<decltype(found)>;
@@ -158,6 +166,7 @@ const Media::Medium* Media::find(std::string_view key) const {
 const Media::Medium* Media::hold(std::string_view key) {
   const auto found = media_.find(key);
   if (found == media_.end()) return nullptr;
+  if (key == awaited_) awaited_.clear();
   ++found->second.holds;
   found->second.used = ++clock_;
   return &found->second;
@@ -175,7 +184,7 @@ void Media::forget_oldest() {
     uint64_t kept = 0;
     auto oldest = media_.end();
     for (auto it = media_.begin(); it != media_.end(); ++it) {
-      if (it->second.holds > 0) continue;
+      if (it->second.holds > 0 || it->first == awaited_) continue;
       kept += it->second.bytes();
       if (oldest == media_.end() || it->second.used < oldest->second.used) oldest = it;
     }
@@ -231,27 +240,73 @@ Task<Status> Media::load_ears(const std::function<bool()>& cancelled) {
   co_return Status{};
 }
 
-Task<Status> Media::encode_windows(audio::Recording& recording, model::AudioStream& stream,
-                                   Medium& medium) {
-  // Only whole windows: each is one piece.
-  while (const std::optional<audio::Frames> frames = recording.take(true)) {
+// The rows of a window side by side.
+Task<Status> Media::end_window(Live& live) {
+  uint32_t tokens = 0;
+  for (const model::AudioRows& rows : live.rows_) tokens += rows.tokens;
+  if (tokens == 0) co_return Status{};
+  gpu::Buffer whole;
+  if (live.rows_.size() == 1) {
+    whole = std::move(live.rows_.front().rows);
+  } else {
+    const uint64_t row = uint64_t{hidden_} * sizeof(float);
+    CO_TRY(whole, device_->create_buffer(tokens * row, gpu::kStorageUsage, "audio"));
+    gpu::CommandList list;
+    uint64_t at = 0;
+    for (const model::AudioRows& rows : live.rows_) {
+      list.copy(rows.rows, 0, whole, at, rows.tokens * row);
+      at += rows.tokens * row;
+    }
+    device_->submit(list);
+    CO_TRY_VOID(co_await device_->sync());
+  }
+  live.rows_.clear();
+  live.medium_.pieces.push_back({.ids = std::vector<uint32_t>(tokens),
+                                 .rows = std::make_shared<const gpu::Buffer>(std::move(whole))});
+  if (live.medium_.tokens() > kMostSoundTokens) {
+    co_return fail(ErrorCode::kInvalidArgument,
+                   cat("a recording of more than ", kMostSoundTokens,
+                       " tokens, 25 a second, is longer than is read at once: cut it"));
+  }
+  co_return Status{};
+}
+
+Task<Status> Media::encode(Live& live, bool whole) {
+  // What takes samples as they are does so by windows.
+  while (const auto frames = live.recording_.take(whole || raw_config_.has_value())) {
     model::AudioRows rows;
     if (raw_ears_) {
       rows.tokens = model::RawAudio::soft_tokens(frames->values.size());
       CO_TRY(rows.rows, co_await raw_ears_->encode(frames->values));
     } else {
-      CO_TRY(rows, co_await ears_.tower->encode(stream, frames->values, true));
+      live.frames_.insert(live.frames_.end(), frames->values.begin(), frames->values.end());
+      if (!frames->last && live.frames_.size() < kLiveFrames * audio::kMelBins) continue;
+      CO_TRY(rows, co_await ears_.tower->encode(live.stream_, live.frames_, frames->last));
+      live.frames_.clear();
     }
-    if (rows.tokens == 0) continue;
-    medium.pieces.push_back({.ids = std::vector<uint32_t>(rows.tokens),
-                             .rows = std::make_shared<const gpu::Buffer>(std::move(rows.rows))});
-    if (medium.tokens() > kMostSoundTokens) {
-      co_return fail(ErrorCode::kInvalidArgument,
-                     cat("a recording of more than ", kMostSoundTokens,
-                         " tokens, 25 a second, is longer than is read at once: cut it"));
-    }
+    if (rows.tokens != 0) live.rows_.push_back(std::move(rows));
+    if (frames->last) CO_TRY_VOID(co_await end_window(live));
   }
   co_return Status{};
+}
+
+Task<Status> Media::finish(Live& live, const std::string& key, bool whole) {
+  CO_TRY_VOID(live.recording_.finish());
+  CO_TRY_VOID(co_await encode(live, whole));
+  live.medium_.seconds = live.seconds();
+  for (size_t w = 0; w < live.medium_.pieces.size(); ++w) {
+    std::vector<uint32_t>& ids = live.medium_.pieces[w].ids;
+    CO_TRY(ids, ids_of(key, static_cast<uint32_t>(w), static_cast<uint32_t>(ids.size())));
+  }
+  co_return Status{};
+}
+
+Result<Media::Live> Media::open_samples(const Json& spec) const {
+  TRY(const uint32_t rate, number(spec, "rate"));
+  TRY(const uint32_t channels, number(spec, "channels"));
+  Live live;
+  TRY(live.recording_, audio::Recording::of_samples(rate, channels));
+  return live;
 }
 
 Task<Result<const Media::Medium*>> Media::add_sound(std::string key, uint32_t source, Json spec,
@@ -261,21 +316,19 @@ Task<Result<const Media::Medium*>> Media::add_sound(std::string key, uint32_t so
   const bool samples = format != nullptr && *format == "f32";
   if (!samples && (format == nullptr || *format != "wav"))
     co_return fail(ErrorCode::kInvalidArgument, "the format of sound is wav or f32");
-  audio::Recording recording;
+  Live live;
   uint32_t channels = 1;
   if (samples) {
-    CO_TRY(const uint32_t rate, number(spec, "rate"));
+    CO_TRY(live, open_samples(spec));
     CO_TRY(channels, number(spec, "channels"));
-    CO_TRY(recording, audio::Recording::of_samples(rate, channels));
   }
+  audio::Recording& recording = live.recording_;
   if (raw_config_) recording.keep_samples();
   CO_TRY_VOID(ids_of(key, 0, 1));
 
   const Lock::Held held = co_await lock_.enter();
   if (const Medium* medium = hold(key)) co_return medium;
   CO_TRY_VOID(co_await load_ears(cancelled));
-  Medium medium{.kind = model::SoftKind::kAudio};
-  model::AudioStream stream;
   const auto size = static_cast<uint64_t>(gpu::host_source_size(source));
   const uint64_t step =
       samples ? kSoundRead / (channels * sizeof(float)) * (channels * sizeof(float)) : kSoundRead;
@@ -291,16 +344,46 @@ Task<Result<const Media::Medium*>> Media::add_sound(std::string key, uint32_t so
     const Bytes bytes = std::as_bytes(std::span(values)).first(count);
     CO_TRY_VOID(samples ? recording.push_samples(std::span(values).first(count / sizeof(float)))
                         : recording.push(bytes));
-    CO_TRY_VOID(co_await encode_windows(recording, stream, medium));
+    CO_TRY_VOID(co_await encode(live, /*whole=*/true));
   }
-  CO_TRY_VOID(recording.finish());
-  CO_TRY_VOID(co_await encode_windows(recording, stream, medium));
-  medium.seconds = recording.seconds();
-  for (size_t w = 0; w < medium.pieces.size(); ++w) {
-    std::vector<uint32_t>& ids = medium.pieces[w].ids;
-    CO_TRY(ids, ids_of(key, static_cast<uint32_t>(w), static_cast<uint32_t>(ids.size())));
-  }
-  co_return keep(key, std::move(medium));
+  CO_TRY_VOID(co_await finish(live, key, /*whole=*/true));
+  co_return keep(key, std::move(live.medium_));
+}
+
+Task<Result<std::shared_ptr<Media::Live>>> Media::begin_live(Json spec,
+                                                             std::function<bool()> cancelled) {
+  CO_TRY_VOID(can_hear());
+  CO_TRY(Live live, open_samples(spec));
+  if (raw_config_) live.recording_.keep_samples();
+  const Lock::Held held = co_await lock_.enter();
+  CO_TRY_VOID(co_await load_ears(cancelled));
+  co_return std::make_shared<Live>(std::move(live));
+}
+
+Task<Status> Media::write_live(std::shared_ptr<Live> live, std::vector<float> samples,
+                               std::function<bool()> cancelled) {
+  const Lock::Held held = co_await lock_.enter();
+  if (live->failed_) co_return fail(ErrorCode::kInvalidArgument, "this recording has failed");
+  live->failed_ = true;  // until this has gone well
+  if (cancelled()) co_return fail(ErrorCode::kCancelled, "cancelled");
+  CO_TRY_VOID(live->recording_.push_samples(samples));
+  CO_TRY_VOID(co_await encode(*live, /*whole=*/false));
+  live->failed_ = false;
+  co_return Status{};
+}
+
+Task<Result<const Media::Medium*>> Media::end_live(std::shared_ptr<Live> live, std::string key,
+                                                   std::function<bool()> cancelled) {
+  CO_TRY_VOID(co_await write_live(live, {}, std::move(cancelled)));
+  CO_TRY_VOID(ids_of(key, 0, 1));
+  const Lock::Held held = co_await lock_.enter();
+  live->failed_ = true;  // it has ended
+  if (const Medium* medium = find(key)) co_return medium;
+  CO_TRY_VOID(co_await finish(*live, key, /*whole=*/false));
+  const Medium* medium = keep(key, std::move(live->medium_));
+  awaited_ = key;
+  release(key);
+  co_return medium;
 }
 
 }  // namespace lapidary::generate

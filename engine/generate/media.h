@@ -40,6 +40,22 @@ class Media {
     size_t tokens() const;
   };
 
+  // A recording whose soft tokens are made while it comes.
+  class Live {
+   public:
+    double seconds() const { return recording_.seconds(); }
+    size_t tokens() const;  // made so far
+
+   private:
+    friend class Media;
+    audio::Recording recording_;
+    model::AudioStream stream_;
+    std::vector<float> frames_;           // that wait for others
+    std::vector<model::AudioRows> rows_;  // of the window that has begun
+    Medium medium_{.kind = model::SoftKind::kAudio};
+    bool failed_ = false;
+  };
+
   // hidden: of the text model.
   explicit Media(uint32_t hidden) : hidden_(hidden) {}
 
@@ -78,6 +94,18 @@ class Media {
   Task<Result<const Medium*>> add_sound(std::string key, uint32_t source, Json spec,
                                         std::function<bool()> cancelled);
 
+  // Begins a recording of samples, and loads the tower for it. spec: {rate, channels}. Errors as
+  // add_sound's.
+  Task<Result<std::shared_ptr<Live>>> begin_live(Json spec, std::function<bool()> cancelled);
+  // Its next samples, and the soft tokens that they complete; what lies within some pieces of a
+  // second waits for more. After an error it is of no use.
+  Task<Status> write_live(std::shared_ptr<Live> live, std::vector<float> samples,
+                          std::function<bool()> cancelled);
+  // After the last of them: it is a medium as of add_sound, the same bit for bit. It is kept until
+  // it has been held once, or another recording ends.
+  Task<Result<const Medium*>> end_live(std::shared_ptr<Live> live, std::string key,
+                                       std::function<bool()> cancelled);
+
  private:
   // What a file says of a tower, and the tower once it was needed.
   template <typename Config, typename Tensors, typename Tower>
@@ -88,10 +116,12 @@ class Media {
     uint32_t source = 0;
     std::unique_ptr<Tower> tower;
   };
-  // Encodes the windows that have come.
+  Result<Live> open_samples(const Json& spec) const;
   Task<Status> load_ears(const std::function<bool()>& cancelled);
-  Task<Status> encode_windows(audio::Recording& recording, model::AudioStream& stream,
-                              Medium& medium);
+  // Encodes what has come; whole: only complete windows.
+  Task<Status> encode(Live& live, bool whole);
+  Task<Status> end_window(Live& live);
+  Task<Status> finish(Live& live, const std::string& key, bool whole);
   const Medium* keep(const std::string& key, Medium medium);
   void forget_oldest();
 
@@ -105,7 +135,8 @@ class Media {
   std::unique_ptr<model::RawAudio> raw_ears_;
   Lock lock_;
   std::map<std::string, Medium, std::less<>> media_;
-  uint64_t clock_ = 0;  // of Medium::used
+  uint64_t clock_ = 0;   // of Medium::used
+  std::string awaited_;  // the medium that was recorded last, until it is held
 };
 
 }  // namespace lapidary::generate

@@ -73,14 +73,15 @@ export const launchOptions = {
   args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
 };
 
-export const launch = (): Promise<Browser> => chromium.launch(launchOptions);
+export const launch = (args: string[] = []): Promise<Browser> =>
+  chromium.launch({ ...launchOptions, args: [...launchOptions.args, ...args] });
 
 /** A site and a browser for all tests of the file that calls it; there once the first of them runs. */
-export function siteAndBrowser(): { site: Site; browser: Browser } {
+export function siteAndBrowser(args: string[] = []): { site: Site; browser: Browser } {
   const both = {} as { site: Site; browser: Browser };
   beforeAll(async () => {
     both.site = await serve();
-    both.browser = await launch();
+    both.browser = await launch(args);
   });
   afterAll(async () => {
     await both.browser?.close();

@@ -2,11 +2,11 @@
 // agrees with the others.
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Model } from 'lapidary/node';
-import { maxAbsDifference, report, row } from '../support/compare.js';
-import { models, promptNamed } from '../support/fixtures.js';
-import { sharedGpu, type SharedGpu } from '../support/shared-gpu.js';
+import { maxAbsDifference, report, row } from '../support/compare.ts';
+import { models, promptNamed } from '../support/fixtures.ts';
+import { sharedGpu } from '../support/shared-gpu.ts';
 
-let shared: SharedGpu;
+let shared: Awaited<ReturnType<typeof sharedGpu>>;
 let f16: Model;
 let q8: Model;
 beforeAll(async () => {
@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await q8.close();
   await f16.close();
-  await shared.close();
+  shared.close();
 });
 
 const logProbabilities = (logits: Float32Array): Float64Array => {

@@ -21,7 +21,7 @@ test('the same greedy text with an adapter of every projection', async () => {
     memorySource('adapter.gguf', adapter),
   ]);
   const merged = new Uint8Array(await new Response(made.stream()).arrayBuffer());
-  const oracle = await Wllama.open(file, adapter);
+  const oracle = await Wllama.open(file, { adapter });
   const oracleOfMerged = await Wllama.open(merged);
   try {
     const model = await loadBytes('nano-f16.gguf', file, { kvType: 'f32' });

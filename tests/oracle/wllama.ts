@@ -27,12 +27,18 @@ interface RawCompletion {
 interface Instance {
   loadModel(files: Blob[], options: object): Promise<void>;
   createCompletion(options: object): Promise<RawCompletion>;
+  createChatCompletion(options: object): Promise<RawCompletion>;
 }
+
 /** What the page holds: the class from the start, the instance once `open` is through. */
 interface OraclePage {
   Wllama: new (paths: object) => Instance;
   oracle: Instance;
 }
+/** One turn after another, the parts of each without anything between them, as the published template has it. */
+const PARTS_TEMPLATE = `{{ bos_token }}{% for message in messages %}<|turn>{{ message.role }}
+{% for part in message.content %}{{ part.text }}{% endfor %}<turn|>
+{% endfor %}{{ '<|turn>model\\n' }}`;
 const HTML = `<!doctype html><title>oracle</title><script type="module">
 import { Wllama } from '/wllama.js'; globalThis.Wllama = Wllama;</script>`;
 
@@ -46,12 +52,19 @@ export class Wllama {
     readonly close: () => Promise<void>,
   ) {}
 
-  /** Loads a GGUF file, on the CPU, with K and V in f32; and a LoRA adapter that changes it. */
-  static async open(gguf: Uint8Array, adapter?: Uint8Array): Promise<Wllama> {
+  /**
+   * Loads a GGUF file, on the CPU, with K and V in f32; and a LoRA adapter that changes it, or a projector that sees and
+   * hears for it.
+   */
+  static async open(
+    gguf: Uint8Array,
+    { adapter, projector }: { adapter?: Uint8Array; projector?: Uint8Array } = {},
+  ): Promise<Wllama> {
     const files: Record<string, [type: string, bytes: () => Promise<Uint8Array> | Uint8Array]> = {
       '/': ['text/html', () => new TextEncoder().encode(HTML)],
       '/model.gguf': ['application/octet-stream', () => gguf],
       ...(adapter && { '/adapter.gguf': ['application/octet-stream', () => adapter] }),
+      ...(projector && { '/mmproj.gguf': ['application/octet-stream', () => projector] }),
     };
     for (const [name, path, type] of [
       ['/wllama.js', 'index.js', 'text/javascript'],
@@ -83,29 +96,33 @@ export class Wllama {
     try {
       const page = await browser.newPage();
       await page.goto(`http://localhost:${(server.address() as AddressInfo).port}/`);
-      await page.evaluate(async (adapted) => {
-        const host = globalThis as unknown as OraclePage;
-        const names = ['/model.gguf', ...(adapted ? ['/adapter.gguf'] : [])];
-        const files = names.map(
-          async (name) => new File([await (await fetch(name)).blob()], name.slice(1)),
-        );
-        const oracle = new host.Wllama({ default: '/wllama.wasm' });
-        await oracle.loadModel(await Promise.all(files), {
-          // Files are known inside by their numbers, as the parts of a model are.
-          ...(adapted && {
-            lora_adapters: [{ path: 'models/model-00002-of-00002.gguf', scale: 1 }],
-          }),
-          n_gpu_layers: 0,
-          n_ctx: 1024,
-          n_threads: 1,
-          n_parallel: 1,
-          cache_type_k: 'f32',
-          cache_type_v: 'f32',
-          flash_attn: false,
-          warmup: false,
-        });
-        host.oracle = oracle;
-      }, adapter !== undefined);
+      const names = Object.keys(files).filter((name) => name.endsWith('.gguf'));
+      await page.evaluate(
+        async ({ names, template }) => {
+          const host = globalThis as unknown as OraclePage;
+          const files = names.map(
+            async (name) => new File([await (await fetch(name)).blob()], name.slice(1)),
+          );
+          const oracle = new host.Wllama({ default: '/wllama.wasm' });
+          await oracle.loadModel(await Promise.all(files), {
+            // Files are known inside by their numbers, as the parts of a model are.
+            ...(names.includes('/adapter.gguf') && {
+              lora_adapters: [{ path: 'models/model-00002-of-00002.gguf', scale: 1 }],
+            }),
+            n_gpu_layers: 0,
+            n_ctx: 1024,
+            ...(names.includes('/mmproj.gguf') && { jinja: true, chat_template: template }),
+            n_threads: 1,
+            n_parallel: 1,
+            cache_type_k: 'f32',
+            cache_type_v: 'f32',
+            flash_attn: false,
+            warmup: false,
+          });
+          host.oracle = oracle;
+        },
+        { names, template: PARTS_TEMPLATE },
+      );
       return new Wllama(page, close);
     } catch (error) {
       await close();
@@ -144,20 +161,59 @@ export class Wllama {
 
   /** Continues a prompt greedily; control tokens in it count as such, and <bos> is put before it. */
   async greedy(prompt: string, maxTokens: number): Promise<Completion> {
-    const { __verbose: result } = await this.complete({
-      prompt,
-      max_tokens: maxTokens,
-      logprobs: 2,
-      return_tokens: true,
-      cache_prompt: false,
-    });
-    return {
-      promptTokens: result.tokens_evaluated,
-      tokens: result.tokens,
-      text: result.content,
-      margins: (result.completion_probabilities ?? []).map(
-        ({ top_logprobs: [best, second] }) => (best?.logprob ?? 0) - (second?.logprob ?? 0),
-      ),
-    };
+    return completion(
+      await this.complete({
+        prompt,
+        max_tokens: maxTokens,
+        logprobs: 2,
+        return_tokens: true,
+        cache_prompt: false,
+      }),
+    );
   }
+
+  /**
+   * Answers one message of a user greedily: texts and files of pictures in their order. Sound is beyond this build: to
+   * read it, llama.cpp starts threads, which fails on one thread and waits for ever on two.
+   */
+  async answer(content: (string | Uint8Array)[], maxTokens: number): Promise<Completion> {
+    const parts = content.map((part) =>
+      typeof part === 'string'
+        ? { type: 'text', text: part, base64: undefined }
+        : { type: 'image', text: undefined, base64: Buffer.from(part).toString('base64') },
+    );
+    const raw = await this.page.evaluate(
+      ({ parts, maxTokens }) => {
+        const { oracle } = globalThis as unknown as OraclePage;
+        const content = parts.map(({ type, text, base64 }) =>
+          base64 === undefined
+            ? { type, text }
+            : { type, data: Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer },
+        );
+        return oracle.createChatCompletion({
+          messages: [{ role: 'user', content }],
+          max_tokens: maxTokens,
+          temperature: 0,
+          verbose: true,
+          logprobs: true,
+          top_logprobs: 2,
+          return_tokens: true,
+          cache_prompt: false,
+        });
+      },
+      { parts, maxTokens },
+    );
+    return completion(raw);
+  }
+}
+
+function completion({ __verbose: result }: RawCompletion): Completion {
+  return {
+    promptTokens: result.tokens_evaluated,
+    tokens: result.tokens,
+    text: result.content,
+    margins: (result.completion_probabilities ?? []).map(
+      ({ top_logprobs: [best, second] }) => (best?.logprob ?? 0) - (second?.logprob ?? 0),
+    ),
+  };
 }

@@ -20,7 +20,8 @@ export function noise(count: number, seed: number): Float64Array {
   });
 }
 
-export function rawMedia(): GgufFile {
+/** positions: 48 pixels each, that a picture may have a side. */
+export function rawMedia(positions = POSITIONS): GgufFile {
   const tensor = (name: string, dims: number[], seed: number, scale: number, about = 0): Tensor => {
     const values = noise(
       dims.reduce((a, b) => a * b, 1),
@@ -50,7 +51,7 @@ export function rawMedia(): GgufFile {
       tensor('v.patch_embd.bias', [HIDDEN], 4, 1),
       tensor('v.patch_norm.2.weight', [HIDDEN], 5, 1 / 4, 1),
       tensor('v.patch_norm.2.bias', [HIDDEN], 6, 1 / 2),
-      tensor('v.position_embd.weight', [HIDDEN, POSITIONS, 2], 7, 1),
+      tensor('v.position_embd.weight', [HIDDEN, positions, 2], 7, 1),
       tensor('v.patch_norm.3.weight', [HIDDEN], 8, 1 / 4, 1),
       tensor('v.patch_norm.3.bias', [HIDDEN], 9, 1 / 2),
       tensor('mm.input_projection.weight', [HIDDEN, HIDDEN], 10, 1 / 4),

@@ -57,6 +57,52 @@ describe('a model in a worker', () => {
     await model.close();
   });
 
+  test('records: pieces go over, the part comes back', async () => {
+    const { fake, model } = await pretend({ replies: ['I hear.'] });
+    const recording = await model.record({ sampleRate: 8000 });
+    const samples = Float32Array.from({ length: 100 }, (_, i) => i / 100);
+    const heard = [samples.subarray(0, 30), samples.subarray(30)].map((piece) =>
+      recording.write(piece),
+    );
+    expect((await Promise.all(heard)).at(-1)).toEqual({ tokens: 0, seconds: 0.0125 });
+    const part = await recording.end();
+    expect(part).toEqual({ type: 'audio', audio: { samples, sampleRate: 8000, channels: 1 } });
+    expect(await recording.end()).toBe(part);
+    await recording.cancel();
+    expect(await codeOf(recording.write(samples))).toBe('invalid_argument');
+    expect(await model.chat([{ role: 'user', content: [part] }]).text()).toBe('I hear.');
+    expect(fake.requests[0]).toMatchObject({ messages: [{ content: [part] }] });
+
+    const controller = new AbortController();
+    const given = await model.record({ signal: controller.signal });
+    await given.write(samples);
+    controller.abort();
+    expect(await codeOf(given.end())).toBe('cancelled');
+    expect(await codeOf(model.record({ signal: controller.signal }))).toBe('cancelled');
+    const left = await model.record();
+    await model.close();
+    expect(await codeOf(left.end())).not.toBe('nothing went wrong');
+  });
+
+  test('takes live samples as a stream, and as what can be iterated', async () => {
+    const { fake, model } = await pretend({ replies: ['One.', 'Two.'] });
+    const pieces = [Float32Array.of(0.5), Float32Array.of(0.25, 0.125)];
+    const iterable = {
+      async *[Symbol.asyncIterator]() {
+        for (const piece of pieces) yield await Promise.resolve(piece);
+      },
+    };
+    for (const samples of [new Blob([]).stream(), iterable]) {
+      const audio = { samples: samples as unknown as typeof iterable, sampleRate: 8000 };
+      await model.chat([{ role: 'user', content: [{ type: 'audio', audio }] }]).text();
+      const { messages } = fake.requests.at(-1) as { messages: { content: unknown }[] };
+      expect(messages[0]!.content).toMatchObject([
+        { type: 'audio', audio: { samples: expect.any(ReadableStream) as unknown } },
+      ]);
+    }
+    await model.close();
+  });
+
   test('asked at once, answers one after another', async () => {
     const { model } = await pretend({ replies: ['first one', 'second one'], delay: 5 });
     const replies = [model.chat(question), model.generate('go on')];

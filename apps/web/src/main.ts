@@ -2,6 +2,7 @@
 
 import {
   LapidaryError,
+  type ContentPart,
   type LoadProgress,
   type Message,
   type ModelCache,
@@ -9,8 +10,9 @@ import {
 } from 'lapidary';
 import { element } from './element.js';
 import { openLibrary, showLibrary } from './library.js';
-import { thumbnail, Tray } from './pictures.js';
+import { Listening } from './listening.js';
 import type { FromWorker, ToWorker } from './protocol.js';
+import { soundItem, Tray } from './tray.js';
 
 const url = element<HTMLInputElement>('url');
 const file = element<HTMLInputElement>('file');
@@ -23,6 +25,8 @@ const log = element('log');
 const prompt = element<HTMLTextAreaElement>('prompt');
 const send = element<HTMLButtonElement>('send');
 const stop = element<HTMLButtonElement>('stop');
+const recordButton = element<HTMLButtonElement>('record');
+const cameraButton = element<HTMLButtonElement>('camera');
 
 const PHASES: Record<LoadProgress['phase'], string> = {
   download: 'Downloading',
@@ -32,7 +36,7 @@ const PHASES: Record<LoadProgress['phase'], string> = {
   compile: 'Compiling kernels',
 };
 
-type State = 'unusable' | 'empty' | 'loading' | 'ready' | 'answering';
+type State = 'unusable' | 'empty' | 'loading' | 'ready' | 'recording' | 'answering';
 let state: State = 'empty';
 let conversation: Message[] = [];
 let answer: { text: string; node: HTMLElement; thinking: HTMLElement } | undefined;
@@ -44,9 +48,10 @@ function enter(next: State): void {
     file.disabled =
     url.disabled =
     keep.disabled =
-      next === 'unusable' || next === 'loading' || next === 'answering';
-  library.inert = next === 'loading' || next === 'answering';
-  prompt.disabled = send.disabled = next !== 'ready';
+      next !== 'empty' && next !== 'ready';
+  library.inert = next !== 'empty' && next !== 'ready';
+  send.disabled = recordButton.disabled = cameraButton.disabled = next !== 'ready';
+  prompt.disabled = next !== 'ready' && next !== 'recording';
   stop.disabled = next !== 'answering';
 }
 
@@ -76,7 +81,7 @@ function onEvent(event: ReplyEvent): void {
   } else if (event.type === 'thinking') {
     answer.thinking.textContent += event.text;
   } else if (event.type === 'media') {
-    if (event.processed < event.total) say('Looking at the pictures …');
+    if (event.processed < event.total) say('Taking in pictures and sound …');
   } else if (event.type === 'done') {
     conversation.push({ role: 'assistant', content: answer.text });
     const { usage, timings, reason } = event;
@@ -96,7 +101,9 @@ function finish(): void {
 }
 
 const worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' });
-const tell = (message: ToWorker) => worker.postMessage(message);
+const tell = (message: ToWorker, transfer: Transferable[] = []) =>
+  worker.postMessage(message, transfer);
+const listening = new Listening(tell);
 
 worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
   switch (data.type) {
@@ -109,7 +116,8 @@ worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
       log.replaceChildren();
       progressBar.value = 1;
       say(`${data.title} on ${data.device}${data.software ? ' (software)' : ''}: ready.`);
-      tray.open(data.modalities.includes('image'));
+      tray.open(data.modalities);
+      longest = Math.min(LONGEST_RECORDING, Math.floor(data.contextLength / TOKENS_PER_SECOND));
       enter('ready');
       prompt.focus();
       void refresh();
@@ -117,7 +125,14 @@ worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
     case 'event':
       onEvent(data.event);
       break;
+    case 'recorded':
+      listening.done(data);
+      break;
     case 'error':
+      if (data.during === 'record') {
+        listening.fail(`${data.message} (${data.code})`);
+        break;
+      }
       if (data.during === 'load') {
         progressBar.value = 0;
         enter('empty');
@@ -155,6 +170,46 @@ function load(from: string | File, keep: boolean, projector?: File): void {
 const tray = new Tray((text) => say(text, true));
 let cache: ModelCache | undefined;
 
+/** Seconds, for any model; of sound, each of which takes so many tokens of the context. */
+const LONGEST_RECORDING = 40 * 60;
+const TOKENS_PER_SECOND = 25;
+let longest = LONGEST_RECORDING;
+
+const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
+
+recordButton.addEventListener('click', () => {
+  enter('recording');
+  say('Opening the microphone …');
+  import('./recorder.js')
+    .then(async ({ clock, record }) => {
+      const taken = await record(element('recorder'), listening, longest, () =>
+        say('Recording: the model hears it while you speak.'),
+      );
+      if (taken) await tray.add(soundItem(taken.part, `recording, ${clock(taken.seconds)}`));
+      say(taken ? 'Recorded.' : 'Discarded.');
+    })
+    .catch((error: unknown) => say(messageOf(error), true))
+    .finally(() => {
+      enter('ready');
+      recordButton.focus();
+    });
+});
+cameraButton.addEventListener('click', () => {
+  cameraButton.disabled = true;
+  import('./camera.js')
+    .then(({ showCamera }) =>
+      showCamera(
+        (picture) => void tray.addFiles([picture]),
+        (text) => say(text, true),
+      ),
+    )
+    .catch((error: unknown) => say(messageOf(error), true))
+    .finally(() => {
+      enter(state);
+      cameraButton.focus();
+    });
+});
+
 /** Shows what is kept; the page works without, and says why where it must. */
 async function refresh(): Promise<void> {
   if (cache) await showLibrary(cache, { load: (url) => load(url, true), remove }).catch(tellError);
@@ -190,18 +245,16 @@ file.addEventListener('change', () => {
 element<HTMLFormElement>('chat').addEventListener('submit', (event) => {
   event.preventDefault();
   const text = prompt.value.trim();
-  if (text === '' || state !== 'ready') return;
+  if ((text === '' && tray.empty) || state !== 'ready') return;
   prompt.value = '';
-  const pictures = tray.take();
+  const items = tray.take();
   const turn = addTurn('You').node;
   turn.textContent = text;
-  for (const each of pictures) {
-    thumbnail(each).then((drawn) => turn.prepend(drawn), tellError);
-  }
+  Promise.all(items.map((item) => item.show())).then((shown) => turn.prepend(...shown), tellError);
   answer = { text: '', ...addTurn('Model') };
-  const parts = pictures.map((image) => ({ type: 'image', image }) as const);
-  const content = parts.length > 0 ? [...parts, { type: 'text', text } as const] : text;
-  conversation.push({ role: 'user', content });
+  const parts: ContentPart[] = items.map(({ part }) => part);
+  if (text !== '') parts.push({ type: 'text', text });
+  conversation.push({ role: 'user', content: items.length > 0 ? parts : text });
   enter('answering');
   tell({ type: 'chat', messages: conversation, options: {} });
 });

@@ -1,6 +1,7 @@
 // What the page and its worker say to each other.
 
 import type {
+  AudioPart,
   ChatOptions,
   ErrorCode,
   LoadProgress,
@@ -12,7 +13,12 @@ import type {
 export type ToWorker =
   | { type: 'load'; from: string | File; keep: boolean; projector?: File }
   | { type: 'chat'; messages: Message[]; options: Omit<ChatOptions, 'signal'> }
-  | { type: 'stop' };
+  | { type: 'stop' }
+  /** A recording at so many Hz begins; its samples; its end; or it is given up. */
+  | { type: 'record'; rate: number }
+  | { type: 'samples'; samples: Float32Array<ArrayBuffer> }
+  | { type: 'recorded' }
+  | { type: 'discard' };
 
 export type FromWorker =
   | { type: 'progress'; progress: LoadProgress }
@@ -25,4 +31,5 @@ export type FromWorker =
       modalities: ModelInfo['modalities'];
     }
   | { type: 'event'; event: ReplyEvent }
-  | { type: 'error'; during: 'load' | 'chat'; code: ErrorCode; message: string };
+  | { type: 'recorded'; part: AudioPart }
+  | { type: 'error'; during: 'load' | 'chat' | 'record'; code: ErrorCode; message: string };

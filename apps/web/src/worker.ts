@@ -1,6 +1,6 @@
 // The engine's own thread: the page stays responsive while weights stream and tokens come.
 
-import { LapidaryError, Model } from 'lapidary';
+import { LapidaryError, Model, type Recording } from 'lapidary';
 import type { FromWorker, ToWorker } from './protocol.js';
 
 const say = (message: FromWorker) => postMessage(message);
@@ -34,15 +34,48 @@ async function chat({ messages, options }: Extract<ToWorker, { type: 'chat' }>):
   for await (const event of reply) say({ type: 'event', event });
 }
 
+/** The recording that the page makes, and what it fails of, which is told once. */
+let recording: Promise<Recording> | undefined;
+let told = false;
+
+async function record(message: Extract<ToWorker, { type: 'record' | Recorded }>): Promise<void> {
+  if (message.type === 'record') {
+    told = false;
+    if (!model) throw new LapidaryError('invalid_argument', 'no model is loaded');
+    recording = model.record({ sampleRate: message.rate });
+    await recording;
+    return;
+  }
+  const opened = await recording;
+  if (message.type === 'samples') await opened?.write(message.samples);
+  else if (message.type === 'discard') await opened?.cancel();
+  else if (opened) say({ type: 'recorded', part: await opened.end() });
+}
+type Recorded = 'samples' | 'recorded' | 'discard';
+
+function work(message: Exclude<ToWorker, { type: 'stop' }>): Promise<void> {
+  switch (message.type) {
+    case 'load':
+      return load(message);
+    case 'chat':
+      return chat(message);
+    default:
+      return record(message);
+  }
+}
+
 addEventListener('message', ({ data }: MessageEvent<ToWorker>) => {
   if (data.type === 'stop') {
     stop?.abort();
     return;
   }
-  const work = data.type === 'load' ? load(data) : chat(data);
-  work.catch((error: unknown) => {
+  work(data).catch((error: unknown) => {
     const { code, message } =
       error instanceof LapidaryError ? error : new LapidaryError('internal_error', String(error));
-    say({ type: 'error', during: data.type, code, message });
+    const during = data.type === 'load' || data.type === 'chat' ? data.type : 'record';
+    // Given up, it ends so.
+    if (during === 'record' && (told || code === 'cancelled')) return;
+    told ||= during === 'record';
+    say({ type: 'error', during, code, message });
   });
 });

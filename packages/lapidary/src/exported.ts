@@ -43,6 +43,7 @@ export {
   type MergeType,
   type PeftAdapter,
 } from './merge.js';
+export { decodeAudio } from './media/decode.js';
 export type { LoadOptions } from './load-options.js';
 export { Model, inspect, type InspectOptions, type TokenizeOptions } from './model.js';
 export { engineModule, findGpu, type FoundModel, type ModelLocation } from './platform.js';

@@ -19,6 +19,7 @@ import type { GpuCounters } from './gpu/host.js';
 import type { KernelTime } from './gpu/profiler.js';
 import type { LoadOptions } from './load-options.js';
 import { loadOn, type Loaded } from './loaded.js';
+import { whole } from './media/live.js';
 import { holdSound, withMedia, withoutMedia, type Host } from './media/media.js';
 import { transcribe } from './media/transcribe.js';
 import {
@@ -44,6 +45,8 @@ import type {
   PrefillPrompt,
   PrefillReport,
   RawOptions,
+  Recording,
+  RecordOptions,
   RenderOptions,
   ReplyEvent,
   ReplyReport,
@@ -157,6 +160,7 @@ export class Model {
     return transcribe(
       {
         chat: (messages, chatOptions) => this.chat(messages, chatOptions),
+        hear: (live) => this.listen(signal, (ending) => whole(this.host, live, ending)),
         hold: (sound) =>
           this.request(() => {
             throwIfAborted(signal);
@@ -166,6 +170,44 @@ export class Model {
       audio,
       options,
     );
+  }
+
+  /**
+   * Begins a recording that the model hears while it is made, as of a microphone: after its end only the last part of a
+   * second is left to encode. It begins when it is its turn, as a reply does; its writes wait for nothing but each other.
+   * Rejects with `unsupported` where the model takes no sound or no such rate, `invalid_argument` for options that are
+   * none, `out_of_memory`, `io_error`, `cancelled`.
+   *
+   * ```ts
+   * const recording = await model.record({ sampleRate: 48_000 });
+   * for await (const samples of microphone) await recording.write(samples);
+   * const reply = model.chat([{ role: 'user', content: [await recording.end()] }]);
+   * ```
+   */
+  record({ sampleRate = 16_000, channels = 1, signal }: RecordOptions = {}): Promise<Recording> {
+    return this.listen(signal, async (ending) => {
+      // Loaded when it is needed: most models hear nothing.
+      const { Listening, LiveRecording } = await import('./media/recording.js');
+      const listening = await Listening.open(this.host, { rate: sampleRate, channels }, ending);
+      return new LiveRecording(listening, sampleRate, channels, ending);
+    });
+  }
+
+  /** Does `work`, for which the audio tower may be loaded, beside replies. */
+  private listen<T>(
+    signal: AbortSignal | undefined,
+    work: (ending: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    return this.turns.beside(async () => {
+      throwIfAborted(signal);
+      this.checkOpen();
+      this.replying++;
+      try {
+        return await this.recovery.run(() => work(this.endingWith(signal)));
+      } finally {
+        this.replying--;
+      }
+    });
   }
 
   /** Continues a raw prompt, text (`<bos>` is put before it) or token ids, with no chat template. */

@@ -11,6 +11,7 @@ import { isSoftware } from './gpu/device.js';
 import { waitPatiently, type WaitedFor } from './gpu/patience.js';
 import { tooLarge } from './media/fetch.js';
 import { decodeWithSharp } from './media/sharp.js';
+import { refuseSound } from './media/sound-kind.js';
 import { setPlatform, type FindOptions, type FoundModel } from './platform.js';
 import { FileSource } from './source/file.js';
 import { OllamaStore } from './source/ollama-store.js';
@@ -153,4 +154,6 @@ setPlatform({
   findAdapter,
   readFile: readSmallFile,
   decodeImage: decodeWithSharp,
+  decodeSound: (_bytes, name, kind) =>
+    Promise.reject(refuseSound(name, kind, 'convert it, say with ffmpeg -i FILE sound.wav')),
 });

@@ -5,13 +5,16 @@ import type { ModelCache } from './cache/cache.js';
 import { openCache } from './cache/open.js';
 import type { DownloadProgress, ExpectedFile } from './cache/types.js';
 import { LapidaryError } from './errors.js';
+import { decodeAudio } from './media/decode.js';
 import { fetchBytes } from './media/fetch.js';
 import { decodeInPage } from './media/page.js';
 import type { Pixels } from './media/pixels.js';
+import { refuseSound } from './media/sound-kind.js';
 import { BlobSource } from './source/blob.js';
 import { HttpRangeSource } from './source/http.js';
 import type { ByteSource } from './source/source.js';
 import type { TextCache } from './tuning.js';
+import type { RawAudio } from './types.js';
 
 /** Where a model is loaded from: see {@link Model.load}. */
 export type ModelLocation = string | URL | Blob | ByteSource;
@@ -64,6 +67,8 @@ export interface Platform {
   readFile(name: string | URL, most: number, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer>>;
   /** Decodes the file of a picture; `invalid_format` where it cannot. */
   decodeImage(bytes: Uint8Array<ArrayBuffer>, name: string): Promise<Pixels>;
+  /** Decodes a file of sound that is no WAV, but `kind`; `unsupported` where nothing does. */
+  decodeSound(bytes: Uint8Array<ArrayBuffer>, name: string, kind: string): Promise<RawAudio>;
 }
 
 let base: string | undefined;
@@ -125,6 +130,16 @@ const browser: Platform = {
     return fetchBytes(pageUrl(name, refusal).href, most, signal);
   },
   decodeImage: decodeInPage,
+  async decodeSound(bytes, name, kind) {
+    if (typeof OfflineAudioContext === 'undefined') {
+      throw refuseSound(
+        name,
+        kind,
+        'in a worker give the samples that decodeAudio() finds in the page',
+      );
+    }
+    return decodeAudio(new File([bytes], name));
+  },
 };
 
 let platform = browser;

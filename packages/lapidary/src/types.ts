@@ -39,9 +39,25 @@ export interface RawAudio {
   channels?: number | undefined;
 }
 
+/** What {@link decodeAudio} gives: mono. */
+export interface DecodedAudio extends RawAudio {
+  samples: Float32Array<ArrayBuffer>;
+}
+
+/** Samples that are still to come, as of a microphone. */
+export interface LiveAudio {
+  /** Pieces of any length, as in {@link RawAudio}. They are read once, while the model listens. */
+  samples: ReadableStream<Float32Array> | AsyncIterable<Float32Array>;
+  /** Hz, 1,000 to 384,000. */
+  sampleRate: number;
+  /** Default 1. */
+  channels?: number | undefined;
+}
+
 /**
  * Sound: a WAV file (PCM of 8 to 32 bits, floats, A-law, mu-law; any rate and channels) as a Blob, as bytes, or by its
- * address (a path in Node); or samples, a bare Float32Array being mono at 16,000 Hz. It becomes 25 tokens a second.
+ * address (a path in Node); or samples, a bare Float32Array being mono at 16,000 Hz, or as they come. In a page, not in
+ * a worker, other files that the browser decodes (MP3, Ogg, M4A), too. It becomes 25 tokens a second.
  */
 export type AudioInput =
   | string
@@ -50,7 +66,8 @@ export type AudioInput =
   | Uint8Array<ArrayBuffer>
   | ArrayBuffer
   | Float32Array<ArrayBuffer>
-  | RawAudio;
+  | RawAudio
+  | LiveAudio;
 
 /** Sound in a message's content; it stays part of the conversation, as a picture does. */
 export interface AudioPart {
@@ -58,6 +75,43 @@ export interface AudioPart {
   audio: AudioInput;
   /** Only this window of 30 s, from 0. */
   window?: number | undefined;
+}
+
+/** What of a recording has been heard. */
+export interface RecordingProgress {
+  /** Soft tokens that have been made; the last part of a second waits for more. */
+  tokens: number;
+  /** Of the samples that were taken. */
+  seconds: number;
+}
+
+/** A recording in the making: see {@link Model.record}. */
+export interface Recording {
+  /**
+   * The next samples, from -1 to 1, channel after channel for each moment. They are copied at once, so that writes may
+   * follow each other without waiting; each resolves when its samples have been heard, in their order: waiting for it
+   * keeps memory bounded where they come faster than that. Rejects with `invalid_argument` for samples that are no
+   * finite numbers or none of every channel, for what is too long, and after the end: what was there before stays. An
+   * error of the engine (`out_of_memory`) ends the recording.
+   */
+  write(samples: Float32Array): Promise<RecordingProgress>;
+  /**
+   * Ends it: the part to put into messages, now and in later turns. Rejects as {@link write} does, and with
+   * `invalid_argument` for under a hundredth of a second.
+   */
+  end(): Promise<AudioPart>;
+  /** Gives it up and frees its memory; nothing happens after the end. */
+  cancel(): Promise<void>;
+}
+
+/** Options of {@link Model.record}. */
+export interface RecordOptions {
+  /** Hz, 1,000 to 384,000. Default 16,000. */
+  sampleRate?: number;
+  /** Default 1. */
+  channels?: number;
+  /** Aborting gives the recording up, as {@link Recording.cancel} does. */
+  signal?: AbortSignal;
 }
 
 /** What was said in a stretch of a recording. */

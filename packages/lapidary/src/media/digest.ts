@@ -6,7 +6,7 @@ import type { Pixels } from './pixels.js';
 const PIECE = 16 << 20;
 
 /** The library is loaded when it is needed: most conversations have no media. */
-const newHasher = async () => (await import('../cache/sha256.js')).sha256();
+export const newHasher = async () => (await import('../cache/sha256.js')).sha256();
 
 /** SHA-256 in hexadecimal. */
 export async function digestOfBytes(bytes: Uint8Array): Promise<string> {

@@ -5,6 +5,7 @@ import type { Engine } from '../engine.js';
 import { throwIfAborted, type ByteSource } from '../source/source.js';
 import type { AudioInput, AudioPart, ImagePart } from '../types.js';
 import { openImage } from './image.js';
+import { whole } from './live.js';
 import { openSound, type Sound } from './sound.js';
 
 /** Soft tokens that a picture becomes at most; the engine knows which numbers there are. */
@@ -73,11 +74,14 @@ async function nameSound(
   audio: AudioInput | Sound,
   signal: AbortSignal,
 ): Promise<NamedMedium> {
-  const { key, spec, open } = await openSound(audio, signal);
+  const { key, open } = await openSound(audio, signal);
   return {
     key,
     kind: 'audio',
-    add: async () => addToEngine(host, await open(), { key, ...spec }, 'audio', signal),
+    async add() {
+      const { source, spec } = await open();
+      return addToEngine(host, source, { key, ...spec }, 'audio', signal);
+    },
   };
 }
 
@@ -159,7 +163,7 @@ export async function withMedia<T>(
         }
         const medium = isImage(part)
           ? await nameImage(host, part, signal)
-          : await nameSound(host, part.audio, signal);
+          : await nameSound(host, await whole(host, part.audio, signal), signal);
         const { key, kind } = medium;
         if (hold(host, medium).tokens > 0) held.push(key);
         else missing.set(key, medium);

@@ -4,11 +4,14 @@ import { throwIfAborted } from '../source/source.js';
 import type {
   AudioInput,
   ChatOptions,
+  LiveAudio,
   Message,
+  RawAudio,
   TranscribeOptions,
   Transcript,
   TranscriptSegment,
 } from '../types.js';
+import { isLive } from './live.js';
 import { openSound, type Sound } from './sound.js';
 
 /** Of sound that is encoded at once. */
@@ -19,6 +22,8 @@ const PROMPT =
 /** What transcribing takes of a model. */
 interface Listener {
   chat(messages: Message[], options: ChatOptions): { text(): Promise<string> };
+  /** All of a live sound. */
+  hear(audio: LiveAudio): Promise<RawAudio>;
   /** Has the engine hold the recording until `done`. */
   hold(sound: Sound): Promise<{ windows: number; seconds: number; done(): void }>;
 }
@@ -28,7 +33,8 @@ export async function transcribe(
   audio: AudioInput,
   { prompt = PROMPT, onSegment, signal, ...options }: TranscribeOptions,
 ): Promise<Transcript> {
-  const sound = await openSound(audio, signal ?? new AbortController().signal);
+  const whole = isLive(audio) ? await model.hear(audio) : audio;
+  const sound = await openSound(whole, signal ?? new AbortController().signal);
   const held = await model.hold(sound);
   try {
     const segments: TranscriptSegment[] = [];

@@ -8,6 +8,7 @@ import {
   type FinetuneProbe,
   type FinetuneReport,
 } from '../finetune.js';
+import { LiveRecording } from '../media/recording.js';
 import type { Model, TokenizeOptions } from '../model.js';
 import { Reply } from '../reply.js';
 import { throwIfAborted } from '../source/source.js';
@@ -20,6 +21,8 @@ import type {
   PrefillPrompt,
   PrefillReport,
   RawOptions,
+  Recording,
+  RecordOptions,
   RenderOptions,
   TranscribeOptions,
   Transcript,
@@ -138,6 +141,14 @@ class Fake implements FakeControls {
     const segment = { start: 0, end: 1, text };
     onSegment?.(segment);
     return { segments: [segment], seconds: 1 };
+  }
+
+  /** A recording that nobody hears. */
+  record({ sampleRate = 16_000, channels = 1, signal }: RecordOptions = {}): Promise<Recording> {
+    return this.#enqueue(() => {
+      throwIfAborted(signal);
+      return new LiveRecording(undefined, sampleRate, channels, this.#ending(signal));
+    });
   }
 
   chat(messages: Message[], { signal, ...options }: ChatOptions = {}): Reply {

@@ -6,6 +6,7 @@ import { Finetune } from '../finetune.js';
 import type { Model as PageModel } from '../model.js';
 import { Reply } from '../reply.js';
 import { throwIfAborted } from '../source/source.js';
+import type { AudioPart, Recording, RecordingProgress, RecordOptions } from '../types.js';
 import { Peer, ROOT, type RemoteObject } from './peer.js';
 import { CONNECT, PROTOCOL, type ConnectMessage } from './protocol.js';
 
@@ -55,6 +56,35 @@ const STREAMS: Record<StreamNames<PageModel>, unknown> = {
   generate: Reply,
   finetune: Finetune,
 };
+
+/** A recording that goes on in the worker. */
+async function recordingOf(peer: Peer, ref: number, options: RecordOptions): Promise<Recording> {
+  const remote = (await peer.call(ref, 'record', [options])) as RemoteObject;
+  const ask = (member: string, ...args: unknown[]) => peer.call(remote.ref, member, args);
+  let ended: Promise<AudioPart> | undefined;
+  let released: Promise<void> | undefined;
+  const release = () => {
+    options.signal?.removeEventListener('abort', abort);
+    peer.release(remote.ref);
+  };
+  const cancel = () => (released ??= ask('cancel').then(release));
+  // The worker hears of it only while the call goes on that it was given with.
+  const abort = () => void cancel().catch(() => {});
+  if (options.signal?.aborted) abort();
+  else options.signal?.addEventListener('abort', abort);
+  return {
+    // Of a part of a buffer all of it would be cloned.
+    write: (samples) =>
+      ask(
+        'write',
+        ArrayBuffer.isView(samples) && samples.byteLength < samples.buffer.byteLength
+          ? samples.slice()
+          : samples,
+      ) as Promise<RecordingProgress>,
+    end: () => (ended ??= ask('end').finally(release) as Promise<AudioPart>),
+    cancel: () => (ended ? Promise.resolve() : cancel()),
+  };
+}
 
 /** Milliseconds that calls have to tell their end after a model was closed. */
 const LAST_WORDS = 1000;
@@ -135,6 +165,9 @@ export function modelOf(connection: Connection, { ref, shape }: RemoteObject): M
       : (...args: unknown[]) => peer.call(ref, name, args);
     members[name] = { value };
   }
+  members.record = {
+    value: (options: RecordOptions = {}) => recordingOf(peer, ref, options),
+  };
   for (const name of shape.accessors) members[name] = { get: () => peer.get(ref, name) };
   let closed: Promise<void> | undefined;
   const close = async () => {

@@ -1,6 +1,7 @@
 // What is said between a page and its worker, beyond what structured cloning can carry: functions, signals, byte
 // sources and streams stay where they are and are called by number; addresses and errors are made anew.
 
+import { streamOf } from '../byte-stream.js';
 import { LapidaryError, messageOf, ERROR_CODES, type ErrorCode } from '../errors.js';
 import { BlobSource } from '../source/blob.js';
 import type { ByteSource } from '../source/source.js';
@@ -64,6 +65,9 @@ const isSource = (value: object): value is ByteSource =>
   typeof value.read === 'function' &&
   'size' in value &&
   typeof value.size === 'number';
+
+const isIterable = (value: object): value is AsyncIterable<unknown> =>
+  Symbol.asyncIterator in value && typeof value[Symbol.asyncIterator] === 'function';
 
 const isPlain = (value: object) => {
   const prototype: unknown = Object.getPrototypeOf(value);
@@ -165,6 +169,9 @@ export function encode(
     if (each instanceof Error) return put(path, { kind: 'error', error: plainError(each) });
     if (each instanceof ReadableStream)
       return put(path, { kind: 'stream', ref: keeper.keep(each) });
+    // What comes piece by piece; of the worker's own objects some are iterable as well.
+    if (!keeper.handsOver && isIterable(each))
+      return put(path, { kind: 'stream', ref: keeper.keep(streamOf(each)) });
     if (each instanceof BlobSource) return put(path, { kind: 'blob-source', blob: each.blob });
     if (isSource(each)) {
       const { name, size } = each;
