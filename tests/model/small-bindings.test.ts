@@ -13,7 +13,7 @@ const ids = promptNamed('long').ids.slice(0, 20);
 
 let shared: Awaited<ReturnType<typeof sharedGpu>>;
 beforeAll(async () => {
-  shared = await sharedGpu(true);
+  shared = await sharedGpu();
 });
 afterAll(() => shared?.close());
 

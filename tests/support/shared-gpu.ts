@@ -3,17 +3,12 @@
 
 import { wrappedGpu } from './wrapped-gpu.ts';
 
-/**
- * Models loaded with this `gpu` one after another share its device; `close` gives it back when all are closed. `least`:
- * with WebGPU's least limits, not the adapter's.
- */
-export async function sharedGpu(least = false): Promise<{ gpu: GPU; close: () => void }> {
+/** Models loaded with this `gpu` one after another share its device; `close` gives it back when all are closed. */
+export async function sharedGpu(): Promise<{ gpu: GPU; close: () => void }> {
   let opened: Promise<GPUDevice> | undefined;
   let destroy = () => {};
   const open = async (adapter: GPUAdapter, descriptor: GPUDeviceDescriptor) => {
-    const wanted = { ...descriptor };
-    if (least) delete wanted.requiredLimits;
-    const device = await adapter.requestDevice(wanted);
+    const device = await adapter.requestDevice(descriptor);
     destroy = device.destroy.bind(device);
     device.destroy = () => undefined;
     const codes = new Map<GPUShaderModule, string>();
