@@ -35,7 +35,9 @@ TEST(MemoryPlan, ThePerLayerTableGoesFirst) {
   EXPECT_EQ(plan.bytes, kRest + 60);
   // Where it is wanted on the GPU, layers go instead.
   plan = plan_memory(needs(), TablePlace::kGpu, whole - 1);
-  EXPECT_EQ(plan.fit, Fit::kDoesNotFit);  // what layers save, the way there takes
+  EXPECT_EQ(plan.fit, Fit::kStreamed);
+  EXPECT_EQ(plan.places.per_layer, TablePlace::kGpu);
+  EXPECT_EQ(plan.places.resident, 1u);
   EXPECT_EQ(plan_memory(needs(), TablePlace::kSource, 0).places.per_layer, TablePlace::kSource);
 }
 
