@@ -27,12 +27,12 @@ class SharedBuffer {
   // NOLINTBEGIN(google-explicit-constructor): it stands for its buffer
   SharedBuffer(gpu::Buffer buffer)
       : buffer_(std::make_shared<const gpu::Buffer>(std::move(buffer))) {}
-  operator gpu::Range() const { return buffer_ ? gpu::Range(*buffer_) : gpu::Range(none_); }
+  operator gpu::Range() const { return buffer_ ? gpu::Range(*buffer_) : gpu::Range(kNone); }
   // NOLINTEND(google-explicit-constructor)
   const gpu::Buffer* get() const { return buffer_.get(); }
 
  private:
-  static inline const gpu::Buffer none_;
+  static inline const gpu::Buffer kNone;
   std::shared_ptr<const gpu::Buffer> buffer_;
 };
 
@@ -188,7 +188,8 @@ struct Weights {
   }
 };
 
-// What a layer's attention is; how its cache lies (slots, sequences, kv_type) is left to the caller.
+// What a layer's attention is; how its cache lies (slots, sequences, kv_type) is left to the
+// caller.
 kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t layer);
 
 // Streams the tensors of `header` from byte source `source`. The tensors have passed check_tensors.
