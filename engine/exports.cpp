@@ -235,10 +235,13 @@ LAPIDARY_EXPORT(lap_ollama_config) uint32_t lap_ollama_config(const char* text, 
   return config ? answer(dump_json(ollama::to_json(*config))) : answer(config.error());
 }
 
-LAPIDARY_EXPORT(lap_inspect) void lap_inspect(uint32_t call, uint32_t source) {
-  start(call, [=]() -> Task<Result<std::string>> {
+LAPIDARY_EXPORT(lap_inspect)
+void lap_inspect(uint32_t call, uint32_t source, const char* options, uint32_t length) {
+  start(call, [=, text = std::string(options, length)]() -> Task<Result<std::string>> {
+    CO_TRY(const Json json, parse_json(text, "load options"));
     CO_TRY(const gguf::Header header, co_await generate::read_header(source, nullptr));
-    co_return dump_json(generate::describe(header));
+    CO_TRY(const Json described, generate::describe(header, json));
+    co_return dump_json(described);
   });
 }
 

@@ -186,8 +186,12 @@ export async function decode(
   // summation, so only these are compared.
   let first: string | undefined;
   let draft: Decode['draft'];
+  let hits = 0;
+  let needed = 0;
   for (let i = 0; i < repeats; i++) {
     const { report } = await run(model, ids, tokens, signal, sampling);
+    hits += report.experts?.hits ?? 0;
+    needed += (report.experts?.hits ?? 0) + (report.experts?.misses ?? 0);
     // The first token comes out of the prompt's own pass.
     speeds.push(((tokens - 1) * 1000) / report.timings.decodeMs);
     if (report.draft) {
@@ -203,6 +207,7 @@ export async function decode(
   return {
     ...{ context, tokens, tokensPerSecond, millisecondsPerToken, repeatable },
     ...(draft && { draft }),
+    ...(needed > 0 && { expertHits: hits / needed }),
   };
 }
 

@@ -118,7 +118,7 @@ export async function bench(
   const { signal, variant, kvType, batchSize, tune, repeats, concurrency = [] } = options;
   const most = Math.max(0, ...concurrency);
   const sessions = most > 0 ? Math.max(most, options.sessions ?? 1) : options.sessions;
-  const { decodeTokens, contexts, prefills, perLayerEmbeddings } = options;
+  const { decodeTokens, contexts, prefills, perLayerEmbeddings, gpuMemory } = options;
   const say = (text: string) => {
     if (signal?.aborted) throw new LapidaryError('cancelled', 'cancelled');
     options.onProgress?.(text);
@@ -130,6 +130,7 @@ export async function bench(
     ...(batchSize !== undefined && { batchSize }),
     ...(sessions !== undefined && { sessions }),
     ...(perLayerEmbeddings && { perLayerEmbeddings }),
+    ...(gpuMemory !== undefined && { gpuMemory }),
     ...(tune !== undefined && { tune }),
     ...(options.draftTokens !== undefined && { draftTokens: options.draftTokens }),
   };

@@ -91,6 +91,11 @@ export function table(report: BenchReport): string {
       const share = `${digits(100 * entry.shareOfPeak)} % of peak bandwidth`;
       const odd = entry.repeatable ? '' : ', NOT THE SAME TOKENS EACH TIME';
       rows.push([name, `${spread(entry.tokensPerSecond)}, ${share}${odd}${guesses(entry)}`]);
+      if (entry.expertHits !== undefined)
+        rows.push([
+          `experts on the GPU at ${entry.context}`,
+          `${digits(100 * entry.expertHits)} %`,
+        ]);
     }
   }
   const drawn = report.drawn;
@@ -150,6 +155,11 @@ export function table(report: BenchReport): string {
   ]);
   const place = model.info.perLayerEmbeddings;
   if (place) rows.push(['per-layer embeddings', place === 'gpu' ? 'on the GPU' : 'in the source']);
+  const { memory: plan, layers } = model.info;
+  if (plan.expertSlots !== undefined)
+    rows.push(['experts kept, of each layer', String(plan.expertSlots)]);
+  else if (plan.fit === 'streamed')
+    rows.push(['layers streamed', `${layers - plan.residentLayers} of ${layers}`]);
   rows.push(['wasm heap, MiB', digits(memory.wasmHeap / MIB)]);
   const lines = columns(rows);
   if (profile) {

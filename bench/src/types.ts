@@ -50,6 +50,8 @@ export interface BenchOptions {
   drafter?: () => Promise<ByteSource>;
   /** So many at a time: as for `Model.load`. */
   draftTokens?: number;
+  /** Bytes of GPU memory that the model may take: as for `Model.load`. */
+  gpuMemory?: number;
   /**
    * All but the load and the first token after it with a LoRA adapter of random values, of this rank, on the seven
    * projections of every layer.
@@ -163,6 +165,8 @@ export interface Decode {
   repeatable: boolean;
   /** Tokens that the drafter guessed in all repetitions, and those that came true; absent without one. */
   draft?: { drafted: number; accepted: number };
+  /** Where the GPU keeps only some experts: the share of those needed that were there. */
+  expertHits?: number;
 }
 
 /** Replies that are written at once, each after a prompt of its own that the cache holds. */

@@ -1,6 +1,9 @@
 // A GGUF header as JSON, for `show` and for callers who want to look before they load.
+#include <array>
+
 #include "engine/base/text.h"
 #include "engine/generate/text_model.h"
+#include "engine/model/tensor_table.h"
 
 namespace lapidary::generate {
 namespace {
@@ -58,6 +61,47 @@ Json describe(const gguf::Header& header) {
           {"fileSize", header.file_size()}, {"dataOffset", header.data_offset()},
           {"parameters", parameters},       {"metadata", std::move(metadata)},
           {"tensors", std::move(tensors)}};
+}
+
+Json describe(const model::MemoryNeeds& needs, const model::MemoryPlan& plan, uint64_t budget) {
+  constexpr std::array kFits = {"fits", "streamed", "does not fit"};
+  const model::WeightBytes& weights = needs.weights;
+  Json out = {{"fit", kFits[static_cast<size_t>(plan.fit)]},
+              {"needs",
+               {{"dense", weights.dense},
+                {"experts", weights.experts},
+                {"tables", weights.tables},
+                {"perLayerEmbeddings", weights.per_layer},
+                {"vectors", weights.vectors},
+                {"towers", needs.towers},
+                {"drafter", needs.drafter},
+                {"kv", needs.kv},
+                {"scratch", needs.scratch}}},
+              {"total", needs.total()},
+              {"least", plan.least},
+              {"planned", plan.bytes},
+              {"residentLayers", plan.places.resident}};
+  if (budget > 0) out["budget"] = budget;
+  if (plan.places.expert_slots > 0) out["expertSlots"] = plan.places.expert_slots;
+  return out;
+}
+
+Result<Json> describe(const gguf::Header& header, const Json& json) {
+  Json out = describe(header);
+  const Result<model::Config> config = model::Config::from_gguf(header);
+  // Files of other kinds take no memory of ours.
+  if (!config || !model::check_tensors(*config, header)) return out;
+  TRY(LoadOptions options, parse_load_options(json, config->vocab));
+  options.context = usable_context(options.context, *config);
+  // As if one binding could hold everything: there may be no GPU here.
+  constexpr double kAny = 1e15;
+  const gpu::GpuInfo limits{.max_buffer_size = kAny, .max_binding_size = kAny};
+  TRY(model::MemoryNeeds needs,
+      model::measure_memory(limits, header, *config, decoder_options_of(options)));
+  needs.towers = model::tower_bytes(header);
+  const model::MemoryPlan plan = model::plan_memory(needs, options.per_layer, options.gpu_memory);
+  out["memory"] = describe(needs, plan, options.gpu_memory);
+  return out;
 }
 
 }  // namespace lapidary::generate

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/base/text.h"
+#include "engine/kernels/rope.h"
 #include "engine/model/config.h"
 #include "engine/model/decoder.h"
 
@@ -20,6 +21,7 @@ constexpr size_t kMaxCutKey = 256;
 constexpr uint64_t kMaxCut = 1024;
 // Tokens of a prompt in one submission; their activations are on the GPU at once.
 constexpr uint32_t kMaxBatch = 4096;
+constexpr double kMaxBytes = 9'007'199'254'740'992;  // a double counts no further
 
 // A whole number from 1 to `most` in place of `out`, if there is one.
 Status parse_count(const Json& json, std::string_view key, uint32_t most, uint32_t& out) {
@@ -112,6 +114,12 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
       return fail(ErrorCode::kInvalidArgument, "perLayerEmbeddings must be gpu, source or auto");
     out.per_layer = *place == "gpu" ? model::TablePlace::kGpu : model::TablePlace::kSource;
   }
+  if (const Json* most = json_member(json, "gpuMemory"); most != nullptr && !most->is_null()) {
+    const double bytes = most->is_number() ? most->get<double>() : NAN;
+    if (!(bytes >= 1 && bytes <= kMaxBytes))
+      return fail(ErrorCode::kInvalidArgument, "gpuMemory must be a number of bytes");
+    out.gpu_memory = static_cast<uint64_t>(bytes);
+  }
   TRY_VOID(parse_count(json, "projector", UINT32_MAX, out.projector));
   TRY_VOID(parse_count(json, "drafter", UINT32_MAX, out.drafter));
   TRY_VOID(parse_count(json, "draftTokens", model::kMaxDrafted, out.draft_tokens));
@@ -133,6 +141,21 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
     }
   }
   return out;
+}
+
+uint32_t usable_context(uint32_t wanted, const model::Config& config) {
+  return std::min(
+      {wanted == 0 ? kDefaultContext : wanted, config.context_length, kernels::kRopeMaxContext});
+}
+
+model::DecoderOptions decoder_options_of(const LoadOptions& options) {
+  return {.context = options.context,
+          .max_batch = options.batch,
+          .kv_type = options.kv_type,
+          .sequences = options.sessions,
+          .cuts = options.cuts,
+          .tuning_ms = options.tuning_ms,
+          .processors = options.processors};
 }
 
 }  // namespace lapidary::generate

@@ -8,8 +8,7 @@
 #include "engine/generate/options.h"
 #include "engine/kernels/attention.h"
 #include "engine/kernels/selftest.h"
-#include "engine/model/tuner.h"
-#include "engine/model/weights.h"
+#include "engine/model/decoder.h"
 
 namespace lapidary::generate {
 
@@ -28,15 +27,21 @@ struct LoadOptions {
   uint32_t processors = 1;  // that compile kernels side by side meanwhile
   // Where the per-layer embedding is; nothing: on the GPU, unless memory runs out there.
   std::optional<model::TablePlace> per_layer;
-  uint32_t projector = 0;  // a byte source of the file that has the towers; 0: the model's own
-  uint32_t drafter = 0;    // a byte source of a drafter's file; 0: none
+  uint32_t drafter = 0;  // a byte source of a drafter's file; 0: none
   // The drafter was found beside the model, not asked for: one that does not fit is left out.
   bool drafter_optional = false;
   uint32_t draft_tokens = 0;  // that it guesses at a time; 0: as many as pay
+  uint64_t gpu_memory = 0;    // bytes that the model may take there; 0: what there is
+  uint32_t projector = 0;     // a byte source of the file that has the towers; 0: the model's own
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 
 // json: as TextModel::load has it. vocab: of the model. kInvalidArgument names the member.
 Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab);
+
+// Positions that a model is loaded with where `wanted` are asked for.
+uint32_t usable_context(uint32_t wanted, const model::Config& config);
+// Without the variant.
+model::DecoderOptions decoder_options_of(const LoadOptions& options);
 
 }  // namespace lapidary::generate

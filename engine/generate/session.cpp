@@ -134,13 +134,14 @@ uint32_t Session::reuse_prefix(const std::vector<uint32_t>& prompt, const SoftSp
   return common;
 }
 
+Status Session::given_up(Run& run, Status status) {
+  if (status || !run.cancelled()) return status;
+  run.end(FinishReason::kCancelled);
+  return {};
+}
+
 Task<Status> Session::provide(Run& run, std::span<const uint32_t> tokens, bool last) {
-  Status status = co_await decoder_->provide(tokens, last);
-  if (!status && run.cancelled()) {
-    run.end(FinishReason::kCancelled);
-    co_return Status{};
-  }
-  co_return status;
+  co_return given_up(run, co_await decoder_->provide(tokens, last));
 }
 
 Task<Status> Session::run_prompt(Run& run, const std::function<Readback()>& readback) {
@@ -159,8 +160,10 @@ Task<Status> Session::run_prompt(Run& run, const std::function<Readback()>& read
     if (run.ended) co_return Status{};
     const uint32_t count = count_from(at);
     const bool last = at + count == total;
-    decoder_->prefill(tokens.subspan(at, count), at, last, last ? readback() : Readback{},
-                      run.soft);
+    CO_TRY_VOID(
+        given_up(run, co_await decoder_->prefill(tokens.subspan(at, count), at, last,
+                                                 last ? readback() : Readback{}, run.soft)));
+    if (run.ended) co_return Status{};
     at += count;
     current().note_written(at);
     current().cached.assign(run.given.begin(), run.given.begin() + at);
@@ -249,8 +252,9 @@ Task<Status> Session::decode(Run& run) {
   const auto prompt_size = static_cast<uint32_t>(run.prompt.size());
   const auto given_size = static_cast<uint32_t>(run.given.size());
   CO_TRY_VOID(co_await run_prompt(run, [&] { return readback(given_size - 1); }));
-  if (flight.empty()) co_return Status{};  // cancelled before the last batch, or another joins
-  uint32_t position = given_size;          // of the next decode to submit
+  // Cancelled before the last batch has run, or another joins.
+  if (run.ended || flight.empty()) co_return Status{};
+  uint32_t position = given_size;  // of the next decode to submit
   uint32_t cautious = 0;
   Status status;
   bool going = true;
@@ -266,7 +270,7 @@ Task<Status> Session::decode(Run& run) {
       drop_cancelled();
       continue;
     }
-    const bool alone = penalties || cautious > 0 || decoder_->rows_in_source();
+    const bool alone = penalties || cautious > 0 || !decoder_->runs_ahead();
     const size_t depth =
         alone ? 1 : in_flight(run.result.tokens.size(), gpu::host_now() - run.first_token);
     while (going && guesses == 0 && !scheduler_.can_admit() && flight.size() < depth &&
@@ -280,7 +284,12 @@ Task<Status> Session::decode(Run& run) {
         CO_TRY_VOID(co_await provide(run, std::span(run.result.tokens).last(1), true));
         if (run.ended) break;
       }
-      decoder_->decode(position, readback(position));
+      status = given_up(run, co_await decoder_->decode(position, readback(position)));
+      if (!status || run.ended) {
+        flight.pop_back();
+        going = false;
+        break;
+      }
       hidden_ = {};
       current().note_written(++position);
     }
@@ -295,7 +304,7 @@ Task<Status> Session::decode(Run& run) {
       if (token && overtaken) {
         decoder_->set_token(
             run.result.tokens.empty() ? run.prompt.back() : run.result.tokens.back(), last);
-        decoder_->decode(last, readback(last));
+        CO_TRY_VOID(co_await decoder_->decode(last, readback(last)));
         token = co_await take();
       }
       if (token) token = co_await draw_from_all_logits(run);
@@ -407,7 +416,9 @@ Task<Status> Session::prefill_all(const std::vector<std::vector<uint32_t>>& prom
     Status provided = co_await decoder_->provide(all, false);
     if (!provided && cancelled()) break;  // a read that was given up
     CO_TRY_VOID(std::move(provided));
-    decoder_->prefill(batch);
+    Status ran = co_await decoder_->prefill(batch);
+    if (!ran && cancelled()) break;
+    CO_TRY_VOID(std::move(ran));
     for (const auto& [sequence, position, tokens, rows] : batch) {
       Sequence& written = sequences_[sequence];
       written.cached.insert(written.cached.end(), tokens.begin(), tokens.end());
@@ -470,7 +481,7 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
       if (!status) break;
       const model::Prompt prompt{
           .sequence = current_, .position = at, .tokens = batch, .soft = soft};
-      decoder_->run_all_layers({&prompt, 1});
+      status = co_await decoder_->run_all_layers({&prompt, 1});
       for (uint32_t row = 0; status && row < count; row += rows) {
         const uint32_t block = std::min(rows, count - row);
         status = co_await decoder_->read_logits(
@@ -485,15 +496,12 @@ Task<Result<std::vector<float>>> Session::logits(std::vector<uint32_t> tokens, b
       const auto batch = std::span(tokens).subspan(at, count);
       status = co_await decoder_->provide(batch, last);
       if (!status) break;
-      if (last) {
-        status = co_await gpu::HostCall([&](uint32_t ticket) {
-          decoder_->prefill(batch, at, true,
-                            {.choose = Choose::kLogits, .address = out.data(), .ticket = ticket},
-                            soft);
-        });
-      } else {
-        decoder_->prefill(batch, at, false, {}, soft);
-      }
+      gpu::HostFuture read;
+      Readback readback;
+      if (last)
+        readback = {.choose = Choose::kLogits, .address = out.data(), .ticket = read.start()};
+      status = co_await decoder_->prefill(batch, at, last, readback, soft);
+      if (status && last) status = co_await read;
       at += count;
     }
   }

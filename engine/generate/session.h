@@ -209,7 +209,9 @@ class Session {
   Task<Status> embed_all(const std::vector<std::vector<uint32_t>>& texts,
                          const EmbeddingOptions& options, std::vector<std::vector<float>>& results,
                          const std::function<bool()>& cancelled);
-  // As Decoder::provide; a read that fails when the run is cancelled ends the run.
+  // A read that fails when the run is cancelled ends the run.
+  static Status given_up(Run& run, Status status);
+  // As Decoder::provide, where the run is not given up.
   Task<Status> provide(Run& run, std::span<const uint32_t> tokens, bool last);
   // Runs what of `given` the cache does not hold. readback: called for the submission of the last
   // batch, which does not come where the run is cancelled or another can join.

@@ -84,7 +84,8 @@ Task<Status> Session::decode_constrained(Run& run) {
     prompted = true;
     return readback(position - 1);
   }));
-  if (!prompted) co_return Status{};  // cancelled before the last batch, or another joins
+  // Cancelled before the last batch has run, or another joins.
+  if (!prompted || run.ended) co_return Status{};
   for (;;) {
     CO_TRY_VOID(co_await future);
     CO_TRY(const ChosenToken token, co_await choose_allowed(run, candidates));
@@ -96,7 +97,8 @@ Task<Status> Session::decode_constrained(Run& run) {
     CO_TRY_VOID(co_await provide(run, std::span(run.result.tokens).last(1), true));
     if (run.ended) break;
     decoder_->set_token(token.id, position);
-    decoder_->decode(position, readback(position));
+    CO_TRY_VOID(given_up(run, co_await decoder_->decode(position, readback(position))));
+    if (run.ended) break;
     current().note_written(++position);
   }
   keep(run, position);

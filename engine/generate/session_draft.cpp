@@ -14,11 +14,11 @@ void Session::use_drafter(std::unique_ptr<model::Drafter> drafter, uint32_t leng
 }
 
 // Not where the logits of a position depend on tokens before it by more than the model (penalties,
-// formats), where the host must fetch a token's rows, or where adapters change the model that the
-// drafter was made for.
+// formats), where rows or layers come from the model's source, or where adapters change the model
+// that the drafter was made for.
 bool Session::may_draft(const Run& run) const {
   return drafter_ != nullptr && run.constraint == nullptr &&
-         !run.options.sampling.has_penalties() && !decoder_->rows_in_source() && adapters_.empty();
+         !run.options.sampling.has_penalties() && decoder_->runs_ahead() && adapters_.empty();
 }
 
 // How many tokens are guessed after the one at `position`, which has not run.
@@ -44,8 +44,9 @@ Task<Status> Session::draft(Run& run, uint32_t length, uint32_t& position) {
   }
   current().note_written(position + length + 1);
   std::vector<std::byte> out(decoder_->verify_bytes(rows.size()));
-  CO_TRY_VOID(co_await gpu::HostCall(
-      [&](uint32_t ticket) { drafter_->run(rows, hidden_, out.data(), ticket); }));
+  gpu::HostFuture read;
+  CO_TRY_VOID(co_await drafter_->run(rows, hidden_, out.data(), read.start()));
+  CO_TRY_VOID(co_await read);
   const uint32_t stride = decoder_->step_stride();
   const auto guess = [&](size_t row) {
     return load<uint32_t>(std::span<const std::byte>(out),

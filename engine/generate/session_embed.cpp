@@ -74,7 +74,7 @@ Task<Status> Session::embed_all(const std::vector<std::vector<uint32_t>>& texts,
       all.insert(all.end(), taken.begin(), taken.end());
     }
     CO_TRY_VOID(co_await decoder_->provide(all, false));
-    decoder_->run_all_layers(batch);
+    CO_TRY_VOID(co_await decoder_->run_all_layers(batch));
     uint32_t row = 0;
     for (size_t b = 0; b < batch.size(); ++b) {
       Running& one = running[b];

@@ -185,7 +185,7 @@ Task<Status> Session::step_prompts(const std::vector<Run*>& reading, uint32_t ro
     all.insert(all.end(), tokens.begin(), tokens.end());
   }
   CO_TRY_VOID(co_await decoder_->provide(all, false));
-  decoder_->prefill(batch);
+  CO_TRY_VOID(co_await decoder_->prefill(batch));
   for (const auto& [index, position, tokens, rows] : batch) {
     Sequence& sequence = sequences_[index];
     sequence.cached.insert(sequence.cached.end(), tokens.begin(), tokens.end());
@@ -197,7 +197,7 @@ Task<Status> Session::step_prompts(const std::vector<Run*>& reading, uint32_t ro
 // Whether the GPU itself can go on with the token that it draws.
 bool Session::may_run_ahead(const Run& run) const {
   return run.constraint == nullptr && !run.options.sampling.has_penalties() && run.cautious == 0 &&
-         !decoder_->rows_in_source();
+         decoder_->runs_ahead();
 }
 
 Result<model::StepRow> Session::step_row(Run& run, uint32_t position) {
@@ -253,8 +253,9 @@ Task<Status> Session::step_rows(const std::vector<Run*>& writing) {
   CO_TRY_VOID(co_await decoder_->provide_step(tokens));
   const uint32_t stride = decoder_->step_stride();
   std::vector<std::byte> out(rows.size() * stride);
-  CO_TRY_VOID(co_await gpu::HostCall(
-      [&](uint32_t ticket) { decoder_->step(rows, false, out.data(), ticket); }));
+  gpu::HostFuture read;
+  CO_TRY_VOID(co_await decoder_->step(rows, false, out.data(), read.start()));
+  CO_TRY_VOID(co_await read);
   for (size_t r = 0; r < runs.size(); ++r) {
     Run& run = *runs[r];
     const Result<ChosenToken> token =
@@ -311,7 +312,12 @@ Task<Status> Session::steps_ahead(const std::vector<Run*>& runs) {
         sequences_[runs[r]->sequence].note_written(first[r] + steps + 1);
       Flight& next = flight.emplace_back();
       next.out.resize(rows.size() * stride);
-      decoder_->step(rows, steps > 0, next.out.data(), next.future.start());
+      status = co_await decoder_->step(rows, steps > 0, next.out.data(), next.future.start());
+      if (!status) {
+        flight.pop_back();
+        going = false;
+        break;
+      }
       ++steps;
     }
     if (flight.empty()) break;

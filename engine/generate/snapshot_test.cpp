@@ -81,7 +81,8 @@ TEST(Snapshot, AnotherModelAdapterOrLayoutIsRefused) {
   EXPECT_EQ(code([](SnapshotBinding&) {}), ErrorCode::kOk);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.model = "sha256:0124"; }), ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.adapters.clear(); }), ErrorCode::kIntegrity);
-  EXPECT_EQ(code([](SnapshotBinding& b) { b.kv_type = kernels::KvType::kF32; }), ErrorCode::kIntegrity);
+  EXPECT_EQ(code([](SnapshotBinding& b) { b.kv_type = kernels::KvType::kF32; }),
+            ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.context = 1024; }), ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.window = 32; }), ErrorCode::kIntegrity);
   EXPECT_EQ(code([](SnapshotBinding& b) { b.ring_slots = 320; }), ErrorCode::kIntegrity);

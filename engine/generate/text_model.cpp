@@ -136,11 +136,13 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
                    cat("the tokenizer has ", tokenizer.size(), " tokens, the embedding only ",
                        config.vocab, " rows"));
   }
+  uint64_t towers = model::tower_bytes(header);
   auto media = std::make_unique<Media>(config.hidden);
   CO_TRY_VOID(media->find_towers(header, source, /*projector=*/false));
   if (options.projector != 0) {
     CO_TRY(const gguf::Header projector, co_await read_header(options.projector, nullptr));
     CO_TRY_VOID(media->find_towers(projector, options.projector, /*projector=*/true));
+    towers += model::tower_bytes(projector);
   }
   std::optional<gguf::Header> drafter_header;
   model::Config drafter_config;
@@ -157,8 +159,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
       warn_of_drafter(status.error());
     }
   }
-  if (options.context == 0) options.context = kDefaultContext;
-  options.context = std::min({options.context, config.context_length, kernels::kRopeMaxContext});
+  options.context = usable_context(options.context, config);
 
   std::shared_ptr<TextModel> self(new TextModel(std::move(config), std::move(tokenizer)));
   for (const gguf::TensorInfo& tensor : header.tensors()) self->parameters_ += tensor.elements();
@@ -177,36 +178,42 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
   media->use(self->device_, self->variant_);
   self->media_ = std::move(media);
   progress("selftest", 1, 1);
-  const model::DecoderOptions decoder_options{.context = options.context,
-                                              .max_batch = options.batch,
-                                              .kv_type = options.kv_type,
-                                              .sequences = options.sessions,
-                                              .variant = self->variant_,
-                                              .cuts = options.cuts,
-                                              .tuning_ms = options.tuning_ms,
-                                              .processors = options.processors};
+  model::DecoderOptions decoder_options = decoder_options_of(options);
+  decoder_options.variant = self->variant_;
+  CO_TRY(self->needs_,
+         model::measure_memory(self->device_.info(), header, self->config_, decoder_options));
+  self->needs_.towers = towers;
+  if (drafter_header) {
+    for (const gguf::TensorInfo& tensor : drafter_header->tensors())
+      self->needs_.drafter += tensor.bytes;
+  }
+  self->plan_ = model::plan_memory(self->needs_, options.per_layer, options.gpu_memory);
+  if (self->plan_.fit == model::Fit::kDoesNotFit) {
+    co_return std::unexpected(model::does_not_fit(self->needs_, self->plan_, options.gpu_memory));
+  }
   using MadeDecoder = Result<std::unique_ptr<model::Decoder>>;
-  const auto make_decoder = [&](model::TablePlace per_layer) -> Task<MadeDecoder> {
-    CO_TRY(
-        model::Weights weights,
-        co_await model::load_weights(
-            self->device_, self->cache_, header, self->config_, source, per_layer, options.context,
-            [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); },
-            cancelled));
+  const auto make_decoder = [&](model::WeightPlaces places) -> Task<MadeDecoder> {
+    CO_TRY(model::Weights weights,
+           co_await model::load_weights(
+               self->device_, self->cache_, header, self->config_, source, places, options.context,
+               [&](uint64_t loaded, uint64_t total) { progress("upload", loaded, total); },
+               cancelled));
     co_return co_await model::Decoder::create(
         self->device_, self->cache_, self->config_, std::move(weights), decoder_options,
         [&](uint32_t done, uint32_t total) { progress("compile", done, total); });
   };
-  MadeDecoder decoder = co_await make_decoder(options.per_layer.value_or(model::TablePlace::kGpu));
+  model::WeightPlaces& places = self->plan_.places;
+  MadeDecoder decoder = co_await make_decoder(places);
   if (!decoder && !options.per_layer && self->config_.per_layer_dim > 0 &&
-      self->device_.ran_out_of_memory()) {
+      places.per_layer == model::TablePlace::kGpu && self->device_.ran_out_of_memory()) {
     const std::string warning =
         cat("the per-layer embedding stays in the model's source: ", decoder.error().message);
     gpu::host_log(2, warning.data(), static_cast<uint32_t>(warning.size()));
     // All that was made is freed by now. Errors that follow from the refused allocation are taken
     // from the device here, so that they are not the next attempt's; a lost device fails that, too.
     static_cast<void>(co_await self->device_.sync());
-    decoder = co_await make_decoder(model::TablePlace::kSource);
+    places.per_layer = model::TablePlace::kSource;
+    decoder = co_await make_decoder(places);
   }
   if (!decoder) co_return std::unexpected(std::move(decoder).error());
   std::unique_ptr<model::Drafter> drafter;
@@ -271,9 +278,10 @@ Json TextModel::info() const {
                {"modalities", Json::array({"text"})},
                {"template", large_template_ ? "large" : "small"},
                {"gpuBytes",
-                {{"weights", decoder.weights().bytes},
+                {{"weights", decoder.weights().bytes.total()},
                  {"kv", decoder.kv_bytes()},
                  {"scratch", decoder.scratch_bytes()}}},
+               {"memory", describe(needs_, plan_, load_options_.gpu_memory)},
                {"variant", std::move(variant)},
                {"kernels", cache_.size()},
                {"cuts", std::move(cuts)}};
@@ -398,6 +406,9 @@ Task<Result<Json>> TextModel::run(Prompt prompt, GenerateOptions options,
   KeepingListener keeping(listener, emit);
   const bool recoverable = flag(request, "recoverable", false);
   if (recoverable) emit({{"type", "begun"}, {"seed", seed}});
+  const model::ExpertCache* const experts = session_->decoder().weights().experts.get();
+  const uint64_t hits = experts != nullptr ? experts->hits() : 0;
+  const uint64_t misses = experts != nullptr ? experts->misses() : 0;
   CO_TRY(const RunResult result,
          co_await session_->run(std::move(prompt.tokens), options, seed,
                                 recoverable ? static_cast<Listener&>(keeping) : listener, cancelled,
@@ -416,6 +427,9 @@ Task<Result<Json>> TextModel::run(Prompt prompt, GenerateOptions options,
                  {"tokens", result.tokens}};
   if (session_->drafter() != nullptr)
     report["draft"] = {{"drafted", result.drafted}, {"accepted", result.accepted}};
+  if (experts != nullptr) {
+    report["experts"] = {{"hits", experts->hits() - hits}, {"misses", experts->misses() - misses}};
+  }
   co_return report;
 }
 

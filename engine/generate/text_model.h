@@ -17,6 +17,7 @@
 #include "engine/gguf/header.h"
 #include "engine/grammar/reply_format.h"
 #include "engine/grammar/token_bytes.h"
+#include "engine/model/memory_plan.h"
 #include "engine/training/finetune.h"
 
 namespace lapidary::generate {
@@ -30,15 +31,17 @@ using Cancelled = std::function<bool()>;
 // Reads the header of a GGUF file from a byte source of the host, in a few reads.
 Task<Result<gguf::Header>> read_header(uint32_t source, const Progress& progress);
 // What a header says, for people: metadata and tensors (kInvalidFormat never: the header is
-// parsed).
+// parsed); and of a text model the GPU memory that it takes under load options.
 Json describe(const gguf::Header& header);
+Result<Json> describe(const gguf::Header& header, const Json& options);
+Json describe(const model::MemoryNeeds& needs, const model::MemoryPlan& plan, uint64_t budget);
 
 class TextModel {
  public:
   // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, digest,
-  // variant, cuts, tune, perLayerEmbeddings, projector, drafter, drafterOptional, draftTokens}.
-  // `source` and that of the projector must
-  // stay open: a tower is read when it is first needed, and rows of the per-layer embedding.
+  // variant, cuts, tune, perLayerEmbeddings, gpuMemory, projector, drafter, drafterOptional,
+  // draftTokens}. `source` and that of the projector must stay open: a tower is read when it is
+  // first needed, rows of the per-layer embedding and layers that are streamed when they are.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 
@@ -115,6 +118,8 @@ class TextModel {
   std::unique_ptr<Media> media_;
   std::unique_ptr<grammar::TokenBytes> token_bytes_;  // made for the first reply in a format
   LoadOptions load_options_;
+  model::MemoryNeeds needs_;
+  model::MemoryPlan plan_;
   kernels::Variant variant_;
   std::string architecture_;
   std::string title_;

@@ -148,6 +148,9 @@ class CommandList {
 class Device {
  public:
   Device() { host_gpu_info(&info_); }
+  // A device of these limits that makes nothing: its buffers have a size alone. It tells what would
+  // be needed (model/memory_plan.h).
+  explicit Device(const GpuInfo& limits) : info_(limits), measures_(true) {}
   const GpuInfo& info() const { return info_; }
   bool has(GpuFeature feature) const { return (info_.features & feature) != 0; }
 
@@ -179,6 +182,7 @@ class Device {
 
  private:
   GpuInfo info_{};
+  bool measures_ = false;
   mutable bool ran_out_of_memory_ = false;
 };
 

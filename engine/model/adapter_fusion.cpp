@@ -37,6 +37,8 @@ bool can_fuse(const Config& config, const Weights& weights, const AdapterStack& 
   if (stack.changes(Product::kPleGate) || stack.changes(Product::kPleProj)) return false;
   // What follows the feed-forward network there is not what its down projection gave.
   if (config.experts.count > 0) return false;
+  // Its kernels take a product whole.
+  if (weights.splits_groups()) return false;
   if (config.hidden % 32 != 0) return false;
   bool any = false;
   for (size_t l = 0; l < weights.layers.size(); ++l) {
@@ -85,6 +87,8 @@ class FusionBuilder {
   Result<std::unique_ptr<Fused>> make(const Change* own, const MatrixGroup& group,
                                       const Change* next, const Site* site, const Change* handed);
   Status make_entry(AdapterFusion& fusion, const Change& change, const Site& site);
+  // What follows is of the next layer.
+  void end_layer() { ends_.push_back(program_.size()); }
   Task<Status> run();
 
  private:
@@ -114,6 +118,7 @@ class FusionBuilder {
   const kernels::Variant& variant_;
   kernels::KernelCache cache_;
   Program program_;
+  std::vector<size_t> ends_;  // of each layer in it
   gpu::Buffer params_;
   gpu::Buffer a_, v_, mixed_;  // of one change at a time, in f32
   bool bf16_ = false;
@@ -263,7 +268,18 @@ Task<Status> FusionBuilder::run() {
   device_.write(params_, 0, values_);
   gpu::CommandList list;
   list.begin_pass();
-  program_.record(list, cache_, 0);
+  size_t step = 0;
+  for (size_t l = 0; l < ends_.size(); ++l) {
+    if (l >= weights_.resident && ends_[l] > step) {
+      list.end_pass();
+      device_.submit(list);
+      list.reset();
+      const size_t streamed = l - weights_.resident;
+      CO_TRY_VOID(co_await weights_.stream->load(streamed, streamed + 1));
+      list.begin_pass();
+    }
+    for (; step < ends_[l]; ++step) program_.record_step(step, list, cache_, 0);
+  }
   list.end_pass();
   device_.submit(list);
   co_return co_await device_.sync();
@@ -303,6 +319,7 @@ Task<Result<AdapterFusion>> AdapterFusion::create(gpu::Device& device, const Con
     }
     if (l == entry && l > 0 && own(Product::kQkv) != nullptr)
       CO_TRY_VOID(builder.make_entry(fusion, *own(Product::kQkv), w.before_attention));
+    builder.end_layer();
   }
   fusion.bytes_ += fusion.entry_.size();
   for (const auto& layer : fusion.layers_) {

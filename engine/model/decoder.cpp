@@ -53,13 +53,28 @@ Task<Result<std::unique_ptr<Decoder>>> Decoder::create(
   // Buffers that the GPU has no memory for show now, not in what tuning measures.
   CO_TRY_VOID(co_await device.sync());
   decoder->record();
-  if (options.tuning_ms > 0 && decoder->tuner_.has_work(options.tuning_ms)) {
+  // Where layers are streamed, the way from the source takes the time; and what the buffers hold
+  // that they share is not theirs.
+  if (options.tuning_ms > 0 && decoder->weights_.stream == nullptr &&
+      decoder->tuner_.has_work(options.tuning_ms)) {
     CO_TRY_VOID(co_await decoder->tune(options.tuning_ms));
     cache.forget_added();
     decoder->record();
   }
   CO_TRY_VOID(co_await decoder->compile_and_bind(std::move(progress)));
   co_return std::move(decoder);
+}
+
+Result<Decoder::Needs> Decoder::measure(gpu::Device& device, const Config& config, Weights weights,
+                                        const DecoderOptions& options) {
+  kernels::KernelCache none(device);
+  Decoder decoder(device, none, config, std::move(weights), options);
+  TRY_VOID(decoder.allocate());
+  if (options.sequences > 1) {
+    decoder.steps_.rows = decoder.step_rows();
+    TRY_VOID(decoder.allocate_steps(decoder.steps_));
+  }
+  return Needs{.kv = decoder.kv_bytes_, .scratch = decoder.scratch_bytes_};
 }
 
 Task<Status> Decoder::compile_and_bind(std::function<void(uint32_t, uint32_t)> progress) {
@@ -398,40 +413,54 @@ void Decoder::submit_inputs(std::span<const Prompt> prompts, uint32_t count) {
     batch_inputs_.record_step(i, list_, cache_, count);
 }
 
+Task<Status> Decoder::record_layers(const std::vector<Program>& layers, size_t first, size_t end,
+                                    uint32_t n, const Scratch& s, uint32_t tokens) {
+  for (size_t l = first; l < end; ++l) {
+    if (l >= weights_.resident) {
+      list_.end_pass();
+      device_.submit(list_);
+      list_.reset();
+      CO_TRY_VOID(co_await weights_.stream->load(l - weights_.resident, end - weights_.resident));
+      list_.begin_pass();
+    }
+    if (weights_.experts == nullptr) {
+      layers[l].record(list_, cache_, n);
+    } else {
+      CO_TRY_VOID(co_await record_with_experts(layers[l], l, n, s.chosen, tokens));
+    }
+  }
+  co_return Status{};
+}
+
 // Begins a pass with the layers that compute K and V.
-void Decoder::record_batch(std::span<const Prompt> prompts) {
+Task<Status> Decoder::record_batch(std::span<const Prompt> prompts) {
   const uint32_t count = write_batch(prompts);
   list_.reset();
   list_.begin_pass();
   submit_inputs(prompts, count);
-  for (size_t l = 0; l < batch_layers_; ++l) batch_layers_programs_[l].record(list_, cache_, count);
+  co_return co_await record_layers(batch_layers_programs_, 0, batch_layers_, count, batch_, count);
 }
 
-void Decoder::decode(uint32_t position, const Readback& readback) {
+Task<Status> Decoder::decode(uint32_t position, Readback readback) {
   list_.reset();
   list_.begin_pass();
   decode_inputs_.record(list_, cache_, position);
-  for (const Program& layer : decode_layers_) layer.record(list_, cache_, position);
+  CO_TRY_VOID(co_await record_layers(decode_layers_, 0, decode_layers_.size(), position, one_, 1));
   decode_head_.record(list_, cache_, position);
   append_tail(list_, readback, position);
   device_.submit(list_);
+  co_return Status{};
 }
 
-void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
-                      const Readback& readback, std::span<const SoftRows> soft) {
+Task<Status> Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
+                              Readback readback, std::span<const SoftRows> soft) {
   const auto count = static_cast<uint32_t>(tokens.size());
   const uint32_t end = position + count - 1;
   if (last) set_token(tokens.back(), end);
-  if (count == 1 && last) {
-    decode(end, readback);
-    return;
-  }
+  if (count == 1 && last) co_return co_await decode(end, readback);
   const Prompt prompt{.sequence = sequence_, .position = position, .tokens = tokens, .soft = soft};
-  if (!last) {
-    prefill({&prompt, 1});
-    return;
-  }
-  record_batch({&prompt, 1});
+  if (!last) co_return co_await prefill({&prompt, 1});
+  CO_TRY_VOID(co_await record_batch({&prompt, 1}));
   // The last token goes on alone. Its per-layer inputs are made anew; its stream comes from the
   // batch.
   const bool more = batch_layers_ < config_.layers.size();
@@ -449,17 +478,19 @@ void Decoder::prefill(std::span<const uint32_t> tokens, uint32_t position, bool 
     list_.copy(one_low_, 0, one_.delta, row, kernels::kLowFloats * sizeof(float));
     list_.begin_pass();
   }
-  for (size_t l = batch_layers_; l < config_.layers.size(); ++l)
-    decode_layers_[l].record(list_, cache_, end);
+  CO_TRY_VOID(
+      co_await record_layers(decode_layers_, batch_layers_, config_.layers.size(), end, one_, 1));
   decode_head_.record(list_, cache_, end);
   append_tail(list_, readback, end);
   device_.submit(list_);
+  co_return Status{};
 }
 
-void Decoder::prefill(std::span<const Prompt> prompts) {
-  record_batch(prompts);
+Task<Status> Decoder::prefill(std::span<const Prompt> prompts) {
+  CO_TRY_VOID(co_await record_batch(prompts));
   list_.end_pass();
   device_.submit(list_);
+  co_return Status{};
 }
 
 }  // namespace lapidary::model

@@ -125,6 +125,13 @@ class Decoder {
   static Task<Result<std::unique_ptr<Decoder>>> create(
       gpu::Device& device, kernels::KernelCache& cache, const Config& config, Weights weights,
       const DecoderOptions& options, std::function<void(uint32_t, uint32_t)> progress);
+  // GPU memory that it would take beside the weights: the KV cache, and the rest.
+  struct Needs {
+    uint64_t kv = 0, scratch = 0;
+  };
+  // device: one that makes nothing; weights: of measure_weights.
+  static Result<Needs> measure(gpu::Device& device, const Config& config, Weights weights,
+                               const DecoderOptions& options);
 
   uint32_t max_batch() const { return options_.max_batch; }
   // Whether tokens of an image see each other both ways, in layers that slide. Then a submission
@@ -160,17 +167,28 @@ class Decoder {
   // to do where the table is on the GPU. `tokens` must outlive the wait.
   Task<Status> provide(std::span<const uint32_t> tokens, bool last);
 
+  // Whether a submission may follow another before that one's choice is known: neither rows nor
+  // layers come from the source.
+  bool runs_ahead() const {
+    return rows_ == nullptr && weights_.stream == nullptr && weights_.experts == nullptr;
+  }
+
+  // What submits is a task, for streamed layers come from the source meanwhile, each behind what
+  // runs before it. Nothing else may be submitted until it is done. An error of the source ends it
+  // there: then nothing is read back, and what the KV cache holds of these positions counts for
+  // nothing.
+  //
   // Submits 1..max_batch tokens at `position`; readback applies to the last of them. `last`: no
   // more of the prompt follows. Without it the batch stops where K and V end, and readback must be
   // kNothing.
   // The last token of all is no soft one.
-  void prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
-               const Readback& readback, std::span<const SoftRows> soft = {});
+  Task<Status> prefill(std::span<const uint32_t> tokens, uint32_t position, bool last,
+                       Readback readback, std::span<const SoftRows> soft = {});
   // Submits the K and V of prompts of different sequences, 1..max_batch tokens in all.
-  void prefill(std::span<const Prompt> prompts);
+  Task<Status> prefill(std::span<const Prompt> prompts);
   // Submits the token in the token buffer at the position in the step buffer, which the host knows
   // to be `position`.
-  void decode(uint32_t position, const Readback& readback);
+  Task<Status> decode(uint32_t position, Readback readback);
   // Overrides what decode() will run next; needed after a submission that chose no token.
   void set_token(uint32_t token, uint32_t position);
   // Penalties and biases for the submissions that follow; errors of check_adjustments.
@@ -207,15 +225,15 @@ class Decoder {
   // their adjustments; each runs the token that was drawn for it (0 for kNoToken), not StepRow's.
   // `out`: [rows] of step_stride() bytes; it must stay valid until `ticket` is resumed. What
   // decode() runs next is not changed.
-  void step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket);
+  Task<Status> step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket);
   // For verify, as prepare_steps() for steps.
   Task<Status> prepare_verify();
   // The same of 1..kMaxVerified tokens that follow each other in one sequence, each computed as
   // decode() does it, bit for bit, where no adapter is set. The first row's token is StepRow's; the
   // others are the first of `drafted`, u32, and are on the GPU when commands recorded before have
   // run. `out`: [rows] of step_stride() bytes, then u32 [rows]: the tokens that ran.
-  void verify(std::span<const StepRow> rows, const gpu::Buffer& drafted, void* out,
-              uint32_t ticket);
+  Task<Status> verify(std::span<const StepRow> rows, const gpu::Buffer& drafted, void* out,
+                      uint32_t ticket);
   uint32_t verify_bytes(size_t rows) const {
     return static_cast<uint32_t>(rows * (step_stride() + sizeof(uint32_t)));
   }
@@ -241,7 +259,7 @@ class Decoder {
   Task<Status> prepare_all_positions();
   // After one of them: prompts of different sequences, 1..max_batch tokens in all, through every
   // layer and the last norm.
-  void run_all_layers(std::span<const Prompt> prompts);
+  Task<Status> run_all_layers(std::span<const Prompt> prompts);
   // Rows of that batch after the last norm, which are what the head multiplies: f32 [rows, hidden].
   // `out` must outlive the wait.
   Task<Status> read_hidden(uint32_t first_row, std::span<float> out) const;
@@ -339,16 +357,27 @@ class Decoder {
   using Change = AdapterStack::Change;
   Changes changes(size_t layer, Product product, const gpu::Buffer* residual = nullptr,
                   uint32_t pieces = 0) const;
-  // The pieces that it hands over, if it does. adds: B follows at once.
+  // The pieces that it hands over, if it does. adds: B follows at once. group: whose product it is,
+  // where that may lie in several buffers.
   uint32_t record_matvec(Lane& lane, Program& program, kernels::MatvecSpec spec,
                          std::vector<gpu::Range> ranges, const Changes& changes = {},
-                         bool adds = true);
+                         bool adds = true, const MatrixGroup* group = nullptr);
+  uint32_t record_group(Lane& lane, Program& program, const MatrixGroup& group,
+                        kernels::MatvecSpec spec, std::vector<gpu::Range> ranges,
+                        const Changes& changes = {}) {
+    return record_matvec(lane, program, std::move(spec), std::move(ranges), changes, true, &group);
+  }
   static kernels::TokenStrides token_strides(const Lane& lane, const kernels::MatvecSpec& spec,
                                              const std::vector<gpu::Range>& ranges);
   void add_matvec(const Lane& lane, Program& program, kernels::MatvecSpec spec,
                   std::vector<gpu::Range> ranges);
   void record_matmul(Program& program, kernels::MatmulSpec spec, std::vector<gpu::Range> ranges,
-                     const Change* change = nullptr, bool adds = true);
+                     const Change* change = nullptr, bool adds = true,
+                     const MatrixGroup* group = nullptr);
+  void record_batch_group(Program& program, const MatrixGroup& group, kernels::MatmulSpec spec,
+                          std::vector<gpu::Range> ranges, const Change* change = nullptr) {
+    record_matmul(program, std::move(spec), std::move(ranges), change, true, &group);
+  }
   void record_add(Program& program, kernels::LowRankAddSpec spec, const Change& change,
                   std::vector<gpu::Range> ranges, bool batch = false);
   const gpu::Buffer& record_residual_norm(Program& program, const Site& site, bool has_delta,
@@ -395,7 +424,7 @@ class Decoder {
   void record_step_row(Steps& steps, uint32_t row);
   Task<Status> prepare(Steps& steps);
   void write_rows(Steps& steps, std::span<const StepRow> rows, bool adjust);
-  void run_rows(Steps& steps, std::span<const StepRow> rows);
+  Task<Status> run_rows(Steps& steps, std::span<const StepRow> rows);
   void record_batch_layer(size_t layer, Program& program, uint32_t& current);
   void record_gather(Program& program, const Table& table, const gpu::Buffer& tokens,
                      const gpu::Buffer& out, float scale, const gpu::Buffer& step, bool one);
@@ -404,7 +433,15 @@ class Decoder {
   void write_spans(std::span<const kernels::TokenSpan> spans);
   void write_last_seen(std::span<const Prompt> prompts);
   uint32_t write_batch(std::span<const Prompt> prompts);
-  void record_batch(std::span<const Prompt> prompts);
+  // Records layers [first, end) within a pass, and brings those that are streamed, and experts that
+  // have no slot. n: as Program::record; tokens: that s has.
+  Task<Status> record_layers(const std::vector<Program>& layers, size_t first, size_t end,
+                             uint32_t n, const Scratch& s, uint32_t tokens);
+  Task<Status> record_with_experts(const Program& program, size_t layer, uint32_t n,
+                                   const gpu::Buffer& chosen, uint32_t tokens);
+  // Experts that a layer's kernels know: all, or its slots and one that stands for the others.
+  uint32_t known_experts() const;
+  Task<Status> record_batch(std::span<const Prompt> prompts);
   void submit_inputs(std::span<const Prompt> prompts, uint32_t count);
 
   gpu::Device& device_;

@@ -129,8 +129,47 @@ kernels::Dot Decoder::expert_form() const {
                                                              : forms.front();
 }
 
+uint32_t Decoder::known_experts() const {
+  return weights_.experts != nullptr ? weights_.experts->slots() + 1 : config_.experts.count;
+}
+
+// What comes before the choice runs; then its experts are brought to slots, in rounds where a batch
+// needs more of them than there are; in each round the products leave alone what is not of it.
+Task<Status> Decoder::record_with_experts(const Program& program, size_t l, uint32_t n,
+                                          const gpu::Buffer& chosen, uint32_t tokens) {
+  ExpertCache& experts = *weights_.experts;
+  const size_t begin = program.marks().front();
+  const size_t end = program.marks().back();
+  std::vector<ExpertCache::Route> routes(size_t{tokens} * config_.experts.used);
+  const auto bytes = static_cast<uint32_t>(std::as_bytes(std::span(routes)).size());
+  for (size_t i = 0; i < begin; ++i) program.record_step(i, list_, cache_, n);
+  list_.end_pass();
+  gpu::HostFuture read;
+  list_.read(chosen, 0, bytes, routes.data(), read.start());
+  device_.submit(list_);
+  list_.reset();
+  CO_TRY_VOID(co_await read);
+  for (const ExpertCache::Route& route : routes) {
+    if (route.expert >= config_.experts.count)
+      co_return fail(ErrorCode::kGpu, cat("the GPU chose expert ", route.expert));
+  }
+  for (const std::vector<uint32_t>& round : experts.rounds(l, routes)) {
+    CO_TRY_VOID(co_await experts.load(l, round));
+    const std::vector<ExpertCache::Route> placed = experts.placed(l, round, routes);
+    device_.write(chosen, 0, std::as_bytes(std::span(placed)));
+    list_.begin_pass();
+    for (size_t i = begin; i < end; ++i) program.record_step(i, list_, cache_, n);
+    list_.end_pass();
+    device_.submit(list_);
+    list_.reset();
+  }
+  list_.begin_pass();
+  for (size_t i = end; i < program.size(); ++i) program.record_step(i, list_, cache_, n);
+  co_return Status{};
+}
+
 kernels::SortExpertsSpec Decoder::sort_spec() const {
-  return {.count = config_.experts.count,
+  return {.count = known_experts(),
           .used = config_.experts.used,
           .tile = kernels::tile_tokens(kernels::MatmulTiling{}, expert_form())};
 }
@@ -155,7 +194,7 @@ void Decoder::add_expert_matmuls(Program& program, const ExpertMatrices& matrice
   spec.dot = expert_form();
   spec.light = options_.variant.light;
   spec.experts->used = config_.experts.used;
-  spec.experts->all = config_.experts.count;
+  spec.experts->all = known_experts();
   spec.experts->stride = matrices.stride;
   gpu::Range input = x;
   if (spec.dot != kernels::Dot::kF32) {
@@ -211,22 +250,26 @@ void Decoder::record_experts(size_t l, Lane& lane, uint32_t current) {
                           .cols = w.router.cols,
                           .prologue = Prologue::kNorm,
                           .eps = config_.rms_eps};
-  record_matvec(lane, program, router,
-                {w.router.buffer, s.router, s.x[current], vectors(w.before_router)});
+  record_group(lane, program, w.router, router,
+               {w.router.buffer, s.router, s.x[current], vectors(w.before_router)});
   record_choice(program, l, s);
+  program.mark();
   record_expert_matvecs(program, l, s, s.x[current], config_.hidden, true, run);
+  program.mark();
   record_mix(program, l, s, lane.stride(s.delta));
 }
 
 void Decoder::record_batch_experts(size_t l, Program& program, uint32_t current) {
   const ExpertWeights& w = weights_.layers[l].experts;
   const gpu::Buffer& r = record_residual_norm(program, w.before_router, false, current);
-  record_matmul(program, {.segments = w.router.segments, .cols = w.router.cols},
-                {w.router.buffer, batch_.router, r, batch_.step});
+  record_batch_group(program, w.router, {.segments = w.router.segments, .cols = w.router.cols},
+                     {w.router.buffer, batch_.router, r, batch_.step});
   record_choice(program, l, batch_);
+  program.mark();
   const gpu::Buffer& n = record_residual_norm(program, w.before, false, current);
   record_expert_matvecs(program, l, batch_, n, config_.hidden, false, ExpertRun::kBatch);
   record_expert_matmuls(program, l, n);
+  program.mark();
   record_mix(program, l, batch_, config_.hidden);
 }
 

@@ -48,15 +48,17 @@ Task<Status> Decoder::prepare_all_positions() {
   co_return Status{};
 }
 
-void Decoder::run_all_layers(std::span<const Prompt> prompts) {
+Task<Status> Decoder::run_all_layers(std::span<const Prompt> prompts) {
   const uint32_t count = write_batch(prompts);
   list_.reset();
   list_.begin_pass();
   submit_inputs(prompts, count);
-  for (const Program& layer : batch_layers_programs_) layer.record(list_, cache_, count);
+  CO_TRY_VOID(co_await record_layers(batch_layers_programs_, 0, batch_layers_programs_.size(),
+                                     count, batch_, count));
   all_norm_.record(list_, cache_, count);
   list_.end_pass();
   device_.submit(list_);
+  co_return Status{};
 }
 
 Task<Status> Decoder::read_hidden(uint32_t first_row, std::span<float> out) const {

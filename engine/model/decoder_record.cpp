@@ -81,7 +81,9 @@ kernels::TokenStrides Decoder::token_strides(const Lane& lane, const MatvecSpec&
 }
 
 uint32_t Decoder::record_matvec(Lane& lane, Program& program, MatvecSpec spec,
-                                std::vector<gpu::Range> ranges, const Changes& changes, bool adds) {
+                                std::vector<gpu::Range> ranges, const Changes& changes, bool adds,
+                                const MatrixGroup* group) {
+  const bool split = group != nullptr && group->split();
   if (options_.variant.light) spec.tiling = kernels::light_tiling(spec);
   const Change* const change = changes.change;
   if (change == nullptr && changes.fused != nullptr) {
@@ -99,7 +101,7 @@ uint32_t Decoder::record_matvec(Lane& lane, Program& program, MatvecSpec spec,
   }
   if (lane.several()) {
     tuner_.apply(spec);
-  } else {
+  } else if (!split) {
     tuner_.use(spec, ranges);
   }
   LowRankAddSpec add;
@@ -137,7 +139,24 @@ uint32_t Decoder::record_matvec(Lane& lane, Program& program, MatvecSpec spec,
     }
     spec.epilogue = Epilogue::kStore;
   }
-  add_matvec(lane, program, spec, std::move(ranges));
+  if (split) {
+    group->for_each_part(
+        spec.epilogue == Epilogue::kGeglu,
+        [&](std::vector<kernels::Segment> segments, uint32_t row, const SharedBuffer& buffer) {
+          MatvecSpec part = spec;
+          part.segments = std::move(segments);
+          part.row_offset += row;
+          part.mul_offset += row;
+          part.tiling.reset();
+          if (options_.variant.light) part.tiling = kernels::light_tiling(part);
+          tuner_.apply(part);
+          std::vector<gpu::Range> bound = ranges;
+          bound[0] = buffer;
+          add_matvec(lane, program, part, std::move(bound));
+        });
+  } else {
+    add_matvec(lane, program, spec, std::move(ranges));
+  }
   if (change != nullptr && adds)
     record_add(program, add, *change, std::move(add_ranges), lane.several());
   return kernels::handed_pieces(spec);
@@ -171,8 +190,9 @@ void Decoder::record_decode(Lane& lane) {
   if (config_.per_layer_dim > 0) {
     record_gather(lane.inputs, weights_.per_layer_token_embd, s.tokens, s.ple_tok,
                   std::sqrt(static_cast<float>(config_.per_layer_dim)), s.step, !several);
-    record_matvec(lane, lane.inputs, group_spec(weights_.per_layer_model_proj, config_),
-                  {weights_.per_layer_model_proj.buffer, s.ple_ctx, s.x[0]});
+    record_group(lane, lane.inputs, weights_.per_layer_model_proj,
+                 group_spec(weights_.per_layer_model_proj, config_),
+                 {weights_.per_layer_model_proj.buffer, s.ple_ctx, s.x[0]});
     const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
                                           config_.per_layer_dim, config_.hidden, config_.rms_eps};
     lane.inputs.add(cache_, kernels::ple_combine_source(combine, options_.variant),
@@ -231,13 +251,13 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
   MatvecSpec qkv = group_spec(w.qkv, config_);
   if (l == 0) {
     qkv.prologue = Prologue::kNorm;
-    record_matvec(lane, program, qkv,
-                  {w.qkv.buffer, s.qkv, s.x[current], vectors(w.before_attention)},
-                  changes(l, Product::kQkv));
+    record_group(lane, program, w.qkv, qkv,
+                 {w.qkv.buffer, s.qkv, s.x[current], vectors(w.before_attention)},
+                 changes(l, Product::kQkv));
   } else {
     set_site(qkv, w.before_attention);
-    record_matvec(
-        lane, program, qkv,
+    record_group(
+        lane, program, w.qkv, qkv,
         {w.qkv.buffer, s.qkv, s.x[current], s.delta, vectors(w.before_attention), s.x[current ^ 1]},
         changes(l, Product::kQkv));
     current ^= 1;
@@ -292,7 +312,8 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
                 });
   }
 
-  record_matvec(lane, program, output, output_ranges, changes(l, Product::kOutput, &s.x[current]));
+  record_group(lane, program, w.output, output, output_ranges,
+               changes(l, Product::kOutput, &s.x[current]));
 
   MatvecSpec gate_up = group_spec(w.gate_up, config_);
   MatvecSpec down = group_spec(w.down, config_);
@@ -301,18 +322,19 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
   // A of the change, in a kernel of its own, multiplies floats. What gate/up add in one is handed
   // over of one token only.
   const bool adds = lane.several() && changes(l, Product::kGateUp).change != nullptr;
-  if (!adds && changes(l, Product::kDown).change == nullptr &&
+  if (!adds && !w.gate_up.split() && !w.down.split() &&
+      changes(l, Product::kDown).change == nullptr &&
       kernels::can_hand_over(gate_up, down, options_.variant)) {
     gate_up.quantizes = true;
     down.prologue = Prologue::kQuantized;
   }
-  const uint32_t pieces = record_matvec(
-      lane, program, gate_up,
+  const uint32_t pieces = record_group(
+      lane, program, w.gate_up, gate_up,
       {w.gate_up.buffer, s.ffn, s.x[current], s.delta, vectors(w.before_ffn), s.x[current ^ 1]},
       changes(l, Product::kGateUp));
   current ^= 1;
-  record_matvec(lane, program, down, {w.down.buffer, s.delta, s.ffn},
-                changes(l, Product::kDown, &s.x[current], pieces));
+  record_group(lane, program, w.down, down, {w.down.buffer, s.delta, s.ffn},
+               changes(l, Product::kDown, &s.x[current], pieces));
   if (config_.experts.count > 0) record_experts(l, lane, current);
 
   if (config_.per_layer_dim == 0) return;
@@ -322,14 +344,14 @@ void Decoder::record_decode_layer(size_t l, Lane& lane, uint32_t& current) {
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_offset = ple.rest;
   set_site(gate, w.before_ple);
-  record_matvec(lane, program, gate,
-                {w.ple_gate.buffer, s.ple_gate, s.x[current], s.delta, vectors(w.before_ple),
-                 s.x[current ^ 1], ple.range},
-                changes(l, Product::kPleGate));
+  record_group(lane, program, w.ple_gate, gate,
+               {w.ple_gate.buffer, s.ple_gate, s.x[current], s.delta, vectors(w.before_ple),
+                s.x[current ^ 1], ple.range},
+               changes(l, Product::kPleGate));
   current ^= 1;
-  record_matvec(lane, program, group_spec(w.ple_proj, config_),
-                {w.ple_proj.buffer, s.delta, s.ple_gate},
-                changes(l, Product::kPleProj, &s.x[current]));
+  record_group(lane, program, w.ple_proj, group_spec(w.ple_proj, config_),
+               {w.ple_proj.buffer, s.delta, s.ple_gate},
+               changes(l, Product::kPleProj, &s.x[current]));
 }
 
 void Decoder::record_sampling() {

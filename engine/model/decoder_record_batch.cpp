@@ -20,8 +20,14 @@ using kernels::MatmulSpec;
 // Where the product has an integer form or the matrix form its input is quantised first. No two
 // products of a layer have the same input.
 void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::Range> ranges,
-                            const Change* change, bool adds) {
-  tuner_.use(spec, ranges, batch_.quantized);
+                            const Change* change, bool adds, const MatrixGroup* group) {
+  const bool split = group != nullptr && group->split();
+  if (split) {
+    spec.dot = kernels::matmul_forms(spec.segments, options_.variant)[0];
+    spec.light = options_.variant.light;
+  } else {
+    tuner_.use(spec, ranges, batch_.quantized);
+  }
   LowRankAddSpec add;
   std::vector<gpu::Range> add_ranges{ranges[1]};
   if (change != nullptr) {
@@ -53,8 +59,28 @@ void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::
                 [quantize](uint32_t tokens) { return kernels::quantize_groups(quantize, tokens); });
     ranges[2] = batch_.quantized;
   }
-  program.add(cache_, kernels::matmul_source(spec), std::move(ranges),
-              [spec](uint32_t tokens) { return kernels::matmul_groups(spec, tokens); });
+  const auto multiply = [&](const MatmulSpec& one, std::vector<gpu::Range> bound) {
+    program.add(cache_, kernels::matmul_source(one), std::move(bound),
+                [one](uint32_t tokens) { return kernels::matmul_groups(one, tokens); });
+  };
+  if (split) {
+    const uint32_t rows = kernels::output_rows(spec.segments, spec.epilogue);
+    if (spec.y_stride == 0) spec.y_stride = rows;
+    if (spec.mul_stride == 0) spec.mul_stride = rows;
+    group->for_each_part(
+        spec.epilogue == Epilogue::kGeglu,
+        [&](std::vector<kernels::Segment> segments, uint32_t row, const SharedBuffer& buffer) {
+          MatmulSpec part = spec;
+          part.segments = std::move(segments);
+          part.row_offset += row;
+          part.mul_offset += row;
+          std::vector<gpu::Range> bound = ranges;
+          bound[0] = buffer;
+          multiply(part, std::move(bound));
+        });
+  } else {
+    multiply(spec, std::move(ranges));
+  }
   if (change != nullptr && adds) record_add(program, add, *change, std::move(add_ranges), true);
 }
 
@@ -96,8 +122,9 @@ void Decoder::record_batch_inputs(Program& program) {
   if (config_.per_layer_dim == 0) return;
   record_gather(program, weights_.per_layer_token_embd, batch_.tokens, batch_.ple_tok,
                 std::sqrt(static_cast<float>(config_.per_layer_dim)), batch_.step, false);
-  record_matmul(program, batch_spec(weights_.per_layer_model_proj),
-                {weights_.per_layer_model_proj.buffer, batch_.ple_ctx, batch_.x[0], batch_.step});
+  record_batch_group(
+      program, weights_.per_layer_model_proj, batch_spec(weights_.per_layer_model_proj),
+      {weights_.per_layer_model_proj.buffer, batch_.ple_ctx, batch_.x[0], batch_.step});
   const kernels::PleCombineSpec combine{static_cast<uint32_t>(config_.layers.size()),
                                         config_.per_layer_dim, config_.hidden, config_.rms_eps};
   program.add(
@@ -114,8 +141,8 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   const auto change = [&](Product product) { return stack_.find(l, product); };
 
   const gpu::Buffer& h = record_residual_norm(program, w.before_attention, l > 0, current);
-  record_matmul(program, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step},
-                change(Product::kQkv));
+  record_batch_group(program, w.qkv, batch_spec(w.qkv), {w.qkv.buffer, batch_.qkv, h, batch_.step},
+                     change(Product::kQkv));
   std::vector<gpu::Range> post{batch_.qkv, vectors(w.qk_norms), weights_.rope(config_.layers[l])};
   if (!attention.shares_kv) post.insert(post.end(), {k_cache(l), v_cache(l)});
   post.insert(post.end(), {batch_.spans, batch_.step});
@@ -128,17 +155,18 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
               [this, attention](uint32_t tokens) {
                 return kernels::attention_prefill_groups(attention, tokens, spans_);
               });
-  record_matmul(program, batch_spec(w.output),
-                {w.output.buffer, batch_.delta, batch_.attention, batch_.step},
-                change(Product::kOutput));
+  record_batch_group(program, w.output, batch_spec(w.output),
+                     {w.output.buffer, batch_.delta, batch_.attention, batch_.step},
+                     change(Product::kOutput));
 
   const gpu::Buffer& n = record_residual_norm(program, w.before_ffn, true, current);
   MatmulSpec gate_up = batch_spec(w.gate_up);
   gate_up.epilogue = Epilogue::kGeglu;
-  record_matmul(program, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step},
-                change(Product::kGateUp));
-  record_matmul(program, batch_spec(w.down), {w.down.buffer, batch_.delta, batch_.ffn, batch_.step},
-                change(Product::kDown));
+  record_batch_group(program, w.gate_up, gate_up, {w.gate_up.buffer, batch_.ffn, n, batch_.step},
+                     change(Product::kGateUp));
+  record_batch_group(program, w.down, batch_spec(w.down),
+                     {w.down.buffer, batch_.delta, batch_.ffn, batch_.step},
+                     change(Product::kDown));
   if (config_.experts.count > 0) record_batch_experts(l, program, current);
 
   if (config_.per_layer_dim == 0) return;
@@ -149,11 +177,12 @@ void Decoder::record_batch_layer(size_t l, Program& program, uint32_t& current) 
   gate.epilogue = Epilogue::kGeluMul;
   gate.mul_stride = static_cast<uint32_t>(config_.layers.size()) * config_.per_layer_dim;
   gate.mul_offset = ple.rest;
-  record_matmul(program, gate, {w.ple_gate.buffer, batch_.ple_gate, x, ple.range, batch_.step},
-                change(Product::kPleGate));
-  record_matmul(program, batch_spec(w.ple_proj),
-                {w.ple_proj.buffer, batch_.delta, batch_.ple_gate, batch_.step},
-                change(Product::kPleProj));
+  record_batch_group(program, w.ple_gate, gate,
+                     {w.ple_gate.buffer, batch_.ple_gate, x, ple.range, batch_.step},
+                     change(Product::kPleGate));
+  record_batch_group(program, w.ple_proj, batch_spec(w.ple_proj),
+                     {w.ple_proj.buffer, batch_.delta, batch_.ple_gate, batch_.step},
+                     change(Product::kPleProj));
 }
 
 // The head for the tokens of `step`: Y's rows have `stride` floats.

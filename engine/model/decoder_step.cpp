@@ -213,22 +213,23 @@ void Decoder::write_rows(Steps& steps, std::span<const StepRow> rows, bool adjus
 }
 
 // A pass: the tokens in the step's buffer through every layer and the head, and the draws.
-void Decoder::run_rows(Steps& steps, std::span<const StepRow> rows) {
+Task<Status> Decoder::run_rows(Steps& steps, std::span<const StepRow> rows) {
   const auto count = static_cast<uint32_t>(rows.size());
   // Every row's draw is that of position 0.
   list_.clear(steps.draws_at, 0, count * kBlock);
   list_.begin_pass();
   steps.inputs.record(list_, cache_, count);
-  for (const Program& layer : steps.layers) layer.record(list_, cache_, count);
+  CO_TRY_VOID(co_await record_layers(steps.layers, 0, steps.layers.size(), count, steps.s, count));
   steps.head.record(list_, cache_, count);
   for (uint32_t r = 0; r < count; ++r) {
     if (rows[r].adjust.entries > 0) steps.adjust[r].record(list_, cache_, rows[r].adjust.entries);
     steps.sample[r].record(list_, cache_, 0);
   }
   list_.end_pass();
+  co_return Status{};
 }
 
-void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket) {
+Task<Status> Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t ticket) {
   const auto count = static_cast<uint32_t>(rows.size());
   write_rows(steps_, rows, !fed);
   list_.reset();
@@ -243,9 +244,10 @@ void Decoder::step(std::span<const StepRow> rows, bool fed, void* out, uint32_t 
     device_.write(steps_.s.tokens, 0, std::as_bytes(std::span(tokens)));
     write_step(steps_.s.step, {.tokens = count});
   }
-  run_rows(steps_, rows);
+  CO_TRY_VOID(co_await run_rows(steps_, rows));
   list_.read(steps_.candidates, 0, count * step_stride(), out, ticket);
   device_.submit(list_);
+  co_return Status{};
 }
 
 Task<Status> Decoder::read_step_logits(uint32_t row, std::span<float> out) const {

@@ -41,8 +41,14 @@ Task<Status> Drafter::load(const gguf::Header& header, uint32_t source,
                            std::function<bool()> cancelled) {
   const auto nothing = [](uint64_t, uint64_t) {};
   CO_TRY(weights_,
-         co_await load_weights(device_, cache_, header, config_, source, TablePlace::kGpu,
+         co_await load_weights(device_, cache_, header, config_, source, WeightPlaces{},
                                target_.context() + kernels::kRopeLow, nothing, cancelled));
+  for (const LayerWeights& w : weights_.layers) {
+    for (const MatrixGroup* group : {&w.qkv, &w.output, &w.gate_up, &w.down}) {
+      if (group->split())
+        co_return fail(ErrorCode::kUnsupported, "a matrix of the drafter is larger than a binding");
+    }
+  }
   std::vector<MatrixJob> jobs;
   for (const auto& [name, group] : {std::pair{kPreProjection, &pre_}, {kPostProjection, &post_}}) {
     const gguf::TensorInfo* tensor = header.tensor(name);
@@ -50,10 +56,12 @@ Task<Status> Drafter::load(const gguf::Header& header, uint32_t source,
     group->cols = static_cast<uint32_t>(tensor->dims[0]);
     CO_TRY(const kernels::Codec codec, matrix_codec(*tensor, rows, group->cols));
     group->segments = {{codec, rows, 0}};
-    CO_TRY(group->buffer, device_.create_buffer(kernels::packed_bytes(codec, rows, group->cols),
-                                                gpu::kStorageUsage, name));
-    projection_bytes_ += group->buffer.size();
-    jobs.push_back({tensor, codec, group->cols, 0, rows, &group->buffer, 0});
+    CO_TRY(gpu::Buffer buffer,
+           device_.create_buffer(kernels::packed_bytes(codec, rows, group->cols),
+                                 gpu::kStorageUsage, name));
+    projection_bytes_ += buffer.size();
+    group->buffer = std::move(buffer);
+    jobs.push_back({tensor, codec, group->cols, 0, rows, group->buffer.get(), 0});
   }
   CO_TRY_VOID(co_await upload_matrices(device_, cache_, source, std::move(jobs), nothing,
                                        std::move(cancelled)));
@@ -238,11 +246,12 @@ void Drafter::draft(gpu::CommandList& list, const StepRow& first, const Hidden& 
   list.end_pass();
 }
 
-void Drafter::run(std::span<const StepRow> rows, const Hidden& hidden, void* out, uint32_t ticket) {
+Task<Status> Drafter::run(std::span<const StepRow> rows, Hidden hidden, void* out,
+                          uint32_t ticket) {
   target_.list_.reset();
   if (rows.size() > 1)
     draft(target_.list_, rows[0], hidden, static_cast<uint32_t>(rows.size() - 1));
-  target_.verify(rows, guesses_, out, ticket);
+  co_return co_await target_.verify(rows, guesses_, out, ticket);
 }
 
 }  // namespace lapidary::model

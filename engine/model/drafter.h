@@ -34,9 +34,9 @@ class Drafter {
   };
   // Guesses rows.size() - 1 tokens after rows[0].token, which has not run yet, and submits all of
   // them as Decoder::verify does; `out` is as it says. rows[0].position >= 1.
-  void run(std::span<const StepRow> rows, const Hidden& hidden, void* out, uint32_t ticket);
+  Task<Status> run(std::span<const StepRow> rows, Hidden hidden, void* out, uint32_t ticket);
 
-  uint64_t bytes() const { return weights_.bytes + projection_bytes_ + scratch_bytes_; }
+  uint64_t bytes() const { return weights_.bytes.total() + projection_bytes_ + scratch_bytes_; }
   uint32_t layers() const { return static_cast<uint32_t>(config_.layers.size()); }
 
  private:

@@ -51,7 +51,13 @@ class Program {
     if (groups.x == 0) return;
     list.dispatch(cache[step.slot], step.bindings, groups.x, groups.y, groups.z);
   }
-  void clear() { steps_.clear(); }
+  void clear() {
+    steps_.clear();
+    marks_.clear();
+  }
+  // Notes where it is to be taken apart: what is recorded next.
+  void mark() { marks_.push_back(steps_.size()); }
+  const std::vector<size_t>& marks() const { return marks_; }
   size_t size() const { return steps_.size(); }
 
  private:
@@ -62,6 +68,7 @@ class Program {
     gpu::Bindings bindings;
   };
   std::vector<Step> steps_;
+  std::vector<size_t> marks_;
 };
 
 }  // namespace lapidary::model

@@ -10,23 +10,12 @@
 #include "engine/gpu/device.h"
 #include "engine/kernels/cache.h"
 #include "engine/kernels/layout.h"
+#include "engine/model/layer_stream.h"
 
 namespace lapidary::model {
 
 // progress(loaded, total): bytes of the file.
 using LoadProgress = std::function<void(uint64_t, uint64_t)>;
-
-// Rows [row_begin, row_begin + rows) of a tensor that is a matrix of `cols` columns, for bytes
-// [offset, ...) of a buffer.
-struct MatrixJob {
-  const gguf::TensorInfo* tensor;
-  kernels::Codec codec;
-  uint32_t cols;
-  uint32_t row_begin;
-  uint32_t rows;
-  const gpu::Buffer* target;
-  uint64_t offset;
-};
 
 // Values of a tensor: `count` from `first` on, or all of them (0).
 struct VectorJob {

@@ -41,7 +41,7 @@ Status Tower::plan_matrix(MatrixGroup& group, const gguf::TensorInfo& tensor, ui
   group.cols = cols;
   group.segments = {{codec, rows, 0}};
   TRY(group.buffer, buffer(kernels::packed_bytes(codec, rows, cols), tensor.name, total));
-  jobs.push_back({&tensor, codec, cols, 0, rows, &group.buffer, 0});
+  jobs.push_back({&tensor, codec, cols, 0, rows, group.buffer.get(), 0});
   return {};
 }
 

@@ -1,6 +1,7 @@
 #include "engine/model/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <memory>
 
@@ -19,23 +20,32 @@ using kernels::Codec;
 
 class Loader {
  public:
-  Loader(gpu::Device& device, kernels::KernelCache& cache, const gguf::Header& header,
-         const Config& config, uint32_t source)
-      : device_(device), cache_(cache), header_(header), config_(config), source_(source) {}
+  Loader(gpu::Device& device, const gguf::Header& header, const Config& config, uint32_t source)
+      : device_(device), header_(header), config_(config), source_(source) {}
 
-  Status plan(TablePlace per_layer);
+  // sizes: of layers' buffers, as `sizes` below leaves them, where some are streamed.
+  Status plan(const WeightPlaces& places, std::span<const std::vector<uint64_t>> sizes = {});
+  // Vectors and rotary tables, which plan() leaves out.
+  void measure_rest(uint32_t context);
   Task<Status> load_vectors();
   Task<Status> load_rope(uint32_t context);
-  Task<Status> load_matrices(const LoadProgress& progress, const std::function<bool()>& cancelled) {
-    return upload_matrices(device_, cache_, source_, std::move(matrices_), progress, cancelled);
-  }
+  Task<Status> load_matrices(kernels::KernelCache& cache, const LoadProgress& progress,
+                             const std::function<bool()>& cancelled);
+  uint64_t staging() const { return LayerStream::staging_bytes({&matrices_, 1}); }
+  uint64_t layer_staging() const { return LayerStream::staging_bytes(streamed_); }
+  uint64_t expert_staging() const { return ExpertCache::staging_bytes(experts_); }
 
   Weights weights;
+  std::vector<std::vector<uint64_t>> sizes;  // of layers' buffers
 
  private:
   Result<const gguf::TensorInfo*> tensor(TensorRole role, int layer = 0) const;
   Status plan_group(MatrixGroup& group, std::initializer_list<TensorRole> roles, int layer,
                     std::string_view label);
+  Status plan_group_parts(MatrixGroup& group, std::vector<MatrixJob> jobs, std::string_view label);
+  double binding_limit() const {
+    return std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
+  }
   Status plan_table(Table& table, TensorRole role, std::string_view label);
   Status plan_source_table(std::optional<SourceTable>& table, TensorRole role);
   Status plan_layer(int layer);
@@ -46,14 +56,26 @@ class Loader {
                    int pre_layer, const TensorRole* scale, int scale_layer);
   Status add_vector(TensorRole role, int layer, size_t at);
   size_t reserve_floats(Site& site, size_t count);
-  Result<gpu::Buffer> buffer(uint64_t bytes, uint32_t usage, std::string_view label);
+  Result<gpu::Buffer> buffer(uint64_t bytes, uint64_t WeightBytes::* kind, std::string_view label);
+  // Of the layer at hand: its own, or the one that layers share.
+  Result<SharedBuffer> layer_buffer(uint64_t bytes, uint64_t WeightBytes::* kind,
+                                    std::string_view label);
+  // Where jobs of what is at hand go.
+  std::vector<MatrixJob>& jobs() { return layer_ && streams_ ? streamed_.back() : matrices_; }
 
   gpu::Device& device_;
-  kernels::KernelCache& cache_;
   const gguf::Header& header_;
   const Config& config_;
   uint32_t source_;
   std::vector<MatrixJob> matrices_;
+  std::vector<std::vector<MatrixJob>> streamed_;  // of each layer that is
+  bool layer_ = false;                            // a layer is at hand
+  bool streams_ = false;                          // and it is streamed
+  size_t next_shared_ = 0;                        // of its buffers
+  uint32_t expert_slots_ = 0;
+  std::vector<std::vector<ExpertTensor>> experts_;  // of each layer, where there are slots
+  std::vector<uint64_t> shared_bytes_;
+  std::vector<SharedBuffer> shared_;
   std::vector<VectorJob> vector_jobs_;
   std::vector<size_t> router_scales_;  // where in vectors_
   std::vector<float> vectors_;
@@ -66,10 +88,23 @@ Result<const gguf::TensorInfo*> Loader::tensor(TensorRole role, int layer) const
   return info;
 }
 
-Result<gpu::Buffer> Loader::buffer(uint64_t bytes, uint32_t usage, std::string_view label) {
-  TRY(gpu::Buffer made, device_.create_buffer(bytes, usage, label));
-  weights.bytes += made.size();
+Result<gpu::Buffer> Loader::buffer(uint64_t bytes, uint64_t WeightBytes::* kind,
+                                   std::string_view label) {
+  TRY(gpu::Buffer made, device_.create_buffer(bytes, gpu::kStorageUsage, label));
+  weights.bytes.*kind += made.size();
   return made;
+}
+
+Result<SharedBuffer> Loader::layer_buffer(uint64_t bytes, uint64_t WeightBytes::* kind,
+                                          std::string_view label) {
+  if (layer_) sizes.back().push_back(round_up(bytes, 16));
+  if (!layer_ || !streams_) return buffer(bytes, kind, label);
+  const size_t index = next_shared_++;
+  if (index == shared_.size()) {
+    TRY(gpu::Buffer made, buffer(shared_bytes_[index], kind, label));
+    shared_.emplace_back(std::move(made));
+  }
+  return shared_[index];
 }
 
 Status Loader::plan_group(MatrixGroup& group, std::initializer_list<TensorRole> roles, int layer,
@@ -85,15 +120,57 @@ Status Loader::plan_group(MatrixGroup& group, std::initializer_list<TensorRole> 
     jobs.push_back({info, codec, group.cols, 0, rows, nullptr, bytes});
     bytes += kernels::packed_bytes(codec, rows, group.cols);
   }
-  if (static_cast<double>(bytes) > device_.info().max_binding_size) {
-    return fail(ErrorCode::kOutOfMemory,
-                cat(label, " of layer ", layer, " needs a binding of ", bytes,
-                    " bytes; this adapter allows ", device_.info().max_binding_size));
-  }
-  TRY(group.buffer, buffer(bytes, gpu::kStorageUsage, label));
+  group.paired = roles.size() > 0 && *roles.begin() == TensorRole::kFfnGate;
+  if (static_cast<double>(bytes) > binding_limit())
+    return plan_group_parts(group, std::move(jobs), label);
+  TRY(group.buffer, layer_buffer(bytes, &WeightBytes::dense, label));
   for (MatrixJob& job : jobs) {
-    job.target = &group.buffer;
-    matrices_.push_back(job);
+    job.target = group.buffer.get();
+    this->jobs().push_back(job);
+  }
+  return {};
+}
+
+// Parts of whole rows: of gate and up the same of both, of other groups' matrices one after
+// another.
+Status Loader::plan_group_parts(MatrixGroup& group, std::vector<MatrixJob> jobs,
+                                std::string_view label) {
+  // Kernels take rows by so many at most.
+  constexpr uint32_t kRows = 64;
+  const std::span<MatrixJob> all(jobs);
+  const size_t side_by_side = group.paired ? jobs.size() : 1;
+  uint32_t row = 0;  // of y
+  for (size_t first = 0; first < jobs.size(); first += side_by_side) {
+    const std::span<MatrixJob> together = all.subspan(first, side_by_side);
+    const uint32_t rows = together[0].rows;
+    const auto bytes = [&](uint32_t count) {
+      uint64_t sum = 0;
+      for (const MatrixJob& job : together)
+        sum += kernels::packed_bytes(job.codec, count, group.cols);
+      return sum;
+    };
+    uint32_t each = rows;
+    while (each > 1 && static_cast<double>(bytes(each)) > binding_limit()) each = div_ceil(each, 2);
+    if (each < rows && each > kRows) each = each / kRows * kRows;
+    if (static_cast<double>(bytes(each)) > binding_limit())
+      return fail(ErrorCode::kOutOfMemory, cat("one row of ", label, " exceeds a binding"));
+    for (uint32_t begin = 0; begin < rows; begin += each) {
+      const uint32_t count = std::min(each, rows - begin);
+      MatrixGroup::Part& part = group.parts.emplace_back();
+      part.row = row + begin;
+      TRY(part.buffer, layer_buffer(bytes(count), &WeightBytes::dense, label));
+      uint64_t offset = 0;
+      for (MatrixJob job : together) {
+        part.segments.push_back({job.codec, count, static_cast<uint32_t>(offset)});
+        job.row_begin = begin;
+        job.rows = count;
+        job.target = part.buffer.get();
+        job.offset = offset;
+        this->jobs().push_back(job);
+        offset += kernels::packed_bytes(job.codec, count, group.cols);
+      }
+    }
+    row += rows;
   }
   return {};
 }
@@ -103,7 +180,7 @@ Status Loader::plan_table(Table& table, TensorRole role, std::string_view label)
   TRY(table.codec, matrix_codec(*info, info->rows(), info->dims[0]));
   table.rows = static_cast<uint32_t>(info->rows());
   table.cols = static_cast<uint32_t>(info->dims[0]);
-  const double limit = std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
+  const double limit = binding_limit();
   uint32_t part_rows = table.rows;
   while (static_cast<double>(kernels::packed_bytes(table.codec, part_rows, table.cols)) > limit) {
     if (part_rows == 1)
@@ -113,8 +190,10 @@ Status Loader::plan_table(Table& table, TensorRole role, std::string_view label)
   table.parts.reserve(div_ceil(table.rows, part_rows));
   for (uint32_t begin = 0; begin < table.rows; begin += part_rows) {
     const uint32_t rows = std::min(part_rows, table.rows - begin);
-    TRY(gpu::Buffer made,
-        buffer(kernels::packed_bytes(table.codec, rows, table.cols), gpu::kStorageUsage, label));
+    TRY(gpu::Buffer made, buffer(kernels::packed_bytes(table.codec, rows, table.cols),
+                                 role == TensorRole::kPerLayerTokenEmbd ? &WeightBytes::per_layer
+                                                                        : &WeightBytes::tables,
+                                 label));
     table.parts.push_back({std::move(made), begin, rows});
     matrices_.push_back(
         {info, table.codec, table.cols, begin, rows, &table.parts.back().buffer, 0});
@@ -214,7 +293,8 @@ Status Loader::plan_layer(int l) {
 // the first half is gate.
 Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const TensorRole> roles,
                                     int layer, uint32_t rows, std::string_view label) {
-  const uint32_t experts = config_.experts.count;
+  // From here on slots are experts.
+  const uint32_t experts = expert_slots_ > 0 ? expert_slots_ : config_.experts.count;
   std::vector<const gguf::TensorInfo*> tensors;
   std::vector<Codec> codecs;
   for (const TensorRole role : roles) {
@@ -231,7 +311,7 @@ Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const Te
       sum += kernels::packed_bytes(codec, count * matrices.stride, matrices.cols);
     return static_cast<double>(sum);
   };
-  const double limit = std::min(device_.info().max_binding_size, device_.info().max_buffer_size);
+  const double limit = binding_limit();
   uint32_t each = experts;
   while (bytes(each) > limit) {
     if (each == 1) {
@@ -241,14 +321,25 @@ Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const Te
     }
     each = div_ceil(each, 2);
   }
-  // Sized once: the jobs point into it.
   matrices.parts.reserve(div_ceil(experts, each));
+  const size_t kept = expert_slots_ > 0 ? experts_.back().size() : 0;
+  if (expert_slots_ > 0) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      experts_.back().push_back({.name = std::string(tensors[i]->name),
+                                 .at = tensors[i]->offset,
+                                 .codec = codecs[i],
+                                 .cols = matrices.cols,
+                                 .rows = matrices.stride,
+                                 .parts = {}});
+    }
+  }
   for (uint32_t first = 0; first < experts; first += each) {
     ExpertMatrices::Part& part = matrices.parts.emplace_back();
     part.first = first;
     part.count = std::min(each, experts - first);
     const uint32_t all = part.count * matrices.stride;
-    TRY(part.buffer, buffer(static_cast<uint64_t>(bytes(part.count)), gpu::kStorageUsage, label));
+    TRY(part.buffer,
+        layer_buffer(static_cast<uint64_t>(bytes(part.count)), &WeightBytes::experts, label));
     uint64_t offset = 0;
     for (size_t i = 0; i < tensors.size(); ++i) {
       for (uint32_t row = 0; row < matrices.stride; row += rows) {
@@ -258,8 +349,13 @@ Status Loader::plan_expert_matrices(ExpertMatrices& matrices, std::span<const Te
                                  .matrix_rows = all,
                                  .first_row = row});
       }
-      matrices_.push_back({tensors[i], codecs[i], matrices.cols, first * matrices.stride, all,
-                           &part.buffer, offset});
+      if (expert_slots_ > 0) {
+        experts_.back()[kept + i].parts.push_back(
+            {.target = part.buffer.get(), .offset = offset, .first = first, .count = part.count});
+      } else {
+        jobs().push_back({tensors[i], codecs[i], matrices.cols, first * matrices.stride, all,
+                          part.buffer.get(), offset});
+      }
       offset += kernels::packed_bytes(codecs[i], all, matrices.cols);
     }
   }
@@ -289,13 +385,13 @@ Status Loader::plan_experts(int l) {
   return add_vector(TensorRole::kExpertsDownScale, l, scales);
 }
 
-Status Loader::plan(TablePlace per_layer) {
+Status Loader::plan(const WeightPlaces& places, std::span<const std::vector<uint64_t>> known) {
   TRY_VOID(plan_table(weights.token_embd, TensorRole::kTokenEmbd, "token embedding"));
   if (find_tensor(header_, TensorRole::kOutput) != nullptr) {
     TRY_VOID(plan_table(weights.output, TensorRole::kOutput, "output head"));
   }
   if (config_.per_layer_dim > 0) {
-    if (per_layer == TablePlace::kSource) {
+    if (places.per_layer == TablePlace::kSource) {
       TRY_VOID(plan_source_table(weights.per_layer_source, TensorRole::kPerLayerTokenEmbd));
     } else {
       TRY_VOID(plan_table(weights.per_layer_token_embd, TensorRole::kPerLayerTokenEmbd,
@@ -306,10 +402,52 @@ Status Loader::plan(TablePlace per_layer) {
     const size_t at = reserve_floats(weights.per_layer_proj_norm, config_.per_layer_dim);
     TRY_VOID(add_vector(TensorRole::kPerLayerProjNorm, 0, at));
   }
-  // Sized once: the jobs point into it.
-  weights.layers = std::vector<LayerWeights>(config_.layers.size());
-  for (size_t l = 0; l < config_.layers.size(); ++l) TRY_VOID(plan_layer(static_cast<int>(l)));
+  const size_t layers = config_.layers.size();
+  weights.layers = std::vector<LayerWeights>(layers);
+  weights.resident = static_cast<uint32_t>(std::min<uint64_t>(places.resident, layers));
+  for (size_t l = weights.resident; l < known.size(); ++l) {
+    shared_bytes_.resize(std::max(shared_bytes_.size(), known[l].size()));
+    for (size_t i = 0; i < known[l].size(); ++i)
+      shared_bytes_[i] = std::max(shared_bytes_[i], known[l][i]);
+  }
+  layer_ = true;
+  expert_slots_ = places.expert_slots;
+  for (size_t l = 0; l < layers; ++l) {
+    if (expert_slots_ > 0) experts_.emplace_back();
+    streams_ = l >= weights.resident;
+    if (streams_) streamed_.emplace_back();
+    next_shared_ = 0;
+    sizes.emplace_back();
+    TRY_VOID(plan_layer(static_cast<int>(l)));
+  }
+  layer_ = false;
   return {};
+}
+
+void Loader::measure_rest(uint32_t context) {
+  weights.bytes.vectors += vectors_.size() * sizeof(float);
+  for (const bool sliding : {true, false}) {
+    const auto layer = std::ranges::find(config_.layers, sliding, &LayerConfig::sliding);
+    if (layer == config_.layers.end()) continue;
+    // All pairs turn unless factors say otherwise, which lie in the file.
+    const uint64_t rows = kernels::kRopeLow + div_ceil(context, kernels::kRopeLow);
+    weights.bytes.vectors += rows * layer->head_dim * sizeof(float);
+  }
+}
+
+Task<Status> Loader::load_matrices(kernels::KernelCache& cache, const LoadProgress& progress,
+                                   const std::function<bool()>& cancelled) {
+  CO_TRY_VOID(
+      co_await upload_matrices(device_, cache, source_, std::move(matrices_), progress, cancelled));
+  if (!experts_.empty()) {
+    CO_TRY(weights.experts,
+           co_await ExpertCache::create(device_, cache, source_, config_.experts.count,
+                                        expert_slots_, std::move(experts_)));
+  }
+  if (streamed_.empty()) co_return Status{};
+  CO_TRY(weights.stream,
+         co_await LayerStream::create(device_, cache, source_, std::move(streamed_)));
+  co_return Status{};
 }
 
 Task<Status> Loader::load_vectors() {
@@ -319,7 +457,7 @@ Task<Status> Loader::load_vectors() {
     for (float& scale : std::span(vectors_).subspan(at, config_.hidden)) scale *= factor;
   }
   CO_TRY(weights.vectors,
-         buffer(vectors_.size() * sizeof(float), gpu::kStorageUsage, "norms and scales"));
+         buffer(vectors_.size() * sizeof(float), &WeightBytes::vectors, "norms and scales"));
   device_.write(weights.vectors, 0, std::as_bytes(std::span(vectors_)));
   vectors_ = {};
   co_return Status{};
@@ -353,13 +491,21 @@ Task<Status> Loader::load_rope(uint32_t context) {
         kernels::rope_table(layer->head_dim, pairs, config_.rope(*layer).theta, divisors, context);
     gpu::Buffer& target = sliding ? weights.rope_sliding : weights.rope_global;
     (sliding ? weights.rotated_sliding : weights.rotated_global) = pairs;
-    CO_TRY(target, buffer(table.size() * sizeof(float), gpu::kStorageUsage, "rotary table"));
+    CO_TRY(target, buffer(table.size() * sizeof(float), &WeightBytes::vectors, "rotary table"));
     device_.write(target, 0, std::as_bytes(std::span(table)));
   }
   co_return Status{};
 }
 
 }  // namespace
+
+bool Weights::splits_groups() const {
+  return std::ranges::any_of(layers, [](const LayerWeights& layer) {
+    return std::ranges::any_of(std::array{&layer.qkv, &layer.output, &layer.gate_up, &layer.down,
+                                          &layer.ple_gate, &layer.ple_proj},
+                               [](const MatrixGroup* group) { return group->split(); });
+  });
+}
 
 kernels::AttentionSpec attention_shape(const Config& config, const Weights& weights, size_t l) {
   const LayerConfig& layer = config.layers[l];
@@ -375,16 +521,42 @@ kernels::AttentionSpec attention_shape(const Config& config, const Weights& weig
 
 Task<Result<Weights>> load_weights(gpu::Device& device, kernels::KernelCache& cache,
                                    const gguf::Header& header, const Config& config,
-                                   uint32_t source, TablePlace per_layer, uint32_t context,
+                                   uint32_t source, WeightPlaces places, uint32_t context,
                                    LoadProgress progress, std::function<bool()> cancelled) {
-  Loader loader(device, cache, header, config, source);
-  CO_TRY_VOID(loader.plan(per_layer));
+  WeightShapes shapes;
+  if (places.resident < config.layers.size()) {
+    gpu::Device measuring(device.info());
+    CO_TRY(shapes, measure_weights(measuring, header, config, places.per_layer, context));
+  }
+  Loader loader(device, header, config, source);
+  CO_TRY_VOID(loader.plan(places, shapes.layers));
   // Buffers that the GPU has no memory for show now, not when all has been read for them.
   CO_TRY_VOID(co_await device.sync());
   CO_TRY_VOID(co_await loader.load_vectors());
   CO_TRY_VOID(co_await loader.load_rope(context));
-  CO_TRY_VOID(co_await loader.load_matrices(progress, cancelled));
+  CO_TRY_VOID(co_await loader.load_matrices(cache, progress, cancelled));
   co_return std::move(loader.weights);
+}
+
+Result<WeightShapes> measure_weights(gpu::Device& device, const gguf::Header& header,
+                                     const Config& config, TablePlace per_layer, uint32_t context) {
+  Loader whole(device, header, config, 0);
+  TRY_VOID(whole.plan({.per_layer = per_layer}));
+  whole.measure_rest(context);
+  // What streaming needs of its own, as if every layer were streamed.
+  Loader streams(device, header, config, 0);
+  TRY_VOID(streams.plan({.per_layer = per_layer, .resident = 0}, whole.sizes));
+  WeightShapes shapes{.weights = std::move(whole.weights),
+                      .layers = std::move(whole.sizes),
+                      .staging = whole.staging(),
+                      .stream_staging = streams.layer_staging()};
+  if (config.experts.count > 0) {
+    Loader slots(device, header, config, 0);
+    TRY_VOID(slots.plan({.per_layer = per_layer, .expert_slots = 1}));
+    shapes.expert_slot = slots.weights.bytes.experts;
+    shapes.expert_staging = slots.expert_staging();
+  }
+  return shapes;
 }
 
 }  // namespace lapidary::model

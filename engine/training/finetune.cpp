@@ -48,6 +48,17 @@ Result<std::unique_ptr<Finetune>> Finetune::open(Base base, const Json& json) {
   TRY(FinetuneOptions options, FinetuneOptions::parse(json));
   if (base.config->experts.count > 0)
     return fail(ErrorCode::kUnsupported, "models with experts cannot be fine-tuned");
+  if (base.weights->stream != nullptr) {
+    return fail(
+        ErrorCode::kUnsupported,
+        "a model whose layers are streamed from its file cannot be fine-tuned: it needs all "
+        "of them on the GPU (load it with more gpuMemory, or without)");
+  }
+  if (base.weights->splits_groups()) {
+    return fail(ErrorCode::kUnsupported,
+                "this GPU binds buffers that are too small for this model's matrices; fine-tuning "
+                "needs each of them in one");
+  }
   if (options.data.max_length > base.context) {
     return fail(ErrorCode::kInvalidArgument,
                 cat("examples of up to ", options.data.max_length,

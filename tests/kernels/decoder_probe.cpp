@@ -153,7 +153,7 @@ struct DecoderProbe {
     for (const Program& layer : decoder.decode_layers_) layers.push_back(layer.size());
     decoder.set_token(token, position);
     emit({{"step", "before"}});
-    decoder.decode(position, {});
+    CO_TRY_VOID(co_await decoder.decode(position, {}));
     emit({{"step", "after"},
           {"layers", layers},
           {"inputs", decoder.decode_inputs_.size()},
@@ -170,7 +170,7 @@ struct DecoderProbe {
     CO_TRY_VOID(check_tensors(config, header));
     CO_TRY(Weights weights,
            co_await load_weights(
-               device, cache, header, config, source, TablePlace::kGpu, config.context_length,
+               device, cache, header, config, source, WeightPlaces{}, config.context_length,
                [](uint64_t, uint64_t) {}, [] { return false; }));
     // As a model is loaded: the driver's cache has these kernels from the other tests, or for them.
     const DecoderOptions options{.context = config.context_length,

@@ -80,7 +80,7 @@ struct Loaded {
     CO_TRY(self->config, model::Config::from_gguf(header));
     CO_TRY(self->weights,
            co_await model::load_weights(
-               self->device, self->cache, header, self->config, source, model::TablePlace::kGpu,
+               self->device, self->cache, header, self->config, source, model::WeightPlaces{},
                self->config.context_length, [](uint64_t, uint64_t) {}, [] { return false; }));
     co_return self;
   }

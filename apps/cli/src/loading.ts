@@ -1,6 +1,13 @@
 // Loads a model with a progress line on a terminal.
 
-import { Model, type KvType, type LoadOptions, type LoadProgress } from 'lapidary/node';
+import {
+  Model,
+  type KvType,
+  type LoadOptions,
+  type LoadProgress,
+  type ModelInfo,
+} from 'lapidary/node';
+import { bytes } from './format.js';
 import { StatusLine, progressLine } from './status.js';
 import { storeOptions, type StoreFlags } from './stores.js';
 
@@ -8,6 +15,7 @@ export interface LoadFlags extends StoreFlags {
   context?: number;
   kvType?: KvType;
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
+  gpuMemory?: number;
   projector?: string;
   /** False: none. */
   drafter?: string | false;
@@ -15,6 +23,16 @@ export interface LoadFlags extends StoreFlags {
 
 function line({ phase, loaded, total }: LoadProgress): string {
   return progressLine(phase, loaded, total, phase === 'upload' || phase === 'header');
+}
+
+/** What is read from the file whenever it is needed; nothing where all is on the GPU. */
+export function streamingLine({ memory, layers }: ModelInfo): string | undefined {
+  if (memory.fit !== 'streamed') return undefined;
+  const read =
+    memory.expertSlots !== undefined
+      ? `of every layer ${memory.expertSlots} experts are kept, the others are read from the file as tokens need them`
+      : `${layers - memory.residentLayers} of ${layers} layers are read from the file for every token`;
+  return `${bytes(memory.total)} do not fit into ${bytes(memory.budget ?? 0)} of GPU memory: ${read}`;
 }
 
 /** Loads `name`; Ctrl-C meanwhile rejects with `cancelled`. Warnings of the engine go to stderr. */
@@ -32,6 +50,7 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     ...(flags.context !== undefined && { contextLength: flags.context }),
     ...(flags.kvType !== undefined && { kvType: flags.kvType }),
     ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
+    ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
     ...(flags.projector !== undefined && { projector: flags.projector }),
     ...(flags.drafter !== undefined && { drafter: flags.drafter }),
     ...(status.terminal && {
@@ -40,7 +59,11 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     }),
   };
   try {
-    return await Model.load(name, options);
+    const model = await Model.load(name, options);
+    status.clear();
+    const line = streamingLine(model.info);
+    if (line) process.stderr.write(`${line}\n`);
+    return model;
   } finally {
     process.off('SIGINT', onInterrupt);
     status.clear();

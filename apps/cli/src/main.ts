@@ -37,6 +37,19 @@ const wholesFrom0 = (text: string): number[] => text.split(',').map(wholeFrom(0)
 const words = (text: string): string[] => text.split(',');
 const collect = (text: string, before: string[] | undefined) => [...(before ?? []), text];
 
+/** "8GiB": bytes. Units of a letter alone are binary, as those of docker and rclone are. */
+function size(text: string): number {
+  const [, value, prefix = '', kind = ''] =
+    /^(\d+(?:\.\d+)?) ?(?:([KMGT]?)(iB|B|))$/i.exec(text.trim()) ?? [];
+  const base = prefix && kind.toLowerCase() === 'b' ? 1000 : 1024;
+  const bytes = Math.floor(Number(value) * base ** ' KMGT'.indexOf(prefix.toUpperCase() || ' '));
+  if (!Number.isSafeInteger(bytes) || bytes < 1)
+    throw new InvalidArgumentError(
+      'It must be a size: bytes, or a number with KiB, MiB, GiB, MB, GB.',
+    );
+  return bytes;
+}
+
 let exitCode: number = EXIT.ok;
 /** Runs a command; its errors become a line and an exit code. */
 function guarded<Args extends unknown[]>(command: (...args: Args) => Promise<number>) {
@@ -78,6 +91,12 @@ const perLayerEmbeddings = () =>
     "the table of per-layer embeddings: in the GPU's memory, or read from the file by token (default auto: the GPU, " +
       'if it has room)',
   ).choices(['gpu', 'source', 'auto']);
+const gpuMemory = () =>
+  new Option(
+    '--gpu-memory <size>',
+    'what the model may take of the memory of the GPU (8GiB, 6000MB, bytes): what does not fit is read from the file ' +
+      'whenever it is needed',
+  ).argParser(size);
 const projector = () =>
   new Option(
     '--projector <path>',
@@ -111,6 +130,7 @@ program
   .addOption(context())
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
+  .addOption(gpuMemory())
   .option(
     '--adapter <path[:scale]>',
     "a LoRA adapter: a .gguf or .safetensors file, PEFT's folder, or an http(s) address (may be given several times)",
@@ -169,6 +189,7 @@ program
   .addOption(context())
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
+  .addOption(gpuMemory())
   .addOption(models())
   .addHelpText(
     'after',
@@ -240,13 +261,17 @@ program
   .argument('<model>', 'a name or a .gguf file')
   .option('--tensors', 'list the tensors, too')
   .option('--json', 'as JSON')
+  .addOption(context())
+  .addOption(kvType())
+  .addOption(gpuMemory())
   .addOption(models())
   .addHelpText(
     'after',
     `
 Examples:
   lapidary show nano
-  lapidary show ./model.gguf --tensors`,
+  lapidary show ./model.gguf --tensors
+  lapidary show gemma4:26b --gpu-memory 8GiB`,
   )
   .action(guarded(show));
 
@@ -283,6 +308,7 @@ program
   .addOption(context())
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
+  .addOption(gpuMemory())
   .addOption(models())
   .addHelpText(
     'after',
@@ -365,6 +391,7 @@ program
   .option('--json', 'events as JSON, one a line; the last has the type "done"')
   .addOption(context())
   .addOption(perLayerEmbeddings())
+  .addOption(gpuMemory())
   .addOption(models())
   .addHelpText(
     'after',
@@ -468,6 +495,7 @@ program
     'guesses of the drafter at a time, 1 to 8 (default: as pay)',
     wholeFrom(1),
   )
+  .addOption(gpuMemory())
   .option('--no-tune', 'kernels as their shapes suggest, not as timing on this GPU does')
   .option('--batch-size <n>', 'tokens of a prompt that run at once (default 512)', wholeFrom(1))
   .option(
@@ -553,6 +581,7 @@ program
   .addOption(kvType())
   .addOption(perLayerEmbeddings())
   .addOption(noDrafter())
+  .addOption(gpuMemory())
   .addOption(models())
   .addHelpText(
     'after',

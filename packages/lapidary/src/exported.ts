@@ -45,7 +45,7 @@ export {
 } from './merge.js';
 export { decodeAudio } from './media/decode.js';
 export type { LoadOptions } from './load-options.js';
-export { Model, inspect, type TokenizeOptions } from './model.js';
+export { Model, inspect, type InspectOptions, type TokenizeOptions } from './model.js';
 export { engineModule, findGpu, type FoundModel, type ModelLocation } from './platform.js';
 export { Reply } from './reply.js';
 export { BlobSource } from './source/blob.js';

@@ -30,6 +30,13 @@ export interface LoadOptions extends FindOptions {
    */
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   /**
+   * Bytes of GPU memory that the model may take. Where it needs more, the per-layer embeddings stay in the source first,
+   * and then layers, which are read from there whenever they are needed: as fast as the source is. Where not even that
+   * fits, `load` rejects with `out_of_memory`. `info.memory` says what became of it. WebGPU does not tell how much there
+   * is. Default: all that the GPU has.
+   */
+  gpuMemory?: number;
+  /**
    * The file of the vision tower, where it is not the model's own: what llama.cpp calls mmproj. Default: the one that an
    * Ollama model has beside its weights.
    */

@@ -67,6 +67,7 @@ export async function loadOn(
           batchSize: options.batchSize,
           sessions: options.sessions,
           perLayerEmbeddings: options.perLayerEmbeddings,
+          gpuMemory: options.gpuMemory,
           params: found.params,
           system: found.system,
           name: found.name,

@@ -580,11 +580,28 @@ function idBytes(ids: ArrayLike<number>): Uint8Array {
   return new Uint8Array(Uint32Array.from(ids).buffer);
 }
 
+/** Which file's header is read with what in mind: options of a load that change how much memory it takes. */
+export type InspectOptions = Pick<
+  LoadOptions,
+  | 'wasm'
+  | 'contextLength'
+  | 'kvType'
+  | 'batchSize'
+  | 'sessions'
+  | 'perLayerEmbeddings'
+  | 'gpuMemory'
+>;
+
 /** Reads the header of a GGUF file and nothing else; needs no GPU. The source stays open. */
 export async function inspect(
   source: ByteSource,
-  options: { wasm?: URL | BufferSource | WebAssembly.Module } = {},
+  { wasm, ...options }: InspectOptions = {},
 ): Promise<FileHeader> {
-  const engine = await Engine.create(await engineModule(options.wasm), undefined);
-  return engine.callJson<FileHeader>('lap_inspect', [engine.addSource(source)]);
+  const engine = await Engine.create(await engineModule(wasm), undefined);
+  const { contextLength, kvType, batchSize, sessions, perLayerEmbeddings, gpuMemory } = options;
+  const asked = { contextLength, kvType, batchSize, sessions, perLayerEmbeddings, gpuMemory };
+  return engine.callJson<FileHeader>('lap_inspect', [
+    engine.addSource(source),
+    JSON.stringify(asked),
+  ]);
 }

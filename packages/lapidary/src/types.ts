@@ -278,6 +278,11 @@ export interface ReplyReport {
   seed?: number;
   /** Ids of what was written. */
   tokens: number[];
+  /**
+   * Where the GPU keeps only some experts (`info.memory.expertSlots`): those that were needed and there, and those that
+   * were read from the source. Replies that went on at the same time count, too.
+   */
+  experts?: { hits: number; misses: number };
 }
 
 /** What happens while a reply is written, in order; `done` is the last. */
@@ -355,12 +360,48 @@ export interface ModelInfo {
   gpuBytes: { weights: number; kv: number; scratch: number };
   /** What guesses tokens of replies; absent where nothing does. */
   drafter?: { layers: number; gpuBytes: number };
+  memory: MemoryReport;
   /** Where the per-layer embeddings are; absent where the model has none. */
   perLayerEmbeddings?: 'gpu' | 'source';
   variant: Record<string, unknown>;
   kernels: number;
   /** How products are spread over threads, by kernel, where that was found by timing on this adapter. */
   cuts: Cuts;
+}
+
+/** How much GPU memory a model takes, told before it is loaded. All sizes are bytes. */
+export interface MemoryReport {
+  /** `streamed`: experts or layers that the budget has no room for are read from the source as they are needed. */
+  fit: 'fits' | 'streamed' | 'does not fit';
+  /** What all of it would take: the sum of `needs`. */
+  total: number;
+  /** The smallest budget that the model can run in. */
+  least: number;
+  /** What it takes under the budget. */
+  planned: number;
+  /** `gpuMemory`, where that was given. */
+  budget?: number;
+  /** Layers, from the first on, that stay on the GPU. */
+  residentLayers: number;
+  /** Of a mixture of experts of which not all fit: the experts of each layer that are on the GPU at a time. */
+  expertSlots?: number;
+  needs: {
+    /** Matrices that every token passes. */
+    dense: number;
+    experts: number;
+    /** Embeddings and the head. */
+    tables: number;
+    perLayerEmbeddings: number;
+    /** Norms, scales, rotary tables. */
+    vectors: number;
+    /** Of pictures and sound, which are loaded when they are first needed. */
+    towers: number;
+    /** Its weights; 0 in what {@link inspect} says. */
+    drafter: number;
+    kv: number;
+    /** Activations, logits. */
+    scratch: number;
+  };
 }
 
 /** A LoRA adapter of a model. */
@@ -396,4 +437,6 @@ export interface FileHeader {
   dataOffset: number;
   metadata: Record<string, MetadataValue>;
   tensors: { name: string; shape: number[]; type: string; offset: number; bytes: number }[];
+  /** Of a text model: the GPU memory that it takes as the options say. */
+  memory?: MemoryReport;
 }

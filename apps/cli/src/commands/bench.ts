@@ -41,6 +41,7 @@ export interface BenchFlags extends StoreFlags {
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   drafter?: string;
   draftTokens?: number;
+  gpuMemory?: number;
   tune?: boolean;
   knownAnswers?: string;
   synthesize?: string;
@@ -120,6 +121,7 @@ export async function bench(name: string | undefined, flags: BenchFlags): Promis
         ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
         ...(drafter && { drafter: () => drafter.open() }),
         ...(flags.draftTokens !== undefined && { draftTokens: flags.draftTokens }),
+        ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
         ...(flags.knownAnswers && { knownAnswers: [await readAnswers(flags.knownAnswers)] }),
         profile: flags.profile ?? false,
         signal,

@@ -140,6 +140,11 @@ export function summary(model: Model, report: ReplyReport, verbose: boolean): st
     text += `prompt:  ${usage.promptTokens} tokens (${usage.cachedTokens} cached), ${prompt} in ${duration(timings.prefillMs)}\n`;
     text += `reply:   ${usage.completionTokens} tokens in ${duration(timings.decodeMs)}, seed ${report.seed}\n`;
     text += `context: ${usage.promptTokens + usage.completionTokens} of ${model.info.contextLength} tokens\n`;
+    if (report.experts) {
+      const { hits, misses } = report.experts;
+      const rate = Math.round((100 * hits) / Math.max(1, hits + misses));
+      text += `experts: ${rate} % of ${hits + misses} were on the GPU, ${misses} were read\n`;
+    }
     const { gpuBytes, perLayerEmbeddings } = model.info;
     const inFile = perLayerEmbeddings === 'source' ? ', per-layer embeddings in the file' : '';
     for (const { name, scale, gpuBytes } of model.adapters) {

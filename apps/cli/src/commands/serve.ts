@@ -13,6 +13,7 @@ import type { Changes } from '../server/ollama-changes.js';
 import { parseKeepAlive } from '../server/ollama-request.js';
 import { checkPage } from '../server/page.js';
 import { storeOptions, writableStores, type StoreFlags } from '../stores.js';
+import { streamingLine } from '../loading.js';
 
 export interface ServeFlags extends StoreFlags {
   host: string;
@@ -26,6 +27,7 @@ export interface ServeFlags extends StoreFlags {
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   /** False: no drafter, also where one is beside a model. */
   drafter?: boolean;
+  gpuMemory?: number;
   /** Replies at once. */
   parallel: number;
   /** Absent: where only this machine can ask. */
@@ -90,8 +92,8 @@ function changesOf(flags: ServeFlags): Changes | undefined {
 }
 
 function loader(flags: ServeFlags, log: Log): LoadModel {
-  return (name, contextLength = flags.context, signal) =>
-    Model.load(name, {
+  return async (name, contextLength = flags.context, signal) => {
+    const model = await Model.load(name, {
       ...storeOptions(flags),
       signal,
       sessions: flags.parallel,
@@ -100,10 +102,15 @@ function loader(flags: ServeFlags, log: Log): LoadModel {
       ...(flags.kvType && { kvType: flags.kvType }),
       ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
       ...(flags.drafter === false && { drafter: false }),
+      ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
       onLog: (level, text) => {
         if (level === 'warning' || level === 'error') log(level, { text });
       },
     });
+    const line = streamingLine(model.info);
+    if (line) log('streamed', { model: name, text: line });
+    return model;
+  };
 }
 
 /** Resolves with the first of the signals that end programs. */

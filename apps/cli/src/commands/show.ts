@@ -5,6 +5,8 @@ import {
   OllamaStore,
   inspect,
   isPath,
+  type KvType,
+  type MemoryReport,
   type MetadataValue,
   type ModelFiles,
 } from 'lapidary/node';
@@ -24,16 +26,49 @@ function shown(value: MetadataValue): string {
   return safe(text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text);
 }
 
+const CLASSES: [keyof MemoryReport['needs'], string][] = [
+  ['dense', 'layers'],
+  ['experts', 'experts'],
+  ['tables', 'embedding, head'],
+  ['perLayerEmbeddings', 'per-layer embeddings'],
+  ['vectors', 'norms, positions'],
+  ['towers', 'pictures, sound'],
+  ['drafter', 'drafter'],
+  ['kv', 'KV cache'],
+  ['scratch', 'activations'],
+];
+
+function memoryRows(memory: MemoryReport): string[][] {
+  const rows = CLASSES.filter(([key]) => memory.needs[key] > 0).map(([key, name]) => [
+    `  ${name}`,
+    bytes(memory.needs[key]),
+  ]);
+  rows.push(['  together', bytes(memory.total)], ['  at the least', bytes(memory.least)]);
+  if (memory.budget !== undefined)
+    rows.push([`  in ${bytes(memory.budget)}`, `${memory.fit} (${bytes(memory.planned)})`]);
+  return rows;
+}
+
 export async function show(
   name: string,
-  flags: StoreFlags & { tensors?: boolean; json?: boolean },
+  flags: StoreFlags & {
+    tensors?: boolean;
+    json?: boolean;
+    context?: number;
+    kvType?: KvType;
+    gpuMemory?: number;
+  },
 ): Promise<number> {
   let files: ModelFiles | undefined;
   if (!isPath(name)) files = await (await OllamaStore.open(storeOptions(flags))).resolve(name);
   const path = files?.layers.find((layer) => layer.kind === 'model')?.path ?? name;
   const source = await FileSource.open(path);
   try {
-    const header = await inspect(source);
+    const header = await inspect(source, {
+      ...(flags.context !== undefined && { contextLength: flags.context }),
+      ...(flags.kvType && { kvType: flags.kvType }),
+      ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
+    });
     const out = (text: string) => process.stdout.write(text);
     if (flags.json) {
       const { tensors, ...rest } = header;
@@ -66,6 +101,10 @@ export async function show(
           files.layers.map(({ kind, size, blob }) => [`  ${kind}`, bytes(size), blob.slice(0, 19)]),
         ),
       );
+    }
+    if (header.memory) {
+      out('\nGPU memory\n');
+      out(table(memoryRows(header.memory)));
     }
     out('\nmetadata\n');
     out(

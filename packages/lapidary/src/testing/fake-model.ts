@@ -69,6 +69,14 @@ const INFO: ModelInfo = {
   modalities: ['text', 'image', 'audio'],
   template: 'small',
   gpuBytes: { weights: 0, kv: 0, scratch: 0 },
+  memory: {
+    fit: 'fits',
+    ...{ total: 0, least: 0, planned: 0, residentLayers: 1 },
+    needs: {
+      ...{ dense: 0, experts: 0, tables: 0, perLayerEmbeddings: 0 },
+      ...{ vectors: 0, towers: 0, drafter: 0, kv: 0, scratch: 0 },
+    },
+  },
   variant: {},
   kernels: 0,
   cuts: {},
