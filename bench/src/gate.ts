@@ -13,6 +13,11 @@ import type { GateReport, NanoAnswers } from './types.js';
 const TOLERANCE = 0.03;
 const TOLERANCE_INT8 = 0.15;
 
+/** Of a model as it was loaded: whether something in it is rounded to 8 bits. */
+function toleranceOf({ variant: { dot, prefill }, kvType }: Model['info']): number {
+  return [dot, prefill].includes('int8') || kvType === 'q8_0' ? TOLERANCE_INT8 : TOLERANCE;
+}
+
 const failed = (text: string) =>
   new LapidaryError('self_test_failed', `the coherence gate failed, so no speed is shown: ${text}`);
 
@@ -79,8 +84,7 @@ export async function checkTogether(
     const same = alone[i]!.top?.find((each) => each.id === id)?.logprob;
     difference = Math.max(difference, Math.abs((same ?? NaN) - (logprob ?? NaN)));
   });
-  const { dot } = model.info.variant;
-  const tolerance = dot === 'int8' ? 5 * TOLERANCE_INT8 : 5 * TOLERANCE;
+  const tolerance = 5 * toleranceOf(model.info);
   if (!(difference <= tolerance)) {
     throw failed(
       `log probabilities of ${replies} replies at once are up to ${difference} from those alone (at most ${tolerance})`,
@@ -129,8 +133,7 @@ export async function checkLogits(
   const prefill = relativeError(prefilled, known);
   const decode = relativeError(decoded, known);
   const error = Math.max(prefill, decode);
-  const { dot, prefill: form } = model.info.variant;
-  const tolerance = dot === 'int8' || form === 'int8' ? TOLERANCE_INT8 : TOLERANCE;
+  const tolerance = toleranceOf(model.info);
   if (!(error <= tolerance)) {
     throw failed(
       `the logits of ${answers.model} are off by ${error.toPrecision(3)} of their size ` +
