@@ -120,6 +120,11 @@ Result<LoadOptions> parse_load_options(const Json& json, uint32_t vocab) {
       return fail(ErrorCode::kInvalidArgument, "gpuMemory must be a number of bytes");
     out.gpu_memory = static_cast<uint64_t>(bytes);
   }
+  if (const Json* like = json_member(json, "encoders"); like != nullptr && !like->is_null()) {
+    if (*like != "transformers" && *like != "llama.cpp")
+      return fail(ErrorCode::kInvalidArgument, "encoders must be transformers or llama.cpp");
+    out.encoders_as_llama_cpp = *like == "llama.cpp";
+  }
   TRY_VOID(parse_count(json, "projector", UINT32_MAX, out.projector));
   TRY_VOID(parse_count(json, "drafter", UINT32_MAX, out.drafter));
   TRY_VOID(parse_count(json, "draftTokens", model::kMaxDrafted, out.draft_tokens));

@@ -30,9 +30,10 @@ struct LoadOptions {
   uint32_t drafter = 0;  // a byte source of a drafter's file; 0: none
   // The drafter was found beside the model, not asked for: one that does not fit is left out.
   bool drafter_optional = false;
-  uint32_t draft_tokens = 0;  // that it guesses at a time; 0: as many as pay
-  uint64_t gpu_memory = 0;    // bytes that the model may take there; 0: what there is
-  uint32_t projector = 0;     // a byte source of the file that has the towers; 0: the model's own
+  uint32_t draft_tokens = 0;           // that it guesses at a time; 0: as many as pay
+  uint64_t gpu_memory = 0;             // bytes that the model may take there; 0: what there is
+  bool encoders_as_llama_cpp = false;  // see Media
+  uint32_t projector = 0;  // a byte source of the file that has the towers; 0: the model's own
 };
 inline constexpr uint32_t kDefaultContext = 8192;
 

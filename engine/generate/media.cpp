@@ -121,6 +121,11 @@ Status Media::find_towers(const gguf::Header& header, uint32_t source, bool proj
     return {};
   };
   TRY_VOID(place(eyes_, model::VisionConfig::from_gguf(header, hidden_)));
+  if (as_llama_cpp_ && eyes_.config && eyes_.source == source) {
+    // A file that says nothing of its activation: the quick form of GELU.
+    TRY(const bool gelu, header.get_bool("clip.use_gelu", false));
+    eyes_.config->quick_gelu = !gelu;
+  }
   TRY(const auto raw, model::RawAudioConfig::from_gguf(header, hidden_));
   if (raw) {
     raw_config_ = raw;
@@ -216,16 +221,32 @@ Task<Result<const Media::Medium*>> Media::add_image(std::string key, uint32_t so
   const Lock::Held held = co_await lock_.enter();
   // Another reply may have brought the same meanwhile.
   if (const Medium* medium = hold(key)) co_return medium;
-  if (eyes_.tower == nullptr) {
-    CO_TRY(eyes_.tower, co_await model::VisionTower::load(*device_, *eyes_.config, *eyes_.tensors,
-                                                          eyes_.source, variant_, cancelled));
-  }
   CO_TRY(const std::vector<uint8_t> rgb, co_await scaled(source, channels, given, size, cancelled));
-  CO_TRY(gpu::Buffer rows, co_await eyes_.tower->encode(rgb, size));
+  gpu::Buffer rows;
+  const auto look = [&]() -> Task<Status> {
+    if (eyes_.tower == nullptr) {
+      CO_TRY(eyes_.tower, co_await model::VisionTower::load(*device_, *eyes_.config, *eyes_.tensors,
+                                                            eyes_.source, variant_, cancelled));
+    }
+    CO_TRY(rows, co_await eyes_.tower->encode(rgb, size));
+    co_return Status{};
+  };
+  CO_TRY_VOID(co_await with_room(look, ears_.tower));
   Medium medium{.kind = model::SoftKind::kImage};
   medium.pieces.push_back(
       {.ids = std::move(ids), .rows = std::make_shared<const gpu::Buffer>(std::move(rows))});
   co_return keep(key, std::move(medium));
+}
+
+template <typename Work, typename Tower>
+Task<Status> Media::with_room(Work work, std::unique_ptr<Tower>& other) {
+  Status status = co_await work();
+  if (status || status.error().code != ErrorCode::kOutOfMemory || other == nullptr)
+    co_return status;
+  other.reset();
+  // Errors that follow from the refused allocation are not the next attempt's.
+  static_cast<void>(co_await device_->sync());
+  co_return co_await work();
 }
 
 Task<Status> Media::load_ears(const std::function<bool()>& cancelled) {
@@ -233,11 +254,13 @@ Task<Status> Media::load_ears(const std::function<bool()>& cancelled) {
     CO_TRY(raw_ears_, co_await model::RawAudio::load(*device_, *raw_config_, ears_.source, variant_,
                                                      cancelled));
   }
-  if (ears_.config && ears_.tower == nullptr) {
+  if (!ears_.config || ears_.tower != nullptr) co_return Status{};
+  const auto load = [&]() -> Task<Status> {
     CO_TRY(ears_.tower, co_await model::AudioTower::load(*device_, *ears_.config, *ears_.tensors,
                                                          ears_.source, variant_, cancelled));
-  }
-  co_return Status{};
+    co_return Status{};
+  };
+  co_return co_await with_room(load, eyes_.tower);
 }
 
 // The rows of a window side by side.
@@ -272,6 +295,8 @@ Task<Status> Media::end_window(Live& live) {
 }
 
 Task<Status> Media::encode(Live& live, bool whole) {
+  // A picture between two pieces of a recording may have needed the tower's room.
+  CO_TRY_VOID(co_await load_ears([] { return false; }));
   // What takes samples as they are does so by windows.
   while (const auto frames = live.recording_.take(whole || raw_config_.has_value())) {
     model::AudioRows rows;
@@ -305,7 +330,7 @@ Result<Media::Live> Media::open_samples(const Json& spec) const {
   TRY(const uint32_t rate, number(spec, "rate"));
   TRY(const uint32_t channels, number(spec, "channels"));
   Live live;
-  TRY(live.recording_, audio::Recording::of_samples(rate, channels));
+  TRY(live.recording_, audio::Recording::of_samples(rate, channels, mel_floor()));
   return live;
 }
 
@@ -321,6 +346,8 @@ Task<Result<const Media::Medium*>> Media::add_sound(std::string key, uint32_t so
   if (samples) {
     CO_TRY(live, open_samples(spec));
     CO_TRY(channels, number(spec, "channels"));
+  } else {
+    live.recording_ = audio::Recording(mel_floor());
   }
   audio::Recording& recording = live.recording_;
   if (raw_config_) recording.keep_samples();

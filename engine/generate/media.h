@@ -57,7 +57,9 @@ class Media {
   };
 
   // hidden: of the text model.
-  explicit Media(uint32_t hidden) : hidden_(hidden) {}
+  // as_llama_cpp: where llama.cpp reads media otherwise than Transformers, from which Gemma 4's
+  // definition is taken, what llama.cpp does (docs/pictures.md, docs/sound.md).
+  Media(uint32_t hidden, bool as_llama_cpp) : hidden_(hidden), as_llama_cpp_(as_llama_cpp) {}
 
   // Where the towers are: in the model's own file or in one of a projector, whose bytes `source`
   // has as long as the model lives. A later file's tower takes the place of an earlier one's. A
@@ -84,7 +86,8 @@ class Media {
 
   // The soft tokens of a picture whose pixels `source` has, row by row. spec: {width, height,
   // channels: 3 for RGB or 4, the last unused, maxTokens: one of vision::kTokenBudgets}. The tower
-  // is loaded when this is first called. kInvalidArgument: no such key or spec, pixels that are too
+  // is loaded when this is first called; if the GPU has no memory for it, that of sound is let go,
+  // and loaded again when it is needed. kInvalidArgument: no such key or spec, pixels that are too
   // many or too few; errors of can_see, VisionTower and of the source; kCancelled.
   Task<Result<const Medium*>> add_image(std::string key, uint32_t source, Json spec,
                                         std::function<bool()> cancelled);
@@ -117,6 +120,12 @@ class Media {
     std::unique_ptr<Tower> tower;
   };
   Result<Live> open_samples(const Json& spec) const;
+  audio::MelFloor mel_floor() const {
+    return as_llama_cpp_ ? audio::MelFloor::kClamped : audio::MelFloor::kAdded;
+  }
+  // Does `work`; where the GPU has no memory for it, once more without the tower `other`.
+  template <typename Work, typename Tower>
+  Task<Status> with_room(Work work, std::unique_ptr<Tower>& other);
   Task<Status> load_ears(const std::function<bool()>& cancelled);
   // Encodes what has come; whole: only complete windows.
   Task<Status> encode(Live& live, bool whole);
@@ -127,6 +136,7 @@ class Media {
 
   gpu::Device* device_ = nullptr;
   uint32_t hidden_;
+  bool as_llama_cpp_;
   kernels::Variant variant_;
   Place<model::VisionConfig, model::VisionTensors, model::VisionTower> eyes_;
   Place<model::AudioConfig, model::AudioTensors, model::AudioTower> ears_;

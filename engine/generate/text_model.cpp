@@ -137,7 +137,7 @@ Task<Result<std::shared_ptr<TextModel>>> TextModel::load(uint32_t source, Json o
                        config.vocab, " rows"));
   }
   uint64_t towers = model::tower_bytes(header);
-  auto media = std::make_unique<Media>(config.hidden);
+  auto media = std::make_unique<Media>(config.hidden, options.encoders_as_llama_cpp);
   CO_TRY_VOID(media->find_towers(header, source, /*projector=*/false));
   if (options.projector != 0) {
     CO_TRY(const gguf::Header projector, co_await read_header(options.projector, nullptr));

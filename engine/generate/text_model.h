@@ -39,9 +39,10 @@ Json describe(const model::MemoryNeeds& needs, const model::MemoryPlan& plan, ui
 class TextModel {
  public:
   // options_json: {contextLength, kvType, batchSize, sessions, params, system, name, digest,
-  // variant, cuts, tune, perLayerEmbeddings, gpuMemory, projector, drafter, drafterOptional,
-  // draftTokens}. `source` and that of the projector must stay open: a tower is read when it is
-  // first needed, rows of the per-layer embedding and layers that are streamed when they are.
+  // variant, cuts, tune, perLayerEmbeddings, gpuMemory, encoders, projector, drafter,
+  // drafterOptional, draftTokens}. `source` and that of the projector must stay open: a tower is
+  // read when it is first needed, rows of the per-layer embedding and layers that are streamed when
+  // they are.
   static Task<Result<std::shared_ptr<TextModel>>> load(uint32_t source, Json options_json,
                                                        Progress progress, Cancelled cancelled);
 

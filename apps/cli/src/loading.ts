@@ -17,6 +17,7 @@ export interface LoadFlags extends StoreFlags {
   perLayerEmbeddings?: 'gpu' | 'source' | 'auto';
   gpuMemory?: number;
   projector?: string;
+  encoders?: 'transformers' | 'llama.cpp';
   /** False: none. */
   drafter?: string | false;
 }
@@ -52,6 +53,7 @@ export async function load(name: string, flags: LoadFlags): Promise<Model> {
     ...(flags.perLayerEmbeddings && { perLayerEmbeddings: flags.perLayerEmbeddings }),
     ...(flags.gpuMemory !== undefined && { gpuMemory: flags.gpuMemory }),
     ...(flags.projector !== undefined && { projector: flags.projector }),
+    ...(flags.encoders && { encoders: flags.encoders }),
     ...(flags.drafter !== undefined && { drafter: flags.drafter }),
     ...(status.terminal && {
       onProgress: (progress: LoadProgress) =>

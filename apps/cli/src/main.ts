@@ -97,6 +97,11 @@ const gpuMemory = () =>
     'what the model may take of the memory of the GPU (8GiB, 6000MB, bytes): what does not fit is read from the file ' +
       'whenever it is needed',
   ).argParser(size);
+const encoders = () =>
+  new Option(
+    '--encoders <reference>',
+    'whose encoders of pictures and sound to follow where they differ (default transformers; Ollama runs llama.cpp)',
+  ).choices(['transformers', 'llama.cpp']);
 const projector = () =>
   new Option(
     '--projector <path>',
@@ -152,6 +157,7 @@ program
       .default('280'),
   )
   .addOption(projector())
+  .addOption(encoders())
   .addOption(drafter())
   .addOption(noDrafter())
   .option('--raw', 'give the prompt to the model as it is, without the chat template')
@@ -184,6 +190,7 @@ program
   .option('--max-tokens <n>', 'most tokens to write for a window', wholeFrom(1))
   .option('--json', '{start, end, text} of each window, as JSON, one a line')
   .addOption(projector())
+  .addOption(encoders())
   .addOption(drafter())
   .addOption(noDrafter())
   .addOption(context())

@@ -42,6 +42,12 @@ export interface LoadOptions extends FindOptions {
    */
   projector?: ModelLocation | undefined;
   /**
+   * Whose encoders of pictures and sound to follow where they differ: Transformers, which has Gemma 4's definition, or
+   * `llama.cpp`, which Ollama runs. That takes the quick form of GELU in vision towers whose file has no `clip.use_gelu`, and
+   * cuts off log-mel energies at 0.001 instead of adding that to them. Default `transformers`.
+   */
+  encoders?: 'transformers' | 'llama.cpp';
+  /**
    * The file of a drafter (GGUF architecture `gemma4-assistant`, what llama.cpp calls mtp): it guesses tokens that the
    * model then runs at once. Replies are what they are without it, token by token; they come sooner where guesses come
    * true. `false`: none. Default: the one that an Ollama model has beside its weights, if it fits.

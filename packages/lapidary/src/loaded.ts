@@ -68,6 +68,7 @@ export async function loadOn(
           sessions: options.sessions,
           perLayerEmbeddings: options.perLayerEmbeddings,
           gpuMemory: options.gpuMemory,
+          encoders: options.encoders,
           params: found.params,
           system: found.system,
           name: found.name,
