@@ -6,6 +6,7 @@ add_compile_options(-stdlib=libc++)
 # Static: the libc++.so beside it may be an older release than the headers (Debian keeps libc++1-19).
 add_link_options(-stdlib=libc++ -static-libstdc++ -fuse-ld=lld)
 target_compile_options(engine PUBLIC -stdlib=libc++ PRIVATE -O1)
+target_compile_options(engine_on_gpu PRIVATE -O1)
 if(LAPIDARY_SANITIZE)
   set(SANITIZE -fsanitize=address,undefined -fno-sanitize-recover=all)
   add_compile_options(${SANITIZE})

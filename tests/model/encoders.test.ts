@@ -59,6 +59,9 @@ async function answer(messages: Message[], on: Model): Promise<number[]> {
   throw new Error('no token was written');
 }
 
+/** The same but for the order of sums, which depends on what the cache held. */
+const expectAlike = (a: number[], b: number[]) => expect(maxAbsDifference(a, b)).toBeLessThan(5e-5);
+
 test('those of llama.cpp are another way to see and to hear', async () => {
   const other = await load({ encoders: 'llama.cpp' });
   // What a file says counts: it says quick GELU to everyone.
@@ -66,7 +69,7 @@ test('those of llama.cpp are another way to see and to hear', async () => {
   file.metadata.set('clip.use_gelu', { type: 'bool', value: false });
   const said = await load({}, writeGguf(file));
   const seen = await answer(seeing, other);
-  expect(maxAbsDifference(seen, await answer(seeing, said))).toBeLessThan(1e-5);
+  expectAlike(seen, await answer(seeing, said));
   const difference = maxAbsDifference(seen, await answer(seeing, model));
   expect(difference).toBeGreaterThan(1e-4);
   const heard = maxAbsDifference(await answer(hearing(), other), await answer(hearing(), model));
@@ -76,7 +79,7 @@ test('those of llama.cpp are another way to see and to hear', async () => {
   // And it says GELU to everyone.
   file.metadata.set('clip.use_gelu', { type: 'bool', value: true });
   const gelu = await load({ encoders: 'llama.cpp' }, writeGguf(file));
-  expect(await answer(seeing, gelu)).toEqual(await answer(seeing, model));
+  expectAlike(await answer(seeing, gelu), await answer(seeing, model));
   await expect(load({ encoders: 'ollama' as 'llama.cpp' })).rejects.toMatchObject({
     code: 'invalid_argument',
   });
@@ -93,11 +96,11 @@ test('one makes room for the other, and comes back when it is needed', async () 
   await expect(answer(seeing, scarce)).rejects.toMatchObject({ code: 'out_of_memory' });
   await answer(hearing(), scarce);
   refusals = 1;
-  expect(await answer(seeing, scarce)).toEqual(await answer(seeing, model));
+  expectAlike(await answer(seeing, scarce), await answer(seeing, model));
   expect(refusals).toBeLessThan(1);
   // The ears are loaded again, for which the eyes must go now.
   refused = 'past tokens';
   refusals = 1;
-  expect(await answer(hearing(20_000), scarce)).toEqual(await answer(hearing(20_000), model));
-  expect(refusals).toBe(0);
+  expectAlike(await answer(hearing(20_000), scarce), await answer(hearing(20_000), model));
+  expect(refusals).toBeLessThan(1);
 }, 300_000);
