@@ -10,6 +10,8 @@ type OnProgress = (progress: DownloadProgress) => void;
 
 const downloading = (name: string) => `lapidary-cache-download:${name}`;
 const reading = (name: string) => `lapidary-cache-read:${name}`;
+/** Milliseconds within which a tab has looked whether it has a file; one that reads it takes longer. */
+const LOOKS = 1000;
 
 /** A report of another tab; undefined for anything else. */
 function reportOf(message: unknown, name: string): DownloadProgress | undefined {
@@ -81,12 +83,19 @@ export class Sharing {
     });
   }
 
-  /** Does `work` unless somebody reads the file; whether it did. */
+  /** Does `work` unless somebody reads the file; whether it did. Who only looks whether it is there is waited for. */
   async ifUnread(name: string, work: () => Promise<void>): Promise<boolean> {
-    return this.environment.locks.request(reading(name), { ifAvailable: true }, async (lock) => {
-      if (lock) await work();
-      return lock !== null;
-    });
+    const impatient = AbortSignal.timeout(LOOKS);
+    let begun = false;
+    try {
+      await this.environment.locks.request(reading(name), { signal: impatient }, async () => {
+        begun = true;
+        await work();
+      });
+    } catch (error) {
+      if (begun || !impatient.aborted) throw error;
+    }
+    return begun;
   }
 
   /** Does `work` unless somebody reads or downloads the file; whether it did. */
