@@ -16,7 +16,7 @@ function(lapidary_reactor name)
 endfunction()
 
 if(EXISTS ${CMAKE_SOURCE_DIR}/engine/exports.cpp)
-  lapidary_reactor(lapidary engine/exports.cpp)
+  lapidary_reactor(lapidary engine/exports.cpp engine/exports_finetune.cpp engine/exports_media.cpp)
   target_link_libraries(lapidary PRIVATE engine)
 endif()
 

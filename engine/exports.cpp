@@ -1,96 +1,48 @@
-// Every function that lapidary.wasm exports, and nothing else. Names, arguments and results are
-// described in docs/wasm-boundary.md; packages/lapidary/src/engine.ts is the other side.
-//
-// A function that answers at once returns an error number and leaves its result (or the error's
-// message) at lap_result_data(). One that takes a call number finishes through host_complete.
+// What lapidary.wasm exports: memory and calls, names and headers, models, replies, sessions,
+// adapters, merges.
+#include "engine/exports.h"
+
 #include <cstdlib>
 #include <memory>
-#include <optional>
 #include <set>
 #include <vector>
 
 #include "engine/adapter/gguf_lora.h"
 #include "engine/adapter/peft.h"
 #include "engine/base/bytes.h"
-#include "engine/base/json.h"
-#include "engine/base/text.h"
 #include "engine/generate/merge.h"
-#include "engine/generate/text_model.h"
 #include "engine/gpu/source.h"
 #include "engine/ollama/manifest.h"
 #include "engine/ollama/model_name.h"
 
-#define LAPIDARY_EXPORT(name) extern "C" __attribute__((export_name(#name)))
-
 namespace lapidary {
-namespace {
 
 using generate::TextModel;
+
+namespace {
 
 std::string& result() {
   static std::string bytes;
   return bytes;
 }
-// Of a checkpoint: the wasm heap must hold it.
-constexpr uint64_t kMaxCheckpointBytes = 512 << 20;
 
-// Things that the host names by handles from 1 on.
-template <typename T>
-class Table {
- public:
-  // `what`: begins the message about a handle that names nothing.
-  explicit Table(std::string_view what) : what_(what) {}
-  uint32_t add(std::shared_ptr<T> entry) {
-    entries_.push_back(std::move(entry));
-    return static_cast<uint32_t>(entries_.size());
-  }
-  Result<std::shared_ptr<T>> find(uint32_t handle) const {
-    if (handle == 0 || handle > entries_.size() || entries_[handle - 1] == nullptr)
-      return fail(ErrorCode::kInvalidArgument, cat(what_, " has been closed"));
-    return entries_[handle - 1];
-  }
-  void close(uint32_t handle) {
-    if (find(handle)) entries_[handle - 1] = nullptr;
-  }
-
- private:
-  std::string_view what_;
-  std::vector<std::shared_ptr<T>> entries_;
-};
-
-// A fine-tuning run and the model that it trains on, which must outlive it.
-struct FinetuneRun {
-  std::shared_ptr<TextModel> model;
-  std::unique_ptr<training::Finetune> run;
-};
-
-// A recording that is encoded while it comes, and the model that hears it.
-struct LiveRecording {
-  std::shared_ptr<TextModel> model;
-  std::shared_ptr<generate::Media::Live> live;
-};
-
-Table<TextModel>& models() {
-  static Table<TextModel> table("this model");
-  return table;
-}
-Table<FinetuneRun>& finetunes() {
-  static Table<FinetuneRun> table("this fine-tuning run");
-  return table;
-}
-Table<LiveRecording>& recordings() {
-  static Table<LiveRecording> table("this recording");
-  return table;
-}
 // They are never closed: the host gives each an engine of its own.
 Table<generate::Merge>& merges() {
   static Table<generate::Merge> table("this merge");
   return table;
 }
+
 // Calls that were asked to stop.
 std::set<uint32_t>& cancelled_calls() {
   static std::set<uint32_t> calls;
   return calls;
+}
+
+}  // namespace
+
+Table<TextModel>& models() {
+  static Table<TextModel> table("this model");
+  return table;
 }
 
 uint32_t answer(std::string bytes) {
@@ -110,15 +62,6 @@ void complete(uint32_t call, const Result<std::string>& outcome) {
                      static_cast<uint32_t>(text.size()));
 }
 
-// Runs a coroutine that makes a call's result and reports how it ended.
-template <typename Work>
-void start(uint32_t call, Work work) {
-  spawn([](uint32_t id, Work job) -> Task<void> {
-    const Result<std::string> outcome = co_await job();
-    complete(id, outcome);
-  }(call, std::move(work)));
-}
-
 generate::Cancelled cancel_check(uint32_t call) {
   return [call] { return cancelled_calls().contains(call); };
 }
@@ -128,6 +71,14 @@ generate::Emit emitter(uint32_t call) {
     gpu::host_emit(call, text.data(), static_cast<uint32_t>(text.size()));
   };
 }
+
+std::string text_member(const Json& json, std::string_view key) {
+  const Json* value = json_member(json, key);
+  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
+}
+
+namespace {
+
 generate::Progress progress_emitter(uint32_t call) {
   return [emit = emitter(call)](std::string_view phase, uint64_t loaded, uint64_t total) {
     emit({{"phase", phase}, {"loaded", loaded}, {"total", total}});
@@ -140,24 +91,6 @@ std::vector<uint32_t> ids_of(const void* data, uint32_t bytes) {
   return ids;
 }
 
-template <typename T>
-std::string bytes_of(const std::vector<T>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
-// A text, or an empty one.
-std::string text_member(const Json& json, std::string_view key) {
-  const Json* value = json_member(json, key);
-  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
-}
-
-Json media_report(const generate::Media::Medium* medium) {
-  if (medium == nullptr) return {{"tokens", 0}, {"windows", 0}, {"seconds", 0}};
-  return {{"tokens", medium->tokens()},
-          {"windows", medium->pieces.size()},
-          {"seconds", medium->seconds}};
-}
-
 // What chat and generate share: find the model, parse the request, run, serialise.
 void start_reply(uint32_t call, uint32_t model, std::string_view request, bool chat) {
   start(call, [=, text = std::string(request)]() -> Task<Result<std::string>> {
@@ -168,26 +101,6 @@ void start_reply(uint32_t call, uint32_t model, std::string_view request, bool c
                 : co_await target->generate(std::move(json), emitter(call), cancel_check(call)));
     co_return dump_json(report);
   });
-}
-
-// What writing to a recording and ending it, which has a key, share.
-void start_recording(uint32_t call, uint32_t recording, std::vector<float> samples,
-                     std::optional<std::string> key) {
-  start(call,
-        [=, samples = std::move(samples),
-         key = std::move(key)]() mutable -> Task<Result<std::string>> {
-          CO_TRY(const std::shared_ptr<LiveRecording> target, recordings().find(recording));
-          generate::Media& media = target->model->media();
-          if (key) {
-            CO_TRY(const auto* medium,
-                   co_await media.end_live(target->live, std::move(*key), cancel_check(call)));
-            co_return dump_json(media_report(medium));
-          }
-          CO_TRY_VOID(
-              co_await media.write_live(target->live, std::move(samples), cancel_check(call)));
-          co_return dump_json(
-              {{"tokens", target->live->tokens()}, {"seconds", target->live->seconds()}});
-        });
 }
 
 }  // namespace
@@ -311,77 +224,6 @@ void lap_generate(uint32_t call, uint32_t model, const char* request, uint32_t l
   start_reply(call, model, {request, length}, false);
 }
 
-// A medium that the engine has soft tokens of is kept until it is released as often as it was held
-// or added. The answer: {tokens, windows, seconds}, tokens 0 where it is not there. audio: 0 for a
-// picture. Errors of generate::Media::can_see and can_hear.
-LAPIDARY_EXPORT(lap_media_hold)
-uint32_t lap_media_hold(uint32_t model, const char* key, uint32_t length, uint32_t audio) {
-  const auto target = models().find(model);
-  if (!target) return answer(target.error());
-  generate::Media& media = (*target)->media();
-  if (const Status can = audio != 0 ? media.can_hear() : media.can_see(); !can)
-    return answer(can.error());
-  return answer(dump_json(media_report(media.hold({key, length}))));
-}
-
-LAPIDARY_EXPORT(lap_media_release)
-uint32_t lap_media_release(uint32_t model, const char* key, uint32_t length) {
-  const auto target = models().find(model);
-  if (!target) return answer(target.error());
-  (*target)->media().release({key, length});
-  return answer(std::string());
-}
-
-// Completes with what lap_media_hold answers. source: a picture's pixels, or sound; spec: {key},
-// and as in generate::Media::add_image and add_sound.
-LAPIDARY_EXPORT(lap_media_add)
-void lap_media_add(uint32_t call, uint32_t model, uint32_t source, const char* spec,
-                   uint32_t length, uint32_t audio) {
-  start(call, [=, text = std::string(spec, length)]() -> Task<Result<std::string>> {
-    CO_TRY(Json json, parse_json(text, "a medium"));
-    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
-    generate::Media& media = target->media();
-    std::string key = text_member(json, "key");
-    auto work = audio != 0
-                    ? media.add_sound(std::move(key), source, std::move(json), cancel_check(call))
-                    : media.add_image(std::move(key), source, std::move(json), cancel_check(call));
-    CO_TRY(const auto* medium, co_await std::move(work));
-    co_return dump_json(media_report(medium));
-  });
-}
-
-// Completes with {recording}. spec: as in generate::Media::begin_live.
-LAPIDARY_EXPORT(lap_recording_open)
-void lap_recording_open(uint32_t call, uint32_t model, const char* spec, uint32_t length) {
-  start(call, [=, text = std::string(spec, length)]() -> Task<Result<std::string>> {
-    CO_TRY(Json json, parse_json(text, "a recording"));
-    CO_TRY(const std::shared_ptr<TextModel> target, models().find(model));
-    CO_TRY(auto live, co_await target->media().begin_live(std::move(json), cancel_check(call)));
-    const uint32_t handle =
-        recordings().add(std::make_shared<LiveRecording>(target, std::move(live)));
-    co_return dump_json({{"recording", handle}});
-  });
-}
-
-// Completes with {tokens, seconds} so far. samples: f32, channel after channel for each moment.
-LAPIDARY_EXPORT(lap_recording_write)
-void lap_recording_write(uint32_t call, uint32_t recording, const void* samples, uint32_t bytes) {
-  std::vector<float> values(bytes / sizeof(float));
-  if (!values.empty()) std::memcpy(values.data(), samples, values.size() * sizeof(float));
-  start_recording(call, recording, std::move(values), std::nullopt);
-}
-
-// Completes with what lap_media_hold answers; it is not held.
-LAPIDARY_EXPORT(lap_recording_end)
-void lap_recording_end(uint32_t call, uint32_t recording, const char* key, uint32_t length) {
-  start_recording(call, recording, {}, std::string(key, length));
-}
-
-LAPIDARY_EXPORT(lap_recording_close) void lap_recording_close(uint32_t recording) {
-  // A call that still runs keeps its own reference.
-  recordings().close(recording);
-}
-
 LAPIDARY_EXPORT(lap_prefill)
 void lap_prefill(uint32_t call, uint32_t model, const char* request, uint32_t length) {
   start(call, [=, text = std::string(request, length)]() -> Task<Result<std::string>> {
@@ -414,92 +256,6 @@ void lap_logits(uint32_t call, uint32_t model, const void* ids, uint32_t bytes, 
            co_await target->logits(std::move(tokens), (flags & 1) != 0));
     co_return bytes_of(logits);
   });
-}
-
-// The answer: {run}. options: training::FinetuneOptions.
-LAPIDARY_EXPORT(lap_finetune_open)
-uint32_t lap_finetune_open(uint32_t model, const char* options, uint32_t length) {
-  const auto target = models().find(model);
-  if (!target) return answer(target.error());
-  const auto json = parse_json({options, length}, "fine-tuning options");
-  if (!json) return answer(json.error());
-  auto run = training::Finetune::open((*target)->training_base(), *json);
-  if (!run) return answer(run.error());
-  const uint32_t handle = finetunes().add(std::make_shared<FinetuneRun>(*target, std::move(*run)));
-  return answer(dump_json({{"run", handle}}));
-}
-
-LAPIDARY_EXPORT(lap_finetune_probe)
-void lap_finetune_probe(uint32_t call, uint32_t run) {
-  start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
-    CO_TRY(const Json found, co_await target->run->probe());
-    co_return dump_json(found);
-  });
-}
-
-// Bytes of the dataset.
-LAPIDARY_EXPORT(lap_finetune_push)
-uint32_t lap_finetune_push(uint32_t run, const std::byte* bytes, uint32_t length) {
-  const auto target = finetunes().find(run);
-  if (!target) return answer(target.error());
-  const Status status = (*target)->run->push({bytes, length});
-  return status ? answer(std::string()) : answer(status.error());
-}
-
-// checkpoint: a source, or 0 to begin anew.
-LAPIDARY_EXPORT(lap_finetune_prepare)
-void lap_finetune_prepare(uint32_t call, uint32_t run, uint32_t checkpoint) {
-  start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
-    std::vector<std::byte> bytes;
-    if (checkpoint != 0) {
-      CO_TRY(bytes, co_await gpu::read_source(checkpoint, kMaxCheckpointBytes, "the checkpoint",
-                                              cancel_check(call)));
-    }
-    CO_TRY(const Json done, co_await target->run->prepare(bytes));
-    co_return dump_json(done);
-  });
-}
-
-LAPIDARY_EXPORT(lap_finetune_run)
-void lap_finetune_run(uint32_t call, uint32_t run, uint32_t steps) {
-  start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
-    CO_TRY(const Json done, co_await target->run->run(steps, emitter(call), cancel_check(call)));
-    co_return dump_json(done);
-  });
-}
-
-// Completes with the file.
-LAPIDARY_EXPORT(lap_finetune_checkpoint)
-void lap_finetune_checkpoint(uint32_t call, uint32_t run) {
-  start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
-    CO_TRY(const std::vector<std::byte> file, co_await target->run->checkpoint());
-    co_return bytes_of(file);
-  });
-}
-
-// Completes with a file. what: 0 adapter_model.safetensors, 1 adapter_config.json, 2 a GGUF LoRA; +
-// 4: as it was at the lowest evaluation loss.
-LAPIDARY_EXPORT(lap_finetune_adapter)
-void lap_finetune_adapter(uint32_t call, uint32_t run, uint32_t what) {
-  start(call, [=]() -> Task<Result<std::string>> {
-    CO_TRY(const std::shared_ptr<FinetuneRun> target, finetunes().find(run));
-    CO_TRY(const adapter::LoraAdapter trained, co_await target->run->adapter((what & 4) != 0));
-    if ((what & 3) == 2) {
-      CO_TRY(const std::vector<std::byte> file, adapter::write_gguf_lora(trained));
-      co_return bytes_of(file);
-    }
-    CO_TRY(adapter::PeftFiles files, adapter::write_peft(trained));
-    co_return (what & 3) == 0 ? bytes_of(files.model) : std::move(files.config);
-  });
-}
-
-LAPIDARY_EXPORT(lap_finetune_close) void lap_finetune_close(uint32_t run) {
-  // A call that still runs keeps its own reference.
-  finetunes().close(run);
 }
 
 // Completes with the adapter's description. options: {name, scale, config}; config: the text of a

@@ -115,8 +115,8 @@ Task<Result<ChosenToken>> Session::draw_from_all_logits(const Run& run) {
 }
 
 Task<Status> Session::read_logits_of(const Run& run, std::span<float> out) const {
-  if (run.verified) co_return co_await decoder_->read_verify_logits(*run.verified, out);
-  if (run.row) co_return co_await decoder_->read_step_logits(*run.row, out);
+  if (run.verified) co_return co_await decoder_->read_row_logits(true, *run.verified, out);
+  if (run.row) co_return co_await decoder_->read_row_logits(false, *run.row, out);
   co_return co_await decoder_->read_last_logits(out);
 }
 

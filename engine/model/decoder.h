@@ -237,9 +237,8 @@ class Decoder {
   uint32_t verify_bytes(size_t rows) const {
     return static_cast<uint32_t>(rows * (step_stride() + sizeof(uint32_t)));
   }
-  Task<Status> read_verify_logits(uint32_t row, std::span<float> out) const;
-  // All logits of a row of the last step, after adjustments: f32 [vocab].
-  Task<Status> read_step_logits(uint32_t row, std::span<float> out) const;
+  // All logits of a row of the last step, or verify, after adjustments: f32 [vocab].
+  Task<Status> read_row_logits(bool verified, uint32_t row, std::span<float> out) const;
   // kInvalidArgument for more entries than there is room for.
   Status check_adjustments(size_t entries) const;
 

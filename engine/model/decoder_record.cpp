@@ -140,20 +140,12 @@ uint32_t Decoder::record_matvec(Lane& lane, Program& program, MatvecSpec spec,
     spec.epilogue = Epilogue::kStore;
   }
   if (split) {
-    group->for_each_part(
-        spec.epilogue == Epilogue::kGeglu,
-        [&](std::vector<kernels::Segment> segments, uint32_t row, const SharedBuffer& buffer) {
-          MatvecSpec part = spec;
-          part.segments = std::move(segments);
-          part.row_offset += row;
-          part.mul_offset += row;
-          part.tiling.reset();
-          if (options_.variant.light) part.tiling = kernels::light_tiling(part);
-          tuner_.apply(part);
-          std::vector<gpu::Range> bound = ranges;
-          bound[0] = buffer;
-          add_matvec(lane, program, part, std::move(bound));
-        });
+    for_each_part(*group, spec, ranges, [&](MatvecSpec part, std::vector<gpu::Range> bound) {
+      part.tiling.reset();
+      if (options_.variant.light) part.tiling = kernels::light_tiling(part);
+      tuner_.apply(part);
+      add_matvec(lane, program, part, std::move(bound));
+    });
   } else {
     add_matvec(lane, program, spec, std::move(ranges));
   }

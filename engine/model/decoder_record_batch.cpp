@@ -6,6 +6,7 @@
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/quantize.h"
 #include "engine/model/decoder.h"
+#include "engine/model/group_spec.h"
 
 namespace lapidary::model {
 namespace {
@@ -67,17 +68,7 @@ void Decoder::record_matmul(Program& program, MatmulSpec spec, std::vector<gpu::
     const uint32_t rows = kernels::output_rows(spec.segments, spec.epilogue);
     if (spec.y_stride == 0) spec.y_stride = rows;
     if (spec.mul_stride == 0) spec.mul_stride = rows;
-    group->for_each_part(
-        spec.epilogue == Epilogue::kGeglu,
-        [&](std::vector<kernels::Segment> segments, uint32_t row, const SharedBuffer& buffer) {
-          MatmulSpec part = spec;
-          part.segments = std::move(segments);
-          part.row_offset += row;
-          part.mul_offset += row;
-          std::vector<gpu::Range> bound = ranges;
-          bound[0] = buffer;
-          multiply(part, std::move(bound));
-        });
+    for_each_part(*group, spec, ranges, multiply);
   } else {
     multiply(spec, std::move(ranges));
   }

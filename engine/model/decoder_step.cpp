@@ -250,8 +250,8 @@ Task<Status> Decoder::step(std::span<const StepRow> rows, bool fed, void* out, u
   co_return Status{};
 }
 
-Task<Status> Decoder::read_step_logits(uint32_t row, std::span<float> out) const {
-  co_return co_await device_.read(steps_.logits, row * step_logits_stride(),
+Task<Status> Decoder::read_row_logits(bool verified, uint32_t row, std::span<float> out) const {
+  co_return co_await device_.read((verified ? verify_ : steps_).logits, row * step_logits_stride(),
                                   std::as_writable_bytes(out));
 }
 

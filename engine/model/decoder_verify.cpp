@@ -27,9 +27,4 @@ Task<Status> Decoder::verify(std::span<const StepRow> rows, const gpu::Buffer& d
   co_return Status{};
 }
 
-Task<Status> Decoder::read_verify_logits(uint32_t row, std::span<float> out) const {
-  co_return co_await device_.read(verify_.logits, row * step_logits_stride(),
-                                  std::as_writable_bytes(out));
-}
-
 }  // namespace lapidary::model

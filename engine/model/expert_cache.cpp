@@ -68,7 +68,6 @@ std::vector<ExpertCache::Piece> ExpertCache::pieces(size_t layer,
           std::ranges::find_if(tensor.parts, [&](const ExpertTensor::Part& candidate) {
             return slot - candidate.first < candidate.count;
           });
-      const auto index = static_cast<uint64_t>(part - tensor.parts.begin());
       const auto step = static_cast<uint32_t>(std::min<uint64_t>(most_ / row_bytes, tensor.rows));
       for (uint32_t row = 0; row < tensor.rows; row += step) {
         const uint32_t rows = std::min(step, tensor.rows - row);
@@ -83,7 +82,8 @@ std::vector<ExpertCache::Piece> ExpertCache::pieces(size_t layer,
                         .target = part->target,
                         .offset = part->offset,
                         .kernel = tensor.kernel},
-                       ((layer << 4 | t) << 20 | index) << 4});
+                       static_cast<uint32_t>(t),
+                       static_cast<uint32_t>(part - tensor.parts.begin())});
       }
     }
   }
@@ -104,7 +104,9 @@ Task<Status> ExpertCache::load(size_t layer, std::span<const uint32_t> round) {
     for (; started < std::min(list.size(), next + kPiecesAtOnce); ++started)
       upload_.start(started, list[started].upload);
     const Piece& piece = list[next];
-    gpu::Bindings& bindings = bindings_[piece.binding | next % kPiecesAtOnce];
+    gpu::Bindings& bindings =
+        bindings_[Bound{static_cast<uint32_t>(layer), piece.tensor, piece.part,
+                        static_cast<uint32_t>(next % kPiecesAtOnce)}];
     status = co_await upload_.take(next++, piece.upload, bindings);
   }
   if (status) co_return status;

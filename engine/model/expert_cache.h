@@ -4,6 +4,7 @@
 // layer's kernels bind never changes.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <span>
@@ -66,8 +67,10 @@ class ExpertCache {
 
   struct Piece {
     UploadPiece upload;
-    uint64_t binding;  // what its bindings are known by, but for the staging buffer
+    uint32_t tensor, part;  // of the layer
   };
+  // What bindings are made of: layer, tensor, part, staging buffer.
+  using Bound = std::array<uint32_t, 4>;
 
   ExpertCache(gpu::Device& device, kernels::KernelCache& cache, uint32_t source, uint32_t slots,
               std::vector<std::vector<ExpertTensor>> layers)
@@ -77,7 +80,7 @@ class ExpertCache {
   PieceUpload upload_;
   std::vector<std::vector<ExpertTensor>> layers_;
   std::vector<ExpertSlots> kept_;  // by layer
-  std::map<uint64_t, gpu::Bindings> bindings_;
+  std::map<Bound, gpu::Bindings> bindings_;
   uint32_t slots_;
   uint64_t most_ = 0;  // bytes of a piece
   uint64_t hits_ = 0;

@@ -23,4 +23,22 @@ inline void set_site(kernels::MatvecSpec& spec, const Site& site) {
   spec.has_pre = site.has_pre;
 }
 
+// The dispatches that a product of a group in parts is: use(spec, ranges) of each, ranges[0] being
+// the part's buffer.
+template <typename Spec, typename Use>
+void for_each_part(const MatrixGroup& group, const Spec& spec,
+                   const std::vector<gpu::Range>& ranges, const Use& use) {
+  group.for_each_part(
+      spec.epilogue == kernels::Epilogue::kGeglu,
+      [&](std::vector<kernels::Segment> segments, uint32_t row, const SharedBuffer& buffer) {
+        Spec part = spec;
+        part.segments = std::move(segments);
+        part.row_offset += row;
+        part.mul_offset += row;
+        std::vector<gpu::Range> bound = ranges;
+        bound[0] = buffer;
+        use(part, std::move(bound));
+      });
+}
+
 }  // namespace lapidary::model

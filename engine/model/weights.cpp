@@ -523,13 +523,16 @@ Task<Result<Weights>> load_weights(gpu::Device& device, kernels::KernelCache& ca
                                    const gguf::Header& header, const Config& config,
                                    uint32_t source, WeightPlaces places, uint32_t context,
                                    LoadProgress progress, std::function<bool()> cancelled) {
-  WeightShapes shapes;
+  // Of the buffers that streamed layers share.
+  std::vector<std::vector<uint64_t>> sizes;
   if (places.resident < config.layers.size()) {
     gpu::Device measuring(device.info());
-    CO_TRY(shapes, measure_weights(measuring, header, config, places.per_layer, context));
+    Loader whole(measuring, header, config, source);
+    CO_TRY_VOID(whole.plan({.per_layer = places.per_layer}));
+    sizes = std::move(whole.sizes);
   }
   Loader loader(device, header, config, source);
-  CO_TRY_VOID(loader.plan(places, shapes.layers));
+  CO_TRY_VOID(loader.plan(places, sizes));
   // Buffers that the GPU has no memory for show now, not when all has been read for them.
   CO_TRY_VOID(co_await device.sync());
   CO_TRY_VOID(co_await loader.load_vectors());

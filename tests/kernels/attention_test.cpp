@@ -131,12 +131,14 @@ KERNEL_TEST(attention_head_128_window) {
   co_return co_await check_layer(device, shape(2, 1, 128, 24, 24 - 1 + 40), 40, 37, 6, false,
                                  all_variants(device));
 }
-// As real GPUs run it, on a cache of f32 that is shared.
-KERNEL_TEST(attention_unrolled_f32) {
+// As real GPUs run it, on a cache that is shared.
+Task<Status> check_unrolled(gpu::Device& device, KvType type) {
   AttentionSpec spec = shape(2, 1, 16, 7, 7 - 1 + 12);
-  spec.kv_type = KvType::kF32;
+  spec.kv_type = type;
   co_return co_await check_layer(device, spec, 12, 5, 3, true, unrolled_variants(device));
 }
+KERNEL_TEST(attention_unrolled_f32) { co_return co_await check_unrolled(device, KvType::kF32); }
+KERNEL_TEST(attention_unrolled_q8_0) { co_return co_await check_unrolled(device, KvType::kQ8_0); }
 KERNEL_TEST(attention_head_256_window_f32) {
   AttentionSpec spec = shape(8, 1, 256, 20, 60);
   spec.kv_type = KvType::kF32;

@@ -10,6 +10,7 @@ import { loadBytes, readFixture, readFloats, readJson } from '../support/fixture
 import { parseGguf, writeGguf } from '../support/gguf.ts';
 import { referenceLogits } from '../support/kernel-tests.ts';
 import { sharedGpu } from '../support/shared-gpu.ts';
+import { smallBindings } from '../support/small-bindings.ts';
 
 interface Reference {
   ids: number[];
@@ -90,37 +91,11 @@ test('experts that do not fit one binding lie in several: every logit the same',
   const file = widerExperts(tinyMoe, 256, ['F32'], 'F32');
   const options = { batchSize: 32, contextLength: 64 };
   const whole = await withModel(file, lastLogits, options);
-  const bindings: number[] = [];
   // An adapter whose bindings are so small: of gate and up, 512 KiB, it takes four, of down two.
   const most = 200_000;
-  const adapter = await shared.gpu.requestAdapter();
-  const small = {
-    wgslLanguageFeatures: shared.gpu.wgslLanguageFeatures,
-    requestAdapter: () =>
-      Promise.resolve({
-        ...{ info: adapter!.info, limits: adapter!.limits, features: adapter!.features },
-        requestDevice: async (descriptor: GPUDeviceDescriptor) => {
-          const device = await adapter!.requestDevice(descriptor);
-          const limits = new Proxy(device.limits, {
-            get: (target, name): unknown =>
-              name === 'maxStorageBufferBindingSize' ? most : Reflect.get(target, name, target),
-          });
-          return new Proxy(device, {
-            get(target, name) {
-              if (name === 'limits') return limits;
-              if (name === 'createBuffer')
-                return (wanted: GPUBufferDescriptor) => {
-                  if (wanted.label?.startsWith('experts')) bindings.push(wanted.size);
-                  return target.createBuffer(wanted);
-                };
-              const value: unknown = Reflect.get(target, name, target);
-              return typeof value === 'function' ? (value.bind(target) as unknown) : value;
-            },
-          });
-        },
-      }),
-  } as unknown as GPU;
-  const parts = await withModel(file, lastLogits, { ...options, gpu: small });
+  const { gpu, made } = await smallBindings(shared.gpu, most);
+  const parts = await withModel(file, lastLogits, { ...options, gpu });
+  const bindings = made.flatMap(({ label, size }) => (label.startsWith('experts') ? [size] : []));
   expect(Math.max(...bindings)).toBeLessThanOrEqual(most);
   expect(bindings).toHaveLength(4 * (4 + 2));
   expect(parts).toEqual(whole);

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { maxAbs, maxAbsDifference, report } from '../support/compare.ts';
 import { loadBytes, nanoF16, promptNamed } from '../support/fixtures.ts';
 import { sharedGpu } from '../support/shared-gpu.ts';
+import { smallBindings } from '../support/small-bindings.ts';
 
 const options: LoadOptions = { kvType: 'f16', batchSize: 8, contextLength: 128, sessions: 2 };
 const nano = nanoF16();
@@ -55,37 +56,6 @@ function expectSame(what: string, got: Float32Array[], wanted: Float32Array[]): 
   });
 }
 
-/** The shared device, whose adapter says that its bindings are so small; `made`: sizes by label of buffers of weights. */
-async function smallBindings(most: number) {
-  const made: { label: string; size: number }[] = [];
-  const adapter = await shared.gpu.requestAdapter();
-  const requestDevice = async (descriptor: GPUDeviceDescriptor) => {
-    const device = await adapter!.requestDevice(descriptor);
-    const limits = new Proxy(device.limits, {
-      get: (target, name): unknown =>
-        name === 'maxStorageBufferBindingSize' ? most : Reflect.get(target, name, target),
-    });
-    return new Proxy(device, {
-      get(target, name) {
-        if (name === 'limits') return limits;
-        if (name === 'createBuffer')
-          return (wanted: GPUBufferDescriptor) => {
-            made.push({ label: wanted.label ?? '', size: wanted.size });
-            return target.createBuffer(wanted);
-          };
-        const value: unknown = Reflect.get(target, name, target);
-        return typeof value === 'function' ? (value.bind(target) as unknown) : value;
-      },
-    });
-  };
-  const found = { info: adapter!.info, limits: adapter!.limits, features: adapter!.features };
-  const gpu = {
-    wgslLanguageFeatures: shared.gpu.wgslLanguageFeatures,
-    requestAdapter: () => Promise.resolve({ ...found, requestDevice }),
-  } as unknown as GPU;
-  return { gpu, made };
-}
-
 test("nano on WebGPU's least limits", async () => {
   const adapter = await shared.gpu.requestAdapter();
   const { limits } = await adapter!.requestDevice({});
@@ -101,7 +71,7 @@ test("nano on WebGPU's least limits", async () => {
 
 test('nano with its larger matrices in several buffers, all on the GPU and streamed', async () => {
   const wanted = await withModel(nano, (model) => answers(model, ids));
-  const { gpu, made } = await smallBindings(131_072);
+  const { gpu, made } = await smallBindings(shared.gpu, 131_072);
   const least = await withModel(
     nano,
     async (model) => {

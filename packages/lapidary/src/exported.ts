@@ -31,6 +31,7 @@ export {
 export { openDevice, type DeviceInfo, type OpenedDevice } from './gpu/device.js';
 export type { GpuCounters } from './gpu/host.js';
 export type { KernelTime } from './gpu/profiler.js';
+export { inspect, type InspectOptions } from './inspect.js';
 export {
   convertAdapter,
   mergeAdapters,
@@ -45,7 +46,7 @@ export {
 } from './merge.js';
 export { decodeAudio } from './media/decode.js';
 export type { LoadOptions } from './load-options.js';
-export { Model, inspect, type InspectOptions, type TokenizeOptions } from './model.js';
+export { Model, type TokenizeOptions } from './model.js';
 export { engineModule, findGpu, type FoundModel, type ModelLocation } from './platform.js';
 export { Reply } from './reply.js';
 export { BlobSource } from './source/blob.js';

@@ -3,7 +3,7 @@
 import { loadAdapter, type AdapterLocation } from './adapters.js';
 import type { DataInput } from './data.js';
 import { embed, type EmbedInput, type EmbedOptions, type EmbedReport } from './embed.js';
-import { Engine } from './engine.js';
+import type { Engine } from './engine.js';
 import { LapidaryError } from './errors.js';
 import {
   probeFinetune,
@@ -23,7 +23,6 @@ import { whole } from './media/live.js';
 import { holdSound, withMedia, withoutMedia, type Host } from './media/media.js';
 import { transcribe } from './media/transcribe.js';
 import {
-  engineModule,
   closeFound,
   findModel,
   findBeside,
@@ -33,13 +32,12 @@ import {
 import { KeptReply, Recovery } from './recovery.js';
 import { Reply } from './reply.js';
 import { modelIdentity, restoreSession, saveSession, type SaveOptions } from './snapshot.js';
-import { throwIfAborted, type ByteSource } from './source/source.js';
+import { throwIfAborted } from './source/source.js';
 import { Turns } from './turns.js';
 import type {
   AdapterInfo,
   AudioInput,
   ChatOptions,
-  FileHeader,
   Message,
   ModelInfo,
   PrefillPrompt,
@@ -578,30 +576,4 @@ const NEVER_STARTED: ReplyReport = {
 
 function idBytes(ids: ArrayLike<number>): Uint8Array {
   return new Uint8Array(Uint32Array.from(ids).buffer);
-}
-
-/** Which file's header is read with what in mind: options of a load that change how much memory it takes. */
-export type InspectOptions = Pick<
-  LoadOptions,
-  | 'wasm'
-  | 'contextLength'
-  | 'kvType'
-  | 'batchSize'
-  | 'sessions'
-  | 'perLayerEmbeddings'
-  | 'gpuMemory'
->;
-
-/** Reads the header of a GGUF file and nothing else; needs no GPU. The source stays open. */
-export async function inspect(
-  source: ByteSource,
-  { wasm, ...options }: InspectOptions = {},
-): Promise<FileHeader> {
-  const engine = await Engine.create(await engineModule(wasm), undefined);
-  const { contextLength, kvType, batchSize, sessions, perLayerEmbeddings, gpuMemory } = options;
-  const asked = { contextLength, kvType, batchSize, sessions, perLayerEmbeddings, gpuMemory };
-  return engine.callJson<FileHeader>('lap_inspect', [
-    engine.addSource(source),
-    JSON.stringify(asked),
-  ]);
 }

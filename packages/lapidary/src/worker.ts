@@ -9,7 +9,7 @@ import type {
   convertAdapter as convertHere,
 } from './merge.js';
 import type { LoadOptions as PageLoadOptions } from './load-options.js';
-import type { inspect as inspectHere } from './model.js';
+import type { inspect as inspectHere } from './inspect.js';
 import type { ModelLocation } from './platform.js';
 import type { AdapterLocation } from './adapters.js';
 import { checkOptions, Connection, modelOf, type Model as WorkerModel } from './worker/client.js';
